@@ -89,8 +89,8 @@ func appendDecimal(dst []byte, n int) []byte {
 	return append(dst, buf[i:]...)
 }
 
-// appendBase36 is strconv.AppendUint for one base: dividing by a constant
-// takes a third of the time, and this runs once per partition and record.
+// appendBase36 is strconv.AppendUint for one base. A constant divisor saves a
+// third of the time, and this runs once per partition and record.
 func appendBase36(dst []byte, n uint64) []byte {
 	var buf [13]byte // 36^13 > 2^64
 	i := len(buf) - 1
