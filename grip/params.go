@@ -178,5 +178,5 @@ func seconds(f float64) (time.Duration, error) {
 	case f > math.MaxInt32 || math.IsNaN(f):
 		return 0, errNotSeconds
 	}
-	return time.Duration(f * float64(time.Second)), nil
+	return time.Duration(math.Round(f * float64(time.Second))), nil
 }
