@@ -1,0 +1,30 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"os"
+)
+
+// LOG_FORMAT values.
+const (
+	logText = "text"
+	logJSON = "json"
+)
+
+// newLogger returns the logger that all parts share. Nothing logs to
+// slog.Default.
+func newLogger(cfg Config, w io.Writer, terminal bool) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: cfg.LogLevel}
+	if cfg.LogFormat == logText || cfg.LogFormat == "" && terminal {
+		return slog.New(slog.NewTextHandler(w, opts))
+	}
+	return slog.New(slog.NewJSONHandler(w, opts))
+}
+
+// isTerminal reports whether f is a character device. That /dev/null is one
+// too does no harm.
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
