@@ -1,0 +1,124 @@
+package kafkatest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+// An Option says what a fake cluster is to be like.
+type Option func(*fake)
+
+// Nodes is how many brokers it has; 1 by default.
+func Nodes(n int) Option { return func(f *fake) { f.nodes = n } }
+
+// Topic creates a topic in it; configs are written name=value.
+func Topic(name string, partitions int, configs ...string) Option {
+	return func(f *fake) { f.topics = append(f.topics, topicSpec{name, partitions, configs}) }
+}
+
+// AutoCreate lets it create topics that a client asks for, as the real broker
+// does. By default it does not, so that a topic that is not there stays so.
+func AutoCreate() Option { return Kfake(kfake.AllowAutoTopicCreation()) }
+
+// Kfake passes options of its own to the fake broker, such as users or TLS.
+func Kfake(opts ...kfake.Opt) Option {
+	return func(f *fake) { f.opts = append(f.opts, opts...) }
+}
+
+type topicSpec struct {
+	name       string
+	partitions int
+	configs    []string
+}
+
+// fake is a cluster in this process that keeps its records in a directory, so
+// that they are there again after stop and start.
+type fake struct {
+	nodes  int
+	topics []topicSpec
+	opts   []kfake.Opt
+	ports  []int
+
+	cluster *kfake.Cluster
+	running bool
+}
+
+// Fake starts a fake cluster that ends with the test.
+func Fake(tb testing.TB, opts ...Option) *Cluster {
+	tb.Helper()
+	f := &fake{nodes: 1}
+	for _, opt := range opts {
+		opt(f)
+	}
+	for range f.nodes {
+		f.ports = append(f.ports, freePort(tb))
+	}
+	f.opts = append(f.opts, kfake.Ports(f.ports...), kfake.DataDir(tb.TempDir()))
+	if err := f.start(); err != nil {
+		tb.Fatalf("kfake: %v", err)
+	}
+	c := &Cluster{tb: tb, backend: f}
+	tb.Cleanup(func() {
+		c.closeProducer()
+		_ = f.stop() // it returns no error
+	})
+	for _, t := range f.topics {
+		c.CreateTopic(t.name, t.partitions, t.configs...)
+	}
+	return c
+}
+
+func (f *fake) name() string { return "kfake" }
+
+func (f *fake) brokers() []string {
+	var addrs []string
+	for _, port := range f.ports {
+		addrs = append(addrs, "127.0.0.1:"+strconv.Itoa(port))
+	}
+	return addrs
+}
+
+func (f *fake) start() error {
+	if f.running {
+		return nil
+	}
+	cluster, err := kfake.NewCluster(f.opts...)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", strings.Join(f.brokers(), ", "), err)
+	}
+	f.cluster, f.running = cluster, true
+	return nil
+}
+
+func (f *fake) stop() error {
+	if f.running {
+		f.cluster.Close()
+		f.running = false
+	}
+	return nil
+}
+
+// freePort returns a port that nothing listens on. It is below the range from
+// which systems take the ports of outgoing connections (32768 and up on Linux,
+// 49152 elsewhere): a broker that comes back must find its port free, and a
+// client that calls while it is away must not be connected to itself.
+func freePort(tb testing.TB) int {
+	tb.Helper()
+	for range 100 {
+		port := 20000 + rand.IntN(12000)
+		ln, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err != nil {
+			continue
+		}
+		_ = ln.Close()
+		return port
+	}
+	tb.Fatal("no free port in 100 tries between 20000 and 32000")
+	return 0
+}
