@@ -1,0 +1,458 @@
+// Package control is the gateway's private HTTP API: publishing, as Pushpin's
+// control port takes it (GRIP reference, 5.1), and a list of channels. It knows
+// requests and answers; what publishing means is the Backend's.
+//
+// Publishers written for Pushpin get the answers they know, byte for byte. What
+// goes beyond is what Pushpin refuses: chunked bodies, connections that stay
+// open, any path that ends in /publish/, and a key.
+package control
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"spillway/grip"
+)
+
+// A Backend is the gateway behind the API. Its methods are safe for concurrent
+// use.
+type Backend interface {
+	// Publish takes all items or none. It returns nil as soon as the gateway is
+	// responsible for them, whether or not anyone listens; it never waits for a
+	// client. A *Refused is the publisher's fault, any other error is ours. The
+	// Backend may keep the items' bytes.
+	Publish(ctx context.Context, items ...grip.Item) error
+
+	// Channels lists up to limit channels that have subscribers, in the order
+	// of their names, beginning behind the name after ("" is before all). next
+	// is the after of the following page, "" if there is none.
+	Channels(after string, limit int) (infos []ChannelInfo, next string)
+}
+
+// A Recoverer is a Backend that can make every session ask its origin again
+// (GRIP reference, 7.5). Without it POST /recover/ is answered 501.
+type Recoverer interface {
+	Recover(ctx context.Context) error
+}
+
+// ChannelInfo is one channel that has subscribers.
+type ChannelInfo struct {
+	Name        string `json:"name"`
+	Subscribers int    `json:"subscribers"`
+}
+
+// Refused is an error of Publish that the publisher can mend: the answer is 400
+// with Text, one line without a newline.
+type Refused struct{ Text string }
+
+func (e *Refused) Error() string { return e.Text }
+
+// Config is what the API has to know.
+type Config struct {
+	// Key opens the API: a request shows it, or a token signed with it, as its
+	// bearer. The zero key leaves the API open to whoever reaches the port;
+	// CheckAddr says when that is an error.
+	Key grip.Key
+
+	// Hosts are the names, without port, that a request may give in Host beside
+	// localhost and IP addresses.
+	Hosts []string
+
+	// MaxBody is the most that a publish request may hold, in bytes; 0 means
+	// 1,000,000.
+	MaxBody int64
+
+	// Metrics may be nil.
+	Metrics prometheus.Registerer
+}
+
+// CheckAddr returns an error if an API without key would be open to others than
+// this machine: addr is what it listens on (CONTROL_ADDR), insecure says that
+// this is meant (CONTROL_INSECURE).
+func CheckAddr(addr string, key grip.Key, insecure bool) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("CONTROL_ADDR=%s: write HOST:PORT, such as 127.0.0.1:5561", addr)
+	}
+	ip, err := netip.ParseAddr(host)
+	if loopback := err == nil && ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost"); loopback || insecure || !key.IsZero() {
+		return nil
+	}
+	return fmt.Errorf("CONTROL_ADDR=%s: others could publish; set CONTROL_KEY, listen on 127.0.0.1, or set CONTROL_INSECURE=true", addr)
+}
+
+type handler struct {
+	cfg     Config
+	backend Backend
+	log     *slog.Logger
+	now     func() time.Time
+
+	publishes *prometheus.CounterVec // by result
+	items     prometheus.Counter
+
+	mu      sync.Mutex
+	logged  time.Time // guarded by mu; when a failure was last logged
+	swallow int       // guarded by mu; failures since then that were not
+}
+
+// A result is how a request to publish ended; a metric label.
+type result string
+
+const (
+	published    result = "published"
+	refused      result = "refused"      // 4xx of 5.1: not what the API takes
+	failed       result = "failed"       // the backend could not
+	forbidden    result = "forbidden"    // Host or Origin of somebody else's page
+	unauthorized result = "unauthorized" // no bearer, or a wrong one
+)
+
+// NewHandler returns the API.
+func NewHandler(cfg Config, b Backend, log *slog.Logger) http.Handler {
+	cfg.MaxBody = cmp.Or(cfg.MaxBody, 1_000_000)
+	hosts := make([]string, 0, len(cfg.Hosts))
+	for _, h := range cfg.Hosts {
+		if h = normalHost(strings.TrimSpace(h)); h != "" {
+			hosts = append(hosts, h)
+		}
+	}
+	cfg.Hosts = hosts
+
+	auto := promauto.With(cfg.Metrics)
+	h := &handler{
+		cfg:     cfg,
+		backend: b,
+		log:     log,
+		now:     time.Now,
+		publishes: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "spillway_control_requests_total",
+			Help: "Requests to publish or recover over the control API, and those kept out, by how they ended.",
+		}, []string{"result"}),
+		items: auto.NewCounter(prometheus.CounterOpts{
+			Name: "spillway_control_items_total",
+			Help: "Items taken from publishers over the control API.",
+		}),
+	}
+	for _, r := range []result{published, refused, failed, forbidden, unauthorized} {
+		h.publishes.WithLabelValues(string(r))
+	}
+	return h
+}
+
+func (h *handler) count(r result) { h.publishes.WithLabelValues(string(r)).Inc() }
+
+// ServeHTTP implements http.Handler. The order of the checks is Pushpin's, after
+// ours: who may talk to us at all, length, Accept, path, method.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !h.knownHost(r.Host) {
+		h.count(forbidden)
+		text(w, http.StatusForbidden, "Host not allowed; add it to CONTROL_HOSTS.")
+		return
+	}
+	if !ownOrigin(r) {
+		h.count(forbidden)
+		text(w, http.StatusForbidden, "Origin not allowed.")
+		return
+	}
+	if !h.authorized(r) {
+		h.count(unauthorized)
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		text(w, http.StatusUnauthorized, "Bearer token or key required.")
+		return
+	}
+	if r.URL.Path == "/channels" || r.URL.Path == "/channels/" {
+		h.channels(w, r)
+		return
+	}
+
+	if noLength(r) {
+		text(w, http.StatusLengthRequired, "Request requires Content-Length.")
+		return
+	}
+	asJSON, ok := accept(r.Header)
+	if !ok {
+		text(w, http.StatusNotAcceptable, "Not Acceptable. Supported formats are text/plain and application/json.")
+		return
+	}
+	path := r.URL.Path
+	switch {
+	case r.URL.RawQuery != "" || r.URL.ForceQuery: // a query makes another path
+		text(w, http.StatusNotFound, "Not Found")
+	case path == "/":
+		// Monitoring made for Pushpin looks for these words.
+		text(w, http.StatusOK, "Pushpin API")
+	case strings.HasSuffix(path, "/publish/"), strings.HasSuffix(path, "/publish"):
+		// Whatever is before it is the rest of a GRIP_URL that was made for a
+		// hosted service: /realm/NAME/publish/, /service/ID/publish/.
+		if onlyPOST(w, r) {
+			h.publish(w, r, asJSON)
+		}
+	case path == "/recover/", path == "/recover":
+		if onlyPOST(w, r) {
+			h.recover(w, r, asJSON)
+		}
+	default:
+		text(w, http.StatusNotFound, "Not Found")
+	}
+}
+
+func (h *handler) publish(w http.ResponseWriter, r *http.Request, asJSON bool) {
+	body, err := h.body(w, r)
+	if err != nil {
+		h.count(refused)
+		text(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	items, err := grip.ParseItems(body)
+	if err != nil {
+		h.count(refused)
+		text(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	err = h.backend.Publish(r.Context(), items...)
+	if no := (*Refused)(nil); errors.As(err, &no) {
+		h.count(refused)
+		text(w, http.StatusBadRequest, no.Text)
+		return
+	}
+	if err != nil {
+		h.failed(w, "publish", err)
+		return
+	}
+	h.count(published)
+	h.items.Add(float64(len(items)))
+	done(w, asJSON, "Published")
+}
+
+// Texts of a body that cannot be read, in Pushpin's words where it has some.
+var (
+	errTooLarge = errors.New("Request body too large.")  //nolint:staticcheck // goes to the client as it is
+	errCutOff   = errors.New("Request body incomplete.") //nolint:staticcheck // likewise
+)
+
+func (h *handler) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength > h.cfg.MaxBody {
+		return nil, errTooLarge
+	}
+	var buf bytes.Buffer
+	buf.Grow(int(max(r.ContentLength, 0)) + bytes.MinRead) // no second buffer for a body of known length
+	_, err := io.Copy(&buf, http.MaxBytesReader(w, r.Body, h.cfg.MaxBody))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, errTooLarge
+	}
+	if err != nil {
+		return nil, errCutOff
+	}
+	return buf.Bytes(), nil
+}
+
+func (h *handler) recover(w http.ResponseWriter, r *http.Request, asJSON bool) {
+	rec, ok := h.backend.(Recoverer)
+	if !ok {
+		h.count(refused)
+		text(w, http.StatusNotImplemented, "Recover is not supported.")
+		return
+	}
+	if err := rec.Recover(r.Context()); err != nil {
+		h.failed(w, "recover", err)
+		return
+	}
+	h.count(published)
+	done(w, asJSON, "Updated")
+}
+
+const logInterval = 10 * time.Second
+
+// failed answers for a backend that could not. The cause is for the log, which
+// gets one line per logInterval.
+func (h *handler) failed(w http.ResponseWriter, what string, cause error) {
+	h.count(failed)
+	text(w, http.StatusServiceUnavailable, "Not done; try again.")
+
+	now := h.now()
+	h.mu.Lock()
+	due := h.logged.IsZero() || now.Sub(h.logged) >= logInterval
+	swallowed := h.swallow
+	if due {
+		h.logged, h.swallow = now, 0
+	} else {
+		h.swallow++
+	}
+	h.mu.Unlock()
+	if due {
+		h.log.Warn("control request not carried out", "request", what, "cause", cause, "swallowed", swallowed)
+	}
+}
+
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+)
+
+// channels answers a page of channels:
+//
+//	{"channels":[{"name":"fruit","subscribers":2}],"next":"fruit"}
+//
+// next goes into ?after= of the following request; it is null on the last page.
+func (h *handler) channels(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		text(w, http.StatusMethodNotAllowed, "Method not allowed: "+r.Method+".")
+		return
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		text(w, http.StatusBadRequest, "Invalid query.")
+		return
+	}
+	limit := defaultLimit
+	if s := query.Get("limit"); s != "" {
+		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > maxLimit {
+			text(w, http.StatusBadRequest, fmt.Sprintf("Invalid limit: must be a number from 1 to %d.", maxLimit))
+			return
+		}
+	}
+	page := struct {
+		Channels []ChannelInfo `json:"channels"`
+		Next     *string       `json:"next"`
+	}{Channels: []ChannelInfo{}}
+	infos, next := h.backend.Channels(query.Get("after"), limit)
+	page.Channels = append(page.Channels, infos...)
+	if next != "" {
+		page.Next = &next
+	}
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(page); err != nil {
+		panic(err) // strings and numbers always marshal
+	}
+	answer(w, http.StatusOK, "application/json", buf.Bytes())
+}
+
+// knownHost reports whether Host names this API in a way that no page can
+// arrange: by IP address, as localhost, or as configured. A page whose name was
+// made to resolve to this machine ("DNS rebinding") sends its own name. No Host
+// at all is HTTP/1.0, which no browser speaks.
+func (h *handler) knownHost(host string) bool {
+	host = normalHost(host)
+	if host == "" || host == "localhost" || slices.Contains(h.cfg.Hosts, host) {
+		return true
+	}
+	_, err := netip.ParseAddr(host)
+	return err == nil
+}
+
+// normalHost takes off the port, the brackets of an IPv6 address and the dot of
+// a rooted name, and lowers the case.
+func normalHost(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.TrimPrefix(strings.TrimSuffix(host, "]"), "[")
+	return strings.ToLower(strings.TrimSuffix(host, "."))
+}
+
+// ownOrigin reports whether the request comes from a page of this API itself,
+// or from no page: publishers send no Origin.
+func ownOrigin(r *http.Request) bool {
+	for _, origin := range r.Header.Values("Origin") {
+		host, ok := strings.CutPrefix(origin, "http://")
+		if !ok {
+			host, ok = strings.CutPrefix(origin, "https://")
+		}
+		if !ok || !strings.EqualFold(host, r.Host) {
+			return false
+		}
+	}
+	return true
+}
+
+func (h *handler) authorized(r *http.Request) bool {
+	if h.cfg.Key.IsZero() {
+		return true
+	}
+	scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return false
+	}
+	_, err := h.cfg.Key.VerifyBearer(strings.TrimSpace(bearer), h.now())
+	return err == nil
+}
+
+// noLength reports whether the request says nothing about its body although its
+// method may have one. A chunked body, which Pushpin refuses, says enough.
+func noLength(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodDelete, http.MethodOptions:
+		return false
+	}
+	return r.ContentLength == 0 && r.Header.Get("Content-Length") == "" && r.ProtoMajor == 1
+}
+
+// accept reports whether the client wants JSON instead of text, and whether it
+// wants anything we have. As in Pushpin the last understood type of the list
+// wins, whatever the q-values say; unlike there, case does not matter.
+func accept(header http.Header) (asJSON, ok bool) {
+	lines, given := header["Accept"]
+	if !given {
+		return false, true
+	}
+	for _, line := range lines {
+		for elem := range strings.SplitSeq(line, ",") {
+			mediaType, _, _ := strings.Cut(elem, ";")
+			switch strings.ToLower(strings.TrimSpace(mediaType)) {
+			case "text/plain", "text/*", "*/*", "*":
+				asJSON, ok = false, true
+			case "application/json", "application/*":
+				asJSON, ok = true, true
+			}
+		}
+	}
+	return asJSON, ok
+}
+
+func onlyPOST(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method == http.MethodPost {
+		return true
+	}
+	w.Header().Set("Allow", "POST")
+	text(w, http.StatusMethodNotAllowed, "Method not allowed: "+r.Method+".")
+	return false
+}
+
+func done(w http.ResponseWriter, asJSON bool, word string) {
+	if asJSON {
+		answer(w, http.StatusOK, "application/json", []byte(`{"message":"`+word+"\"}\n"))
+		return
+	}
+	text(w, http.StatusOK, word)
+}
+
+func text(w http.ResponseWriter, code int, line string) {
+	answer(w, code, "text/plain", []byte(line+"\n"))
+}
+
+func answer(w http.ResponseWriter, code int, contentType string, body []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(code)
+	_, _ = w.Write(body) // a publisher that left does not want the answer
+}
