@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 )
 
 // A StatusError is a proxy's refusal to take items.
@@ -161,7 +162,8 @@ const maxErrorText = 1024
 
 // oneLine makes a foreign text fit for a log line.
 func oneLine(text []byte) string {
-	return strings.Join(strings.Fields(strings.ToValidUTF8(string(text), "\uFFFD")), " ")
+	blank := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
+	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(string(text), "\uFFFD"), blank), " ")
 }
 
 // withoutURL drops what http.Client puts before an error: it shows the query.
@@ -181,7 +183,7 @@ func (t *target) authorize(req *http.Request, now time.Time) error {
 		}
 		req.Header.Set("Authorization", "Bearer "+token)
 	case !t.Key.IsZero():
-		req.Header.Set("Authorization", "Bearer "+string(t.Key.secret))
+		req.Header.Set("Authorization", "Bearer "+string(t.Key.material().secret))
 	case t.User != nil:
 		password, _ := t.User.Password()
 		req.SetBasicAuth(t.User.Username(), password)

@@ -29,9 +29,22 @@ const hidden = "‹hidden›"
 // requests: HS256 by a secret, ES256 or RS256 by an EC or RSA key. It shows
 // itself neither to fmt nor to slog nor to JSON. The zero Key does neither.
 type Key struct {
-	secret  []byte
+	// Behind a pointer, because fmt calls no Format method inside a value
+	// that it was given a wrong verb for, but does not follow pointers there.
+	m *material
+}
+
+type material struct {
+	secret  []byte        // nil for an RSA or EC key
 	private crypto.Signer // nil for a public key
 	public  crypto.PublicKey
+}
+
+func (k Key) material() material {
+	if k.m == nil {
+		return material{}
+	}
+	return *k.m
 }
 
 // ParseKey reads a key from configuration:
@@ -80,7 +93,7 @@ func keyOf(s string) (Key, error) {
 	case strings.HasPrefix(trimmed, "{") && strings.Contains(trimmed, `"kty"`):
 		return keyOfJWK(trimmed)
 	}
-	return Key{secret: []byte(s)}, nil
+	return Key{&material{secret: []byte(s)}}, nil
 }
 
 func keyOfPEM(s string) (Key, error) {
@@ -126,19 +139,19 @@ func keyOfPEM(s string) (Key, error) {
 func asymmetric(k any) (Key, error) {
 	switch k := k.(type) {
 	case *rsa.PrivateKey:
-		return Key{private: k, public: k.Public()}, nil
+		return Key{&material{private: k, public: k.Public()}}, nil
 	case *rsa.PublicKey:
-		return Key{public: k}, nil
+		return Key{&material{public: k}}, nil
 	case *ecdsa.PrivateKey:
 		if k.Curve != elliptic.P256() {
 			break
 		}
-		return Key{private: k, public: k.Public()}, nil
+		return Key{&material{private: k, public: k.Public()}}, nil
 	case *ecdsa.PublicKey:
 		if k.Curve != elliptic.P256() {
 			break
 		}
-		return Key{public: k}, nil
+		return Key{&material{public: k}}, nil
 	}
 	return Key{}, errors.New("is neither RSA nor EC on P-256")
 }
@@ -161,7 +174,7 @@ func keyOfJWK(s string) (Key, error) {
 	switch jwk.Kty {
 	case "oct":
 		if secret := raw(jwk.K); !broken {
-			return Key{secret: secret}, nil
+			return Key{&material{secret: secret}}, nil
 		}
 	case "EC":
 		if jwk.Crv != "P-256" {
@@ -198,21 +211,25 @@ func keyOfJWK(s string) (Key, error) {
 }
 
 // IsZero reports whether k is no key.
-func (k Key) IsZero() bool { return k.secret == nil && k.public == nil }
+func (k Key) IsZero() bool { return k.m == nil }
 
 // Symmetric reports whether k verifies with the secret it signs with.
-func (k Key) Symmetric() bool { return k.secret != nil }
+func (k Key) Symmetric() bool { return k.material().secret != nil }
+
+// canSign reports whether k is more than a public key.
+func (k Key) canSign() bool { return k.Symmetric() || k.material().private != nil }
 
 // method returns the only algorithm that k is used with: a token does not get
 // to choose, or a public key could be taken for a secret.
 func (k Key) method() (m jwt.SigningMethod, sign, verify any) {
-	switch public := k.public.(type) {
+	mat := k.material()
+	switch public := mat.public.(type) {
 	case *rsa.PublicKey:
-		return jwt.SigningMethodRS256, k.private, public
+		return jwt.SigningMethodRS256, mat.private, public
 	case *ecdsa.PublicKey:
-		return jwt.SigningMethodES256, k.private, public
+		return jwt.SigningMethodES256, mat.private, public
 	}
-	return jwt.SigningMethodHS256, k.secret, k.secret
+	return jwt.SigningMethodHS256, mat.secret, mat.secret
 }
 
 var errNoKey = errors.New("no key")
@@ -222,7 +239,7 @@ func (k Key) Sign(iss string, now time.Time) (string, error) {
 	if k.IsZero() {
 		return "", fmt.Errorf("sign: %w", errNoKey)
 	}
-	if !k.Symmetric() && k.private == nil {
+	if !k.canSign() {
 		return "", errors.New("sign: the key is a public one")
 	}
 	method, key, _ := k.method()
@@ -256,7 +273,7 @@ func (k Key) Verify(token string, now time.Time) (iss string, err error) {
 // VerifyBearer checks what a publish request shows as its bearer: a token, as
 // Verify does, or the secret itself, compared in constant time.
 func (k Key) VerifyBearer(bearer string, now time.Time) (iss string, err error) {
-	if k.Symmetric() && subtle.ConstantTimeCompare([]byte(bearer), k.secret) == 1 {
+	if k.Symmetric() && subtle.ConstantTimeCompare([]byte(bearer), k.material().secret) == 1 {
 		return "", nil
 	}
 	return k.Verify(bearer, now)

@@ -59,10 +59,10 @@ func ParseURL(s string) (Proxy, error) {
 	if p.Iss != "" && p.Key.IsZero() {
 		return Proxy{}, errors.New("iss without key: nothing to sign with")
 	}
-	if p.Iss != "" && !p.Key.Symmetric() && p.Key.private == nil {
+	if p.Iss != "" && !p.Key.canSign() {
 		return Proxy{}, errors.New("key: is a public one, and cannot sign for iss")
 	}
-	if p.Iss == "" && !p.Key.IsZero() && (!p.Key.Symmetric() || !isFieldValue(string(p.Key.secret))) {
+	if p.Iss == "" && !p.Key.IsZero() && (!p.Key.Symmetric() || !isFieldValue(string(p.Key.material().secret))) {
 		return Proxy{}, errors.New("key without iss: is not a text that a header can carry")
 	}
 	if p.VerifyKey.IsZero() && p.Iss != "" && p.Key.Symmetric() {
@@ -119,8 +119,8 @@ func keyParam(value string) (Key, error) {
 	return parseKey(s)
 }
 
-// ParseURLs reads a list of them, separated by blanks or commas. An empty list
-// is no error.
+// ParseURLs reads a list of them, separated by blanks or commas; a comma within
+// one is written %2C. An empty list is no error.
 func ParseURLs(s string) ([]Proxy, error) {
 	var proxies []Proxy
 	var errs []error
