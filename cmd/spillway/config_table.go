@@ -1,3 +1,4 @@
 package main
 
-var configTable = []setting{}
+// TEMP
+var configTable = []setting{{name: "LOG_LEVEL"}, {name: "DRAIN_TIMEOUT"}, {name: "OPS_ADDR"}, {name: "DEBUG"}}

@@ -29,6 +29,10 @@ type readiness interface {
 	Draining()
 }
 
+// cutOffTime is what a part has to return from run when the deadline has
+// passed and its context has ended.
+const cutOffTime = time.Second
+
 // lifecycle runs parts until ctx ends or one of them gives up, then stops
 // them in the order given: those that bring new work first, those that others
 // lean on last. The error tells of every part that gave up or did not stop
@@ -39,7 +43,6 @@ func lifecycle(ctx context.Context, cfg Config, log *slog.Logger, ready readines
 		err  error
 	}
 	var (
-		running = 0
 		exits   = make(chan exit, len(parts)) // room for all: no part ever waits to end
 		cancels = make([]context.CancelFunc, len(parts))
 		ended   = make([]bool, len(parts))
@@ -55,13 +58,11 @@ func lifecycle(ctx context.Context, cfg Config, log *slog.Logger, ready readines
 			ended[i] = true
 			continue
 		}
-		running++
 		go func() { exits <- exit{i, p.run(runCtx)} }()
 	}
 	ready.Started()
 
 	note := func(e exit, stopping bool) {
-		running--
 		ended[e.part] = true
 		switch name := parts[e.part].name; {
 		case e.err != nil:
@@ -82,6 +83,8 @@ func lifecycle(ctx context.Context, cfg Config, log *slog.Logger, ready readines
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(outlive, cfg.DrainTimeout)
 	defer cancel()
+	cutOff, cancelCutOff := context.WithTimeout(outlive, cfg.DrainTimeout+cutOffTime)
+	defer cancelCutOff()
 	ready.Draining() // /readyz says 503; connections go on as before
 	if len(errs) == 0 {
 		pause(ctx, cfg.DrainDelay) // balancers need a moment to look away
@@ -97,20 +100,11 @@ func lifecycle(ctx context.Context, cfg Config, log *slog.Logger, ready readines
 			select {
 			case e := <-exits:
 				note(e, true)
-			case <-ctx.Done():
-				// One last look: it may have ended with the deadline.
-				select {
-				case e := <-exits:
-					note(e, true)
-				default:
-					late = true
-					errs = append(errs, fmt.Errorf("%s: still running after %v", p.name, cfg.DrainTimeout))
-				}
+			case <-cutOff.Done():
+				late = true
+				errs = append(errs, fmt.Errorf("%s: still running after %v", p.name, cfg.DrainTimeout))
 			}
 		}
-	}
-	for running > 0 && len(exits) > 0 { // what ended after it was given up
-		note(<-exits, true)
 	}
 	log.Info("stopped", "took", time.Since(began).Round(time.Millisecond))
 	return errors.Join(errs...)

@@ -134,7 +134,9 @@ func run(ctx context.Context, args []string, p *process) error {
 		_, err := io.WriteString(p.stdout, cmd.help)
 		return err
 	case err != nil:
-		return usageError{fmt.Errorf("%s: %w; see spillway %s --help", name, err, name)}
+		// Package flag has one sentence for two cases that people tell apart.
+		text := strings.Replace(err.Error(), "flag provided but not defined:", "unknown option", 1)
+		return wrongUsage("%s: %s; see spillway %s --help", name, text, name)
 	}
 	if err := cmd.run(ctx, p, args); err != nil {
 		return fmt.Errorf("%s: %w", name, err)

@@ -275,7 +275,7 @@ func goTable(all []setting) ([]byte, error) {
 }
 
 func markdown(all []setting) []byte {
-	escape := strings.NewReplacer("|", `\|`, "<", "&lt;", ">", "&gt;", "*", `\*`, "_", `\_`).Replace
+	escape := strings.NewReplacer("|", `\|`, "<", "&lt;", ">", "&gt;", "*", `\*`).Replace
 	var b bytes.Buffer
 	part := ""
 	for _, s := range all {
