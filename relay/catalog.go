@@ -1,0 +1,252 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"golang.org/x/sync/singleflight"
+
+	"spillway/relay/cursor"
+)
+
+// errUnknownTopic means that a topic does not exist or is not exposed: callers
+// cannot tell the two apart, and must not.
+var errUnknownTopic = errors.New("unknown topic")
+
+// errUnavailable means that Kafka cannot be asked now. It wraps the reason.
+var errUnavailable = errors.New("kafka is unavailable")
+
+func unavailable(doing string, err error) error {
+	return fmt.Errorf("%s: %w: %w", doing, errUnavailable, err)
+}
+
+const (
+	refreshMinInterval = time.Second     // at most one refresh per second and process
+	negativeTTL        = 5 * time.Second // how long "there is no such topic" holds
+	maxNegatives       = 10_000          // names remembered as unknown
+	metadataTimeout    = 10 * time.Second
+)
+
+// A topicInfo is what the cluster's metadata says of one exposed topic. It is
+// never changed.
+type topicInfo struct {
+	name    string
+	id      kadm.TopicID
+	tag     cursor.Tag
+	leaders []int32 // broker id by partition; -1 while there is none
+}
+
+func (t *topicInfo) partitions() int { return len(t.leaders) }
+
+// A catalog caches the metadata of the exposed topics, so that a request for
+// any name, known or not, is answered without asking a broker.
+type catalog struct {
+	admin   *kadm.Client
+	exposed func(name string) bool
+	log     *slog.Logger
+	now     func() time.Time
+
+	flight singleflight.Group
+
+	mu        sync.Mutex
+	topics    map[string]*topicInfo
+	refreshed time.Time // when topics was last complete
+	asked     time.Time // when it was last tried
+	err       error     // why the last try did not work
+	negatives map[string]time.Time
+	cluster   string
+}
+
+func newCatalog(admin *kadm.Client, exposed func(string) bool, log *slog.Logger) *catalog {
+	return &catalog{
+		admin:     admin,
+		exposed:   exposed,
+		log:       log,
+		now:       time.Now,
+		topics:    make(map[string]*topicInfo),
+		negatives: make(map[string]time.Time),
+	}
+}
+
+// exposure decides by TOPICS, TOPICS_EXCLUDE and topic.blacklist which names
+// may be seen at all. Topics of Kafka's own begin with __ and never may.
+func exposure(include, exclude []string, blacklist []*regexp.Regexp) (func(name string) bool, error) {
+	compile := func(patterns []string) ([]*regexp.Regexp, error) {
+		var out []*regexp.Regexp
+		for _, p := range patterns {
+			re, err := regexp.Compile(`^(?:` + p + `)$`)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, re)
+		}
+		return out, nil
+	}
+	in, err := compile(include)
+	if err != nil {
+		return nil, fmt.Errorf("TOPICS: %w", err)
+	}
+	out, err := compile(exclude)
+	if err != nil {
+		return nil, fmt.Errorf("TOPICS_EXCLUDE: %w", err)
+	}
+	matches := func(list []*regexp.Regexp, name string) bool {
+		return slices.ContainsFunc(list, func(re *regexp.Regexp) bool { return re.MatchString(name) })
+	}
+	return func(name string) bool {
+		return !strings.HasPrefix(name, "__") && matches(in, name) && !matches(out, name) && !matches(blacklist, name)
+	}, nil
+}
+
+// lookup finds a topic. It asks Kafka only for a name that it does not know,
+// within the limits above. The error is errUnknownTopic or errUnavailable.
+func (c *catalog) lookup(ctx context.Context, name string) (*topicInfo, error) {
+	if !c.exposed(name) {
+		return nil, errUnknownTopic
+	}
+	t, again, err := c.cached(name)
+	if !again {
+		return t, err
+	}
+	if err := c.refresh(ctx); err != nil {
+		return nil, err
+	}
+	t, _, err = c.cached(name)
+	return t, err
+}
+
+// cached answers from memory; again says that a refresh might change it.
+func (c *catalog) cached(name string) (t *topicInfo, again bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t = c.topics[name]; t != nil {
+		return t, false, nil
+	}
+	now := c.now()
+	if until, ok := c.negatives[name]; ok && now.Before(until) {
+		return nil, false, errUnknownTopic
+	}
+	again = now.Sub(c.asked) >= refreshMinInterval
+	if c.refreshed.IsZero() || (c.err != nil && !again) {
+		err := c.err
+		if err == nil {
+			err = errors.New("no metadata yet")
+		}
+		return nil, again, unavailable("look up topic", err)
+	}
+	if !again {
+		c.negative(name, now)
+	}
+	return nil, again, errUnknownTopic
+}
+
+// negative remembers an unknown name. Call with mu held.
+func (c *catalog) negative(name string, now time.Time) {
+	if len(c.negatives) >= maxNegatives {
+		clear(c.negatives) // an attack or a typo loop: starting over costs one refresh a second
+	}
+	c.negatives[name] = now.Add(negativeTTL)
+}
+
+// refresh reads the metadata of all topics. Callers at the same time share one
+// request; it is bounded by its own timeout, not by the first caller's context.
+func (c *catalog) refresh(ctx context.Context) error {
+	done := c.flight.DoChan("all", func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metadataTimeout)
+		defer cancel()
+		m, err := c.admin.Metadata(ctx)
+		c.store(m, err)
+		return nil, err
+	})
+	select {
+	case r := <-done:
+		if r.Err != nil {
+			return unavailable("read metadata", r.Err)
+		}
+		return nil
+	case <-ctx.Done():
+		return unavailable("read metadata", ctx.Err())
+	}
+}
+
+func (c *catalog) store(m kadm.Metadata, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	c.asked = now
+	c.err = err
+	if err != nil {
+		return
+	}
+	c.refreshed = now
+	c.cluster = m.Cluster
+	topics := make(map[string]*topicInfo, len(m.Topics))
+	for name, detail := range m.Topics {
+		if detail.IsInternal || !c.exposed(name) {
+			continue
+		}
+		if detail.Err != nil && !errors.Is(detail.Err, kerr.LeaderNotAvailable) {
+			if old := c.topics[name]; old != nil && kerr.IsRetriable(detail.Err) && !errors.Is(detail.Err, kerr.UnknownTopicOrPartition) {
+				topics[name] = old // a passing trouble does not delete a topic
+			}
+			continue
+		}
+		if t := newTopicInfo(name, detail, m.Cluster); t.partitions() > 0 {
+			topics[name] = t
+			delete(c.negatives, name)
+		}
+	}
+	c.topics = topics
+}
+
+func newTopicInfo(name string, detail kadm.TopicDetail, cluster string) *topicInfo {
+	t := &topicInfo{name: name, id: detail.ID, leaders: make([]int32, len(detail.Partitions))}
+	for i := range t.leaders {
+		t.leaders[i] = -1
+	}
+	for p, d := range detail.Partitions {
+		if int(p) < len(t.leaders) {
+			t.leaders[p] = d.Leader
+		}
+	}
+	if t.id == (kadm.TopicID{}) {
+		t.tag = cursor.TagOfName(cluster, name)
+	} else {
+		t.tag = cursor.TagOf(t.id)
+	}
+	return t
+}
+
+// all lists the exposed topics by name.
+func (c *catalog) all() []*topicInfo {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := make([]*topicInfo, 0, len(c.topics))
+	for _, t := range c.topics {
+		list = append(list, t)
+	}
+	slices.SortFunc(list, func(a, b *topicInfo) int { return strings.Compare(a.name, b.name) })
+	return list
+}
+
+// state reports whether the last try to read metadata worked: nil, or why not.
+func (c *catalog) state() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.err != nil:
+		return c.err
+	case c.refreshed.IsZero():
+		return errors.New("no metadata yet")
+	}
+	return nil
+}

@@ -1,0 +1,190 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"spillway/grip/bytesize"
+	"spillway/relay/properties"
+)
+
+// Config is what the relay reads from the environment.
+type Config struct {
+	// KafkaConsumerConfig is a JSON object of librdkafka-style consumer
+	// properties, such as {"bootstrap.servers":"localhost:9092","group.id":"mygroup"}.
+	// With KAFKA_CONSUMER_CONFIG_FILE the file is read first and this wins
+	// property by property.
+	KafkaConsumerConfig string `envconfig:"KAFKA_CONSUMER_CONFIG" secret:"true"`
+
+	// KafkaConsumerConfigFile is a file with the same JSON, for a mounted Secret.
+	KafkaConsumerConfigFile string `envconfig:"KAFKA_CONSUMER_CONFIG_FILE"`
+
+	// Topics are the patterns of the topics that are exposed: a comma list of
+	// regular expressions, each of which must match the whole name. Topics
+	// that begin with __ never are.
+	Topics []string `envconfig:"TOPICS" default:".*"`
+
+	// TopicsExclude are the patterns of topics that TOPICS would expose and
+	// must not.
+	TopicsExclude []string `envconfig:"TOPICS_EXCLUDE"`
+
+	// GripURL names the GRIP proxies that relay and publish publish to, blank
+	// or comma separated.
+	GripURL string `envconfig:"GRIP_URL" secret:"true"`
+
+	// RelayChannels says to which channels the relay command publishes each
+	// record: partition (<topic>.<p>, resumable), topic (<topic>, for origins
+	// that hold Grip-Channel: <topic>), or both.
+	RelayChannels string `envconfig:"RELAY_CHANNELS" default:"partition"`
+
+	// LinkKey seals next links: any text of 32 bytes or more, or base64:….
+	// Not set, a random key is made at start, which is right for serve.
+	LinkKey string `envconfig:"LINK_KEY" secret:"true"`
+
+	// CORSOrigins are the web origins whose pages may read EVENTS_PATH: a
+	// comma list such as https://app.example.com, or * for any page, without
+	// credentials.
+	CORSOrigins []string `envconfig:"CORS_ORIGINS" default:"*"`
+
+	// HeartbeatInterval is how long a quiet stream waits, ± 10 %, before it
+	// sends a comment so that proxies keep it open. 1s to 10m.
+	HeartbeatInterval time.Duration `envconfig:"HEARTBEAT_INTERVAL" default:"15s"`
+
+	// EventMaxBytes is the largest record value that is sent. A larger one
+	// becomes an oversize event that says where it is.
+	EventMaxBytes bytesize.Bytes `envconfig:"EVENT_MAX_BYTES" default:"1MiB"`
+
+	// TopicLinger is how long a topic or view that lost its last listener is
+	// still read. 0s to 1h.
+	TopicLinger time.Duration `envconfig:"TOPIC_LINGER" default:"30s"`
+
+	// ReplayMaxRecords bounds the offsets that one request may replay; a
+	// request for more starts later and gets a gap event. 0 means no bound.
+	ReplayMaxRecords int64 `envconfig:"REPLAY_MAX_RECORDS" default:"1000000"`
+
+	// ReplayMaxBytes bounds the bytes that one request may replay; when they
+	// are spent the stream jumps to live with a gap event. 0 means no bound.
+	ReplayMaxBytes bytesize.Bytes `envconfig:"REPLAY_MAX_BYTES" default:"1GiB"`
+
+	// ReplayMaxAge bounds how far back one request may replay. 0s means as
+	// far as Kafka has records.
+	ReplayMaxAge time.Duration `envconfig:"REPLAY_MAX_AGE" default:"0s"`
+
+	// HistoryPageBytes bounds one page of history, in bytes of frames; one
+	// larger record still makes a page. 4KiB to 4MiB.
+	HistoryPageBytes bytesize.Bytes `envconfig:"HISTORY_PAGE_BYTES" default:"64KiB"`
+
+	// CatchupPages bounds the pages of history that are made at the same
+	// time. Requests beyond it wait their turn.
+	CatchupPages int `envconfig:"CATCHUP_PAGES" default:"256"`
+
+	// HistoryCacheBytes bounds the blocks of records that history reads share.
+	HistoryCacheBytes bytesize.Bytes `envconfig:"HISTORY_CACHE_BYTES" default:"64MiB"`
+
+	// CursorTimeSlack is how much earlier than a cursor's time a stream
+	// resumes where it can only resume by time.
+	CursorTimeSlack time.Duration `envconfig:"CURSOR_TIME_SLACK" default:"60s"`
+
+	// IgnoreParams are query parameters of EVENTS_PATH that are ignored. Any
+	// other unknown one is refused, except those that begin with _ or utm_.
+	IgnoreParams []string `envconfig:"IGNORE_PARAMS"`
+
+	// EventsPath is where the Origin lives, with a slash at both ends. The
+	// gateway reads it from the environment, and the wiring copies it.
+	EventsPath string `ignored:"true"`
+
+	// RequireGroup makes group.id required, as the relay command does.
+	RequireGroup bool `ignored:"true"`
+
+	// KafkaConsumerConfigJSON is what the file holds. The wiring reads it.
+	KafkaConsumerConfigJSON []byte `ignored:"true"`
+}
+
+// RelayChannels values.
+const (
+	channelsPartition = "partition"
+	channelsTopic     = "topic"
+	channelsBoth      = "both"
+)
+
+// minKeyBytes is the shortest secret that a sealing key is made from: 256 bits.
+const minKeyBytes = 32
+
+// Validate reports everything that is wrong, not only the first thing.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(env string, got any, want string) {
+		errs = append(errs, fmt.Errorf("%s=%v: %s", env, got, want))
+	}
+	if _, err := c.Properties(); err != nil {
+		errs = append(errs, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err))
+	}
+	for _, list := range []struct {
+		env      string
+		patterns []string
+	}{{"TOPICS", c.Topics}, {"TOPICS_EXCLUDE", c.TopicsExclude}} {
+		for _, p := range list.patterns {
+			if _, err := regexp.Compile(p); err != nil {
+				bad(list.env, p, fmt.Sprintf("not a regular expression: %v", err))
+			}
+		}
+	}
+	if len(c.Topics) == 0 {
+		bad("TOPICS", `""`, "need at least one pattern; .* exposes every topic")
+	}
+	switch c.RelayChannels {
+	case channelsPartition, channelsTopic, channelsBoth:
+	default:
+		bad("RELAY_CHANNELS", c.RelayChannels, "must be partition, topic or both")
+	}
+	if c.LinkKey != "" {
+		if _, err := parseSecret(c.LinkKey); err != nil {
+			errs = append(errs, fmt.Errorf("LINK_KEY: %w", err))
+		}
+	}
+	for _, o := range c.CORSOrigins {
+		if o != "*" && !strings.HasPrefix(o, "http://") && !strings.HasPrefix(o, "https://") {
+			bad("CORS_ORIGINS", o, "write an origin with its scheme, such as https://app.example.com, or *")
+		} else if strings.Count(o, "/") > 2 {
+			bad("CORS_ORIGINS", o, "an origin has no path and no slash at its end")
+		}
+	}
+	for _, d := range []struct {
+		env      string
+		got      time.Duration
+		min, max time.Duration
+	}{
+		{"HEARTBEAT_INTERVAL", c.HeartbeatInterval, time.Second, 10 * time.Minute},
+		{"TOPIC_LINGER", c.TopicLinger, 0, time.Hour},
+		{"REPLAY_MAX_AGE", c.ReplayMaxAge, 0, 100 * 365 * 24 * time.Hour},
+		{"CURSOR_TIME_SLACK", c.CursorTimeSlack, 0, 24 * time.Hour},
+	} {
+		if d.got < d.min || d.got > d.max {
+			bad(d.env, d.got, fmt.Sprintf("must be between %v and %v", d.min, d.max))
+		}
+	}
+	for _, n := range []struct {
+		env      string
+		got      int64
+		min, max int64
+	}{
+		{"EVENT_MAX_BYTES", int64(c.EventMaxBytes), 1, 1 << 30},
+		{"REPLAY_MAX_RECORDS", c.ReplayMaxRecords, 0, 1 << 62},
+		{"HISTORY_PAGE_BYTES", int64(c.HistoryPageBytes), 4 << 10, 4 << 20},
+		{"HISTORY_CACHE_BYTES", int64(c.HistoryCacheBytes), 1 << 20, 1 << 40},
+		{"CATCHUP_PAGES", int64(c.CatchupPages), 1, 1 << 20},
+	} {
+		if n.got < n.min || n.got > n.max {
+			bad(n.env, n.got, fmt.Sprintf("must be between %d and %d", n.min, n.max))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Properties are the consumer properties of both sources.
+func (c *Config) Properties() (*properties.Properties, error) {
+	return properties.Parse(c.KafkaConsumerConfigJSON, []byte(c.KafkaConsumerConfig), c.RequireGroup)
+}

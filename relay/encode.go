@@ -1,0 +1,398 @@
+package relay
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway/grip"
+)
+
+// A writer writes the records and control events of one channel. It holds no
+// state: pages of history and the live log use the same one, so that a client
+// cannot tell them apart.
+type writer struct {
+	rendering
+	channel  string // carried by formJSON messages
+	maxBytes int    // a larger value is an oversize event
+}
+
+// A recordKind is which row of event-semantics.md section 5 a record is.
+type recordKind uint8
+
+const (
+	kindText recordKind = iota
+	kindBinary
+	kindDelete
+	kindOversize
+	numKinds
+)
+
+func (k recordKind) String() string {
+	return [numKinds]string{"text", "binary", "delete", "oversize"}[k]
+}
+
+func (w *writer) kind(r *kgo.Record) recordKind {
+	switch {
+	case r.Value == nil:
+		return kindDelete
+	case len(r.Value) > w.maxBytes:
+		return kindOversize
+	case !utf8.Valid(r.Value):
+		return kindBinary
+	}
+	return kindText
+}
+
+// appendStream appends what a held HTTP stream receives for a record: one SSE
+// event, or one line of NDJSON. id is empty where the event carries none.
+func (w *writer) appendStream(dst []byte, r *kgo.Record, kind recordKind, id []byte) []byte {
+	if w.form == formNDJSON {
+		return append(w.appendJSON(dst, r, kind, id), '\n')
+	}
+	dst = appendEventStart(dst, w.event(kind, r), id)
+	switch {
+	case kind == kindOversize:
+		dst = append(dst, "data: "...)
+		dst = append(appendOversize(dst, r), '\n')
+	case w.form == formEnvelope:
+		dst = append(dst, "data: "...)
+		dst = append(w.appendJSON(dst, r, kind, nil), '\n')
+	case kind == kindDelete:
+		dst = appendDataText(dst, r.Key)
+	case kind == kindBinary:
+		dst = append(dst, "data: "...)
+		dst = append(base64.StdEncoding.AppendEncode(dst, r.Value), '\n')
+	default:
+		dst = appendData(dst, r.Value)
+	}
+	return append(dst, '\n')
+}
+
+// event is the name on the event: line.
+func (w *writer) event(kind recordKind, r *kgo.Record) string {
+	switch kind {
+	case kindDelete:
+		return "delete"
+	case kindBinary:
+		if w.form == formPlain {
+			return "binary"
+		}
+	case kindOversize:
+		return "oversize"
+	}
+	const header = "header:"
+	switch from := w.eventFrom; {
+	case from == "":
+	case from == "topic":
+		return eventName(r.Topic)
+	case from == "key":
+		return eventName(string(r.Key))
+	default:
+		for _, h := range r.Headers {
+			if h.Key == from[len(header):] {
+				return eventName(string(h.Value))
+			}
+		}
+	}
+	return "message"
+}
+
+// appendMessage appends the content of the WebSocket message for a record. ok
+// is false when the record is not sent (a tombstone as a raw message). A raw
+// value is not copied: content is then the value itself, and dst unchanged.
+func (w *writer) appendMessage(dst []byte, r *kgo.Record, kind recordKind, id []byte) (out, content []byte, typ grip.MessageType, ok bool) {
+	start := len(dst)
+	if w.form == formPlain {
+		switch kind {
+		case kindDelete:
+			return dst, nil, 0, false
+		case kindBinary:
+			return dst, r.Value, grip.BinaryMessage, true
+		case kindText:
+			return dst, r.Value, grip.TextMessage, true
+		}
+		dst = appendOversize(dst, r)
+	} else {
+		dst = w.appendJSON(dst, r, kind, id)
+	}
+	return dst, dst[start:], grip.TextMessage, true
+}
+
+// appendJSON appends the envelope of a record: one line, without its end.
+//
+//	{"topic":…,"partition":…,"offset":…,"timestamp":…,"key":…,"headers":{…},"value":…}
+//
+// with "type":"record" and "channel" first in formJSON, and "id" where there
+// is no id: line.
+func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byte) []byte {
+	dst = append(dst, '{')
+	if w.form == formJSON {
+		dst = append(dst, `"type":"record","channel":`...)
+		dst = appendJSONString(dst, w.channel)
+		dst = append(dst, ',')
+	}
+	dst = appendPlace(dst, r)
+	dst = append(dst, `,"timestamp":"`...)
+	dst = r.Timestamp.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000Z")
+	dst = append(dst, '"')
+	if r.Attrs.TimestampType() == 1 {
+		dst = append(dst, `,"timestamp_type":"log-append"`...)
+	}
+	if r.Key != nil {
+		dst = append(dst, ',')
+		dst = appendText(dst, "key", r.Key)
+	}
+	dst = appendHeaders(dst, r.Headers)
+	switch kind {
+	case kindDelete:
+		dst = append(dst, `,"value":null,"op":"delete"`...)
+	case kindOversize:
+		dst = append(dst, `,"error":"oversize","size":`...)
+		dst = strconv.AppendInt(dst, int64(len(r.Value)), 10)
+	case kindBinary:
+		dst = append(dst, `,"value_base64":"`...)
+		dst = base64.StdEncoding.AppendEncode(dst, r.Value)
+		dst = append(dst, '"')
+	default:
+		dst = append(dst, `,"value":`...)
+		if json.Valid(r.Value) {
+			dst = appendOneLine(dst, r.Value)
+		} else {
+			dst = appendJSONString(dst, r.Value)
+		}
+	}
+	if len(id) > 0 {
+		dst = append(dst, `,"id":"`...)
+		dst = append(dst, id...)
+		dst = append(dst, '"')
+	}
+	return append(dst, '}')
+}
+
+// appendPlace appends the members that say where a record is.
+func appendPlace(dst []byte, r *kgo.Record) []byte {
+	dst = append(dst, `"topic":`...)
+	dst = appendJSONString(dst, r.Topic)
+	dst = append(dst, `,"partition":`...)
+	dst = strconv.AppendInt(dst, int64(r.Partition), 10)
+	dst = append(dst, `,"offset":`...)
+	return strconv.AppendInt(dst, r.Offset, 10)
+}
+
+func appendOversize(dst []byte, r *kgo.Record) []byte {
+	dst = append(dst, '{')
+	dst = appendPlace(dst, r)
+	dst = append(dst, `,"reason":"oversize","size":`...)
+	dst = strconv.AppendInt(dst, int64(len(r.Value)), 10)
+	return append(dst, '}')
+}
+
+// appendText appends "name":"text", or "name_base64":"…" where text is not UTF-8.
+func appendText(dst []byte, name string, text []byte) []byte {
+	dst = append(dst, '"')
+	dst = append(dst, name...)
+	if utf8.Valid(text) {
+		dst = append(dst, `":`...)
+		return appendJSONString(dst, text)
+	}
+	dst = append(dst, `_base64":"`...)
+	dst = base64.StdEncoding.AppendEncode(dst, text)
+	return append(dst, '"')
+}
+
+// appendHeaders appends ,"headers":{…} and ,"headers_base64":{…}, each only if
+// it has a member. A name that repeats becomes an array, in order.
+func appendHeaders(dst []byte, headers []kgo.RecordHeader) []byte {
+	for _, binary := range []bool{false, true} {
+		member := `,"headers":{`
+		if binary {
+			member = `,"headers_base64":{`
+		}
+		n := 0
+		for i, h := range headers {
+			if headerIsBinary(headers, h.Key) != binary || firstHeader(headers, h.Key) != i {
+				continue
+			}
+			if n == 0 {
+				dst = append(dst, member...)
+			} else {
+				dst = append(dst, ',')
+			}
+			n++
+			dst = appendJSONString(dst, h.Key)
+			dst = append(dst, ':')
+			dst = appendHeaderValues(dst, headers[i:], binary)
+		}
+		if n > 0 {
+			dst = append(dst, '}')
+		}
+	}
+	return dst
+}
+
+// appendHeaderValues appends the values of the name that headers begins with.
+func appendHeaderValues(dst []byte, headers []kgo.RecordHeader, binary bool) []byte {
+	count := 0
+	for _, h := range headers {
+		if h.Key == headers[0].Key {
+			count++
+		}
+	}
+	if count > 1 {
+		dst = append(dst, '[')
+	}
+	n := 0
+	for _, h := range headers {
+		if h.Key != headers[0].Key {
+			continue
+		}
+		if n > 0 {
+			dst = append(dst, ',')
+		}
+		n++
+		switch {
+		case h.Value == nil:
+			dst = append(dst, "null"...)
+		case binary:
+			dst = append(dst, '"')
+			dst = base64.StdEncoding.AppendEncode(dst, h.Value)
+			dst = append(dst, '"')
+		default:
+			dst = appendJSONString(dst, h.Value)
+		}
+	}
+	if count > 1 {
+		dst = append(dst, ']')
+	}
+	return dst
+}
+
+func firstHeader(headers []kgo.RecordHeader, name string) int {
+	for i, h := range headers {
+		if h.Key == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// headerIsBinary reports whether any value of the name is not UTF-8; then all
+// of them move to headers_base64, so that an array keeps its order.
+func headerIsBinary(headers []kgo.RecordHeader, name string) bool {
+	for _, h := range headers {
+		if h.Key == name && !utf8.Valid(h.Value) {
+			return true
+		}
+	}
+	return false
+}
+
+// appendEventStart appends the event: line and, unless id is empty, the id: line.
+func appendEventStart(dst []byte, event string, id []byte) []byte {
+	dst = append(dst, "event: "...)
+	dst = append(dst, event...)
+	dst = append(dst, '\n')
+	if len(id) > 0 {
+		dst = append(dst, "id: "...)
+		dst = append(dst, id...)
+		dst = append(dst, '\n')
+	}
+	return dst
+}
+
+// appendData appends a data: line for each line of data. CR, LF and CRLF each
+// end a line, as the standard reads them (HTML, "Server-sent events", 9.2.6),
+// so a record cannot forge a field. Empty data is one empty line, without
+// which a browser would discard the event.
+func appendData(dst, data []byte) []byte {
+	for {
+		dst = append(dst, "data: "...)
+		i := bytes.IndexAny(data, "\r\n")
+		if i < 0 {
+			dst = append(dst, data...)
+			return append(dst, '\n')
+		}
+		dst = append(dst, data[:i]...)
+		dst = append(dst, '\n')
+		if data[i] == '\r' && i+1 < len(data) && data[i+1] == '\n' {
+			i++
+		}
+		data = data[i+1:]
+	}
+}
+
+// appendDataText is appendData for a key: base64 where it is not UTF-8.
+func appendDataText(dst, text []byte) []byte {
+	if utf8.Valid(text) {
+		return appendData(dst, text)
+	}
+	dst = append(dst, "data: "...)
+	return append(base64.StdEncoding.AppendEncode(dst, text), '\n')
+}
+
+// appendOneLine appends a JSON text with its line ends, which can only stand
+// between tokens, as blanks.
+func appendOneLine(dst, text []byte) []byte {
+	start := len(dst)
+	dst = append(dst, text...)
+	for i, c := range dst[start:] {
+		if c == '\n' || c == '\r' {
+			dst[start+i] = ' '
+		}
+	}
+	return dst
+}
+
+// appendJSONString appends s as a JSON string (RFC 8259, section 7). s must be
+// valid UTF-8; anything else becomes U+FFFD. U+2028 and U+2029 are escaped, so
+// that the text may stand in a script.
+func appendJSONString[T string | []byte](dst []byte, s T) []byte {
+	const hexDigits = "0123456789abcdef"
+	dst = append(dst, '"')
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c < utf8.RuneSelf {
+			if c >= 0x20 && c != '"' && c != '\\' {
+				i++
+				continue
+			}
+			dst = append(dst, s[start:i]...)
+			switch c {
+			case '"', '\\':
+				dst = append(dst, '\\', c)
+			case '\n':
+				dst = append(dst, '\\', 'n')
+			case '\r':
+				dst = append(dst, '\\', 'r')
+			case '\t':
+				dst = append(dst, '\\', 't')
+			default:
+				dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+			}
+			i++
+			start = i
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
+		switch {
+		case r == utf8.RuneError && size == 1:
+			dst = append(dst, s[start:i]...)
+			dst = append(dst, `\ufffd`...)
+			start = i + size
+		case r == '\u2028' || r == '\u2029':
+			dst = append(dst, s[start:i]...)
+			dst = append(dst, `\u202`...)
+			dst = append(dst, hexDigits[r&15])
+			start = i + size
+		}
+		i += size
+	}
+	dst = append(dst, s[start:]...)
+	return append(dst, '"')
+}

@@ -1,0 +1,182 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// mergeWidth is how many partitions a walk merges by timestamp at a time. More
+// would need more blocks in memory than one page is worth.
+const mergeWidth = 32
+
+// A walker receives what a walk over history finds. The position has already
+// moved past it.
+type walker interface {
+	// record gets a record of the view's topic number t; false ends the walk.
+	record(t int, r *kgo.Record) bool
+	// missing says that [from, to) of a partition no longer exists.
+	missing(t int, partition int32, from, to int64)
+}
+
+// A strand is one partition of a walk.
+type strand struct {
+	topic     int
+	partition int32
+	records   []*kgo.Record // loaded and not yet visited
+	next      int64         // where the loaded block ends
+}
+
+// walk visits every record in [pos, to), partition by partition in offset
+// order and across partitions by timestamp as far as blocks allow, and moves
+// pos along. It stops early when the walker says so, and then pos is right
+// after the last record it visited.
+func (b *blocks) walk(ctx context.Context, topics []*topicInfo, pos, to vector, w walker) error {
+	var todo []*strand
+	for t := range to {
+		for p := range to[t] {
+			if pos[t][p] < to[t][p] {
+				todo = append(todo, &strand{topic: t, partition: int32(p)})
+			}
+		}
+	}
+	var active []*strand
+	for {
+		for len(active) < mergeWidth && len(todo) > 0 {
+			active, todo = append(active, todo[0]), todo[1:]
+		}
+		if len(active) == 0 {
+			return nil
+		}
+		var err error
+		if active, err = b.fill(ctx, topics, active, pos, to, w); err != nil {
+			return err
+		}
+		if len(active) == 0 {
+			continue
+		}
+		s := slices.MinFunc(active, func(x, y *strand) int {
+			return x.records[0].Timestamp.Compare(y.records[0].Timestamp)
+		})
+		r := s.records[0]
+		s.records = s.records[1:]
+		pos[s.topic][s.partition] = r.Offset + 1
+		if !w.record(s.topic, r) {
+			return nil
+		}
+	}
+}
+
+// fill gives every strand a record to offer, and leaves out those that have
+// reached their end.
+func (b *blocks) fill(ctx context.Context, topics []*topicInfo, active []*strand, pos, to vector, w walker) ([]*strand, error) {
+	for {
+		var wants []blockWant
+		var empty []*strand
+		kept := active[:0]
+		for _, s := range active {
+			at, end := &pos[s.topic][s.partition], to[s.topic][s.partition]
+			if len(s.records) > 0 && s.records[0].Offset >= end {
+				s.records, s.next = nil, end
+			}
+			if len(s.records) == 0 {
+				// What is left of the block was filtered out, aborted or compacted.
+				*at = max(*at, min(s.next, end))
+				if *at >= end {
+					continue
+				}
+				wants = append(wants, blockWant{topics[s.topic], s.partition, *at})
+				empty = append(empty, s)
+			}
+			kept = append(kept, s)
+		}
+		active = kept
+		if len(wants) == 0 {
+			return active, nil
+		}
+		got, errs := b.get(ctx, wants)
+		for i, s := range empty {
+			at, end := &pos[s.topic][s.partition], to[s.topic][s.partition]
+			var gone *outOfRangeError
+			switch {
+			case errs[i] == nil:
+				s.records, s.next = got[i].after(*at), got[i].next
+			case errors.As(errs[i], &gone) && gone.start > *at:
+				from := *at
+				*at = min(gone.start, end)
+				w.missing(s.topic, s.partition, from, *at)
+			case errors.As(errs[i], &gone):
+				*at = end // the log was cut off under us; the live reader finds out too
+			default:
+				return nil, errs[i]
+			}
+		}
+	}
+}
+
+// newest finds the position from which exactly the n newest records before to
+// are read (fewer where that many do not exist after from), growing a suffix
+// of each partition backwards where the next older record is the newest.
+func (b *blocks) newest(ctx context.Context, topics []*topicInfo, from, to vector, n int64) (vector, error) {
+	type suffix struct {
+		topic     int
+		partition int32
+		older     []*kgo.Record // loaded, oldest first, not yet taken
+		loaded    int64         // records are loaded from here on
+		step      int64
+	}
+	pos := to.clone()
+	var all []*suffix
+	for t := range to {
+		for p := range to[t] {
+			if from[t][p] < to[t][p] {
+				all = append(all, &suffix{topic: t, partition: int32(p), loaded: to[t][p], step: max(64, min(n, 4096))})
+			}
+		}
+	}
+	for ; n > 0; n-- {
+		var best *suffix
+		for _, s := range all {
+			for start := from[s.topic][s.partition]; len(s.older) == 0 && s.loaded > start; {
+				lo := max(start, s.loaded-s.step)
+				records, err := b.slice(ctx, topics[s.topic], s.partition, lo, s.loaded)
+				if err != nil {
+					return nil, err
+				}
+				s.older, s.loaded = records, lo
+				s.step *= 2 // compacted logs have wide holes
+			}
+			if len(s.older) > 0 && (best == nil || s.older[len(s.older)-1].Timestamp.After(best.older[len(best.older)-1].Timestamp)) {
+				best = s
+			}
+		}
+		if best == nil {
+			break
+		}
+		r := best.older[len(best.older)-1]
+		best.older = best.older[:len(best.older)-1]
+		pos[best.topic][best.partition] = r.Offset
+	}
+	return pos, nil
+}
+
+// slice reads the records of one partition in [lo, hi).
+func (b *blocks) slice(ctx context.Context, topic *topicInfo, partition int32, lo, hi int64) ([]*kgo.Record, error) {
+	var c collector
+	pos, to := vector{make([]int64, partition+1)}, vector{make([]int64, partition+1)}
+	pos[0][partition], to[0][partition] = lo, hi
+	err := b.walk(ctx, []*topicInfo{topic}, pos, to, &c)
+	return c.records, err
+}
+
+// A collector keeps every record of a walk.
+type collector struct{ records []*kgo.Record }
+
+func (c *collector) record(_ int, r *kgo.Record) bool {
+	c.records = append(c.records, r)
+	return true
+}
+
+func (c *collector) missing(int, int32, int64, int64) {}

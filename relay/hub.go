@@ -1,0 +1,585 @@
+package relay
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway/grip"
+	"spillway/relay/cursor"
+)
+
+const (
+	// catchUpWait is how long a request waits for the hub to reach a position
+	// that another replica has already been at.
+	catchUpWait = 5 * time.Second
+	// startTimeout bounds how long a topic may take to be read for the first time.
+	startTimeout = 10 * time.Second
+	// dropInterval groups the topics that lost their listeners: taking
+	// partitions out of the client stops its whole fetch session.
+	dropInterval = time.Minute
+	// sweepInterval is how often lingering views and quiet channels are looked at.
+	sweepInterval = time.Second
+	// batchRecords bounds how many records are appended under one lock.
+	batchRecords = 1000
+)
+
+// A hub reads the topics that someone listens to, each once per process, and
+// appends their records to the channels of every view. For each topic it
+// knows H, the position up to which every record has been appended.
+type hub struct {
+	log       *slog.Logger
+	client    *kgo.Client // consumes partitions at offsets of our choosing
+	gateway   grip.Gateway
+	catalog   *catalog
+	offsets   *offsets
+	linger    time.Duration
+	heartbeat time.Duration
+	maxBytes  int
+	pollMax   int
+	metrics   hubMetrics
+	now       func() time.Time
+
+	starts sync.WaitGroup // goroutines that start topics; each ends by its own timeout
+
+	mu      sync.Mutex
+	topics  map[string]*topic
+	views   map[string]*view
+	moved   chan struct{}      // closed when a position moves while someone waits; nil when nobody does
+	dropped map[string][]int32 // paused partitions that still have to be taken out of the client
+}
+
+// A topic is one that is being read, or about to be.
+type topic struct {
+	info    *topicInfo
+	started chan struct{} // closed when next or err is set
+	err     error
+	next    []int64 // H: by partition, the next offset to append
+	views   []*view
+	idle    time.Time // since when no view wants it; zero while one does
+}
+
+func (t *topic) reading() bool {
+	select {
+	case <-t.started:
+		return t.err == nil
+	default:
+		return false
+	}
+}
+
+// A view is a selection of topics. Filters, projections and codecs will be
+// part of it; its key is canonical, so that equal selections are one view.
+type view struct {
+	key      string
+	topics   []*topic
+	channels map[string]*channel // by rendering key
+	wanted   time.Time           // when a request last asked for it
+}
+
+type hubMetrics struct {
+	records prometheus.Counter
+	encoded [numKinds]prometheus.Counter
+	unsent  prometheus.Counter
+	resets  prometheus.Counter
+}
+
+func newHubMetrics(reg prometheus.Registerer, h *hub) hubMetrics {
+	m := hubMetrics{
+		records: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spillway_records_total", Help: "Records read from Kafka for live delivery.",
+		}),
+		unsent: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spillway_events_unsent_total", Help: "Tombstones that a plain WebSocket has no form for.",
+		}),
+		resets: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spillway_topic_resets_total", Help: "Times a topic's live reading began again: offsets out of range, deletion.",
+		}),
+	}
+	events := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "spillway_events_total", Help: "Events encoded for channels, by the kind of the record.",
+	}, []string{"kind"})
+	for k := range numKinds {
+		m.encoded[k] = events.WithLabelValues(k.String())
+	}
+	gauge := func(name, help string, count func() int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return float64(count())
+		})
+	}
+	reg.MustRegister(m.records, m.unsent, m.resets, events,
+		gauge("spillway_topics_read", "Topics that are read now, because someone listens or just did.", func() int { return len(h.topics) }),
+		gauge("spillway_views", "Views that are kept now.", func() int { return len(h.views) }),
+	)
+	return m
+}
+
+// open returns the channel of a view and rendering, and the hub's position at
+// that moment, and keeps it for at least the linger. It starts reading topics
+// that nobody read before. topics are in byte order of their names.
+func (h *hub) open(ctx context.Context, topics []*topicInfo, r rendering) (*channel, vector, error) {
+	for {
+		if err := h.start(ctx, topics); err != nil {
+			return nil, nil, err
+		}
+		if ch, pos, ok := h.channel(topics, r); ok {
+			return ch, pos, nil
+		}
+		// A topic was dropped between the two; begin again.
+		if err := ctx.Err(); err != nil {
+			return nil, nil, unavailable("open channel", err)
+		}
+	}
+}
+
+// start makes sure that every topic is being read, and waits for it.
+func (h *hub) start(ctx context.Context, infos []*topicInfo) error {
+	var waitFor []*topic
+	h.mu.Lock()
+	for _, info := range infos {
+		t := h.topics[info.name]
+		if t != nil && t.info.id != info.id && t.reading() {
+			h.reset(t) // deleted and created again
+			t = nil
+		}
+		if t == nil {
+			t = &topic{info: info, started: make(chan struct{})}
+			h.topics[info.name] = t
+			h.starts.Go(func() { h.startTopic(context.WithoutCancel(ctx), t) })
+		}
+		waitFor = append(waitFor, t)
+	}
+	h.mu.Unlock()
+	for _, t := range waitFor {
+		select {
+		case <-t.started:
+			if t.err != nil {
+				return t.err
+			}
+		case <-ctx.Done():
+			return unavailable("start reading "+t.info.name, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// startTopic asks where the topic ends and begins to read there.
+func (h *hub) startTopic(ctx context.Context, t *topic) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	ends, err := h.offsets.ends(ctx, t.info.name, t.info.partitions())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil {
+		t.err = fmt.Errorf("start reading %s: %w", t.info.name, err)
+		if h.topics[t.info.name] == t {
+			delete(h.topics, t.info.name)
+		}
+	} else {
+		t.next = ends
+		t.idle = h.now()
+		h.consume(t, ends, 0)
+	}
+	close(t.started)
+}
+
+// consume adds the partitions from first on to the client. Call with mu held:
+// the client only takes note, it asks nobody.
+func (h *hub) consume(t *topic, at []int64, first int) {
+	name := t.info.name
+	if old := h.dropped[name]; old != nil {
+		// It was paused a moment ago; reading goes on at another offset.
+		h.client.RemoveConsumePartitions(map[string][]int32{name: old})
+		h.client.ResumeFetchPartitions(map[string][]int32{name: old})
+		delete(h.dropped, name)
+	}
+	add := make(map[int32]kgo.Offset, len(at))
+	for p := first; p < len(at); p++ {
+		add[int32(p)] = kgo.NewOffset().At(at[p])
+	}
+	h.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{name: add})
+}
+
+// channel finds or makes the channel, if all topics are still being read.
+func (h *hub) channel(infos []*topicInfo, r rendering) (*channel, vector, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	topics := make([]*topic, len(infos))
+	names := make([]string, len(infos))
+	for i, info := range infos {
+		t := h.topics[info.name]
+		if t == nil || !t.reading() || t.info.id != info.id {
+			return nil, nil, false
+		}
+		topics[i], names[i] = t, info.name
+	}
+	key := viewKey(names)
+	v := h.views[key]
+	if v == nil {
+		v = &view{key: key, topics: topics, channels: make(map[string]*channel)}
+		h.views[key] = v
+		for _, t := range topics {
+			t.views = append(t.views, v)
+			t.idle = time.Time{}
+		}
+	}
+	now := h.now()
+	v.wanted = now
+	pos := v.position()
+	ch := v.channels[r.key()]
+	if ch == nil {
+		tags := make([]cursor.Tag, len(topics))
+		for i, t := range topics {
+			tags[i] = t.info.tag
+		}
+		ch = &channel{
+			writer:   writer{rendering: r, channel: channelName(names, key, r), maxBytes: h.maxBytes},
+			tags:     tags,
+			index:    newIndex(tags, pos, now.Unix()/60),
+			lastItem: now,
+			encoded:  &h.metrics.encoded,
+			unsent:   h.metrics.unsent,
+		}
+		ch.name = ch.writer.channel
+		ch.log = h.gateway.Open(ch.name, ch.index)
+		v.channels[r.key()] = ch
+	}
+	return ch, pos, true
+}
+
+// position is H of the view's topics. Call with hub.mu held.
+func (v *view) position() vector {
+	pos := make(vector, len(v.topics))
+	for i, t := range v.topics {
+		pos[i] = slices.Clone(t.next)
+	}
+	return pos
+}
+
+// viewKey is the canonical text of a selection.
+func viewKey(topics []string) string { return strings.Join(topics, ",") }
+
+// channelName is <topic> for the plain channel of one whole topic, as any GRIP
+// client would expect, and <topics>~<hash> for all others.
+func channelName(topics []string, key string, r rendering) string {
+	if len(topics) == 1 && r == (rendering{form: formPlain}) {
+		return topics[0]
+	}
+	sum := sha256.Sum256([]byte(key + "\x00" + r.key()))
+	return strings.Join(topics, "+") + "~" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
+}
+
+// attach finds where a client that holds position want joins the channel: the
+// oldest position of the log at or past it. It waits for the hub to get there.
+func (h *hub) attach(ctx context.Context, ch *channel, topics []*topicInfo, want vector) (vector, error) {
+	ctx, cancel := context.WithTimeout(ctx, catchUpWait)
+	defer cancel()
+	for {
+		h.mu.Lock()
+		pos, ok := h.positionOf(topics)
+		if !ok {
+			h.mu.Unlock()
+			return nil, unavailable("attach", errors.New("a topic stopped being read"))
+		}
+		if at, ok := ch.index.attach(want); ok {
+			h.mu.Unlock()
+			return at, nil
+		}
+		if pos.covers(want) {
+			h.mu.Unlock()
+			return pos, nil
+		}
+		if h.moved == nil {
+			h.moved = make(chan struct{})
+		}
+		moved := h.moved
+		h.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return nil, unavailable("wait for the hub to reach the cursor", ctx.Err())
+		}
+	}
+}
+
+// positionOf is H of the topics, if all are still being read in the same life.
+// Call with mu held.
+func (h *hub) positionOf(infos []*topicInfo) (vector, bool) {
+	pos := make(vector, len(infos))
+	for i, info := range infos {
+		t := h.topics[info.name]
+		if t == nil || !t.reading() || t.info.id != info.id {
+			return nil, false
+		}
+		pos[i] = slices.Clone(t.next)
+	}
+	return pos, true
+}
+
+// run polls until ctx ends.
+func (h *hub) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		fetches := h.client.PollRecords(ctx, h.pollMax)
+		if fetches.IsClientClosed() {
+			return
+		}
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+			if p.Err != nil && ctx.Err() == nil {
+				h.failed(p.Topic, p.Partition, p.Err)
+			}
+			for records := p.Records; len(records) > 0; {
+				n := min(len(records), batchRecords)
+				h.process(p.Topic, p.Partition, records[:n])
+				records = records[n:]
+			}
+		})
+	}
+}
+
+// process appends records of one partition, control records included, to all
+// channels of all views of the topic. This is the way of every live record.
+func (h *hub) process(topicName string, partition int32, records []*kgo.Record) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.topics[topicName]
+	if t == nil || !t.reading() || int(partition) >= len(t.next) {
+		return // dropped while the fetch was on its way
+	}
+	i := slices.IndexFunc(records, func(r *kgo.Record) bool { return r.Offset >= t.next[partition] })
+	if i < 0 {
+		return
+	}
+	records = records[i:]
+	now := h.now()
+	for _, v := range t.views {
+		at := slices.Index(v.topics, t)
+		pos := v.position()
+		for _, ch := range v.channels {
+			ch.append(pos, at, partition, records, now)
+		}
+	}
+	t.next[partition] = records[len(records)-1].Offset + 1
+	h.metrics.records.Add(float64(len(records)))
+	h.notify()
+}
+
+// notify wakes those who wait for a position. Call with mu held.
+func (h *hub) notify() {
+	if h.moved != nil {
+		close(h.moved)
+		h.moved = nil
+	}
+}
+
+// failed handles an error of one partition's reading.
+func (h *hub) failed(topicName string, partition int32, err error) {
+	var loss *kgo.ErrDataLoss
+	lost := errors.As(err, &loss) || errors.Is(err, kerr.OffsetOutOfRange)
+	gone := errors.Is(err, kerr.UnknownTopicOrPartition) || errors.Is(err, kerr.UnknownTopicID)
+	h.mu.Lock()
+	t := h.topics[topicName]
+	if t == nil || !t.reading() {
+		h.mu.Unlock()
+		return
+	}
+	if lost || gone {
+		// The client would repeat the error without back-off. Every stream asks
+		// its link, and the history it gets says what is missing.
+		h.reset(t)
+	}
+	h.mu.Unlock()
+	h.log.Warn("reading stopped", "topic", topicName, "partition", partition, "reset", lost || gone, "err", err)
+}
+
+// reset ends the reading of a topic and all its channels: streams that hold
+// them ask their next link, which starts it again. Call with mu held.
+func (h *hub) reset(t *topic) {
+	h.metrics.resets.Inc()
+	for _, v := range slices.Clone(t.views) {
+		h.closeView(v)
+	}
+	h.drop(t)
+}
+
+// closeView closes a view's channels and forgets it. Call with mu held.
+func (h *hub) closeView(v *view) {
+	for _, ch := range v.channels {
+		ch.log.Close()
+	}
+	delete(h.views, v.key)
+	for _, t := range v.topics {
+		t.views = slices.DeleteFunc(t.views, func(o *view) bool { return o == v })
+		if len(t.views) == 0 {
+			t.idle = h.now()
+		}
+	}
+}
+
+// drop stops reading a topic: it is paused at once and taken out of the client
+// later, together with others. Call with mu held.
+func (h *hub) drop(t *topic) {
+	delete(h.topics, t.info.name)
+	all := make([]int32, len(t.next))
+	for p := range all {
+		all[p] = int32(p)
+	}
+	h.client.PauseFetchPartitions(map[string][]int32{t.info.name: all})
+	h.dropped[t.info.name] = all
+	h.notify()
+}
+
+// sweep ends what nobody has wanted for the linger, and moves the cursors of
+// quiet channels.
+func (h *hub) sweep() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.now()
+	for _, v := range h.views {
+		listeners := 0
+		for _, ch := range v.channels {
+			n := ch.log.Subscribers()
+			listeners += n
+			if n > 0 && ch.stale && !ch.commentOnly && ch.form != formHint && now.Sub(ch.lastItem) >= h.heartbeat {
+				ch.appendIDOnly(v.position(), now)
+			}
+		}
+		if listeners > 0 {
+			v.wanted = now
+		} else if now.Sub(v.wanted) > h.linger {
+			h.closeView(v)
+		}
+	}
+	for _, t := range h.topics {
+		if t.reading() && len(t.views) == 0 && !t.idle.IsZero() && now.Sub(t.idle) > h.linger {
+			h.drop(t)
+		}
+	}
+}
+
+// purge takes the dropped topics out of the client, all in one go.
+func (h *hub) purge() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.dropped) == 0 {
+		return
+	}
+	h.client.RemoveConsumePartitions(h.dropped)
+	h.client.ResumeFetchPartitions(h.dropped)
+	var names []string
+	for name := range h.dropped {
+		if h.topics[name] == nil {
+			names = append(names, name)
+		}
+	}
+	h.client.PurgeTopicsFromConsuming(names...)
+	clear(h.dropped)
+}
+
+// watch compares the topics that are read with new metadata: partitions that
+// were added are read from their beginning, and a topic that is gone or was
+// created again is reset.
+func (h *hub) watch(ctx context.Context) {
+	type growth struct {
+		t    *topic
+		info *topicInfo
+	}
+	var grown []growth
+	h.mu.Lock()
+	for name, t := range h.topics {
+		if !t.reading() {
+			continue
+		}
+		info, _, err := h.catalog.cached(name)
+		switch {
+		case errors.Is(err, errUnknownTopic), err == nil && info.id != t.info.id:
+			h.log.Info("topic is gone", "topic", name, "created_again", err == nil)
+			h.reset(t)
+		case err == nil && info.partitions() > len(t.next):
+			grown = append(grown, growth{t, info})
+		}
+	}
+	h.mu.Unlock()
+	for _, g := range grown {
+		starts, err := h.offsets.starts(ctx, g.info.name, g.info.partitions())
+		if err != nil {
+			h.log.Warn("new partitions are not read yet", "topic", g.info.name, "err", err)
+			continue
+		}
+		h.addPartitions(g.t, g.info, starts)
+	}
+}
+
+func (h *hub) addPartitions(t *topic, info *topicInfo, starts []int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.topics[info.name] != t || len(t.next) >= len(starts) {
+		return
+	}
+	first := len(t.next)
+	t.info = info
+	for _, v := range t.views {
+		at := slices.Index(v.topics, t)
+		for _, ch := range v.channels {
+			for _, start := range starts[first:] {
+				ch.index.addPartition(at, start)
+			}
+		}
+	}
+	t.next = append(t.next, starts[first:]...)
+	h.consume(t, t.next, first)
+	h.log.Info("partitions were added", "topic", info.name, "from", first, "to", len(t.next))
+}
+
+// positions is H of every topic that is being read, for commits.
+func (h *hub) positions() map[string][]int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make(map[string][]int64, len(h.topics))
+	for name, t := range h.topics {
+		if t.reading() {
+			all[name] = slices.Clone(t.next)
+		}
+	}
+	return all
+}
+
+// maintain runs sweep, purge and watch until ctx ends.
+func (h *hub) maintain(ctx context.Context, refresh time.Duration) {
+	sweep := time.NewTicker(sweepInterval)
+	defer sweep.Stop()
+	purge := time.NewTicker(dropInterval)
+	defer purge.Stop()
+	watch := time.NewTicker(refresh)
+	defer watch.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-sweep.C:
+			h.sweep()
+		case <-purge.C:
+			h.purge()
+		case <-watch.C:
+			if err := h.catalog.refresh(ctx); err != nil {
+				if ctx.Err() == nil {
+					h.log.Debug("metadata is stale", "err", err)
+				}
+				continue
+			}
+			h.watch(ctx)
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package relay
+
+import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/tink-crypto/tink-go/v2/daead/subtle"
+)
+
+// A link is all that the page behind a next link depends on. A gateway follows
+// links without any of the client's headers, so the link carries the rights:
+// it is sealed, and whoever holds it may read what it says and nothing else.
+type link struct {
+	Topics []string  `json:"t"`
+	Form   form      `json:"f"`
+	IDs    idRule    `json:"i,omitempty"`
+	Event  string    `json:"e,omitempty"`
+	Quiet  bool      `json:"q,omitempty"` // rendering.commentOnly
+	Via    transport `json:"v,omitempty"`
+
+	// Cursor is the position that the page begins at. Links of holds have
+	// none: the gateway says where it is, with Grip-Last.
+	Cursor string `json:"c,omitempty"`
+
+	LongPoll     bool  `json:"lp,omitempty"`
+	Subscription bool  `json:"s,omitempty"` // made by a message on a WebSocket; its end is not the socket's
+	Limit        int64 `json:"l,omitempty"` // records still to send; 0: no limit
+	Until        int64 `json:"u,omitempty"` // epoch milliseconds; 0: none
+	// Bound is where an until that has passed ends.
+	Bound       string `json:"b,omitempty"`
+	Marks       bool   `json:"m,omitempty"`  // a live event is owed
+	Replayed    int64  `json:"r,omitempty"`  // records sent so far, for the live event
+	ReplayBytes int64  `json:"rb,omitempty"` // bytes that may still be replayed; 0: no bound
+	HeartbeatMS int64  `json:"hb,omitempty"` // 0: the default
+}
+
+func (l *link) bounded() bool { return l.Limit > 0 || l.Until > 0 }
+
+func (l *link) rendering() rendering {
+	return rendering{form: l.Form, ids: l.IDs, eventFrom: l.Event, commentOnly: l.Quiet}
+}
+
+// holdRendering is the channel that the stream holds when it has caught up.
+// What ends by itself counts its records one by one, so it only needs to hear
+// that there are some.
+func (l *link) holdRendering() rendering {
+	if l.bounded() || l.LongPoll {
+		return hint
+	}
+	return l.rendering()
+}
+
+// linkPrefix stands between EVENTS_PATH and the sealed link. No topic has such
+// a name: Kafka allows no tilde.
+const linkPrefix = "~next/"
+
+// A sealer seals links with AES-SIV (RFC 5297): equal links have equal paths,
+// so that gateways can share their answers, and none can be forged or read.
+type sealer struct{ siv *subtle.AESSIV }
+
+// newSealer makes the key from secret, or a random one that dies with the process.
+func newSealer(secret []byte) (*sealer, error) {
+	if secret == nil {
+		secret = make([]byte, minKeyBytes)
+		rand.Read(secret)
+	}
+	key, err := hkdf.Key(sha256.New, secret, nil, "spillway next link", subtle.AESSIVKeySize)
+	if err != nil {
+		return nil, fmt.Errorf("derive link key: %w", err)
+	}
+	siv, err := subtle.NewAESSIV(key)
+	if err != nil {
+		return nil, fmt.Errorf("make link cipher: %w", err)
+	}
+	return &sealer{siv}, nil
+}
+
+func (s *sealer) seal(l *link) (string, error) {
+	sealed, err := s.siv.EncryptDeterministically(mustJSON(l), []byte(linkPrefix))
+	if err != nil {
+		return "", fmt.Errorf("seal link: %w", err)
+	}
+	return linkPrefix + base64.RawURLEncoding.EncodeToString(sealed), nil
+}
+
+var errLink = errors.New("no such link")
+
+// open reads a path behind linkPrefix. Anything that was not sealed with our
+// key is errLink.
+func (s *sealer) open(text string) (*link, error) {
+	sealed, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return nil, errLink
+	}
+	plain, err := s.siv.DecryptDeterministically(sealed, []byte(linkPrefix))
+	if err != nil {
+		return nil, errLink
+	}
+	d := json.NewDecoder(bytes.NewReader(plain))
+	d.DisallowUnknownFields()
+	var l link
+	if err := d.Decode(&l); err != nil {
+		return nil, fmt.Errorf("%w: it was sealed by another version: %w", errLink, err)
+	}
+	return &l, nil
+}
+
+// parseSecret reads a secret that keys are made from: text, or base64:….
+func parseSecret(s string) ([]byte, error) {
+	secret := []byte(s)
+	if encoded, ok := strings.CutPrefix(s, "base64:"); ok {
+		var err error
+		if secret, err = base64.StdEncoding.DecodeString(encoded); err != nil {
+			return nil, errors.New("what follows base64: is not base64 (RFC 4648, with padding)")
+		}
+	}
+	if len(secret) < minKeyBytes {
+		return nil, fmt.Errorf("%d bytes are too few; need %d or more, such as base64: and the output of `openssl rand -base64 32`", len(secret), minKeyBytes)
+	}
+	return secret, nil
+}

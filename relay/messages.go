@@ -1,0 +1,202 @@
+package relay
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"spillway/grip"
+)
+
+// A clientMessage is what a spillway.v1.json client sends.
+//
+//	{"type":"subscribe","topics":["orders"],"last_event_id":"1-…","ref":1}
+//	{"type":"unsubscribe","ref":1}
+//
+// ref is any number or string of the client's; answers repeat it. The other
+// members are those of the URL, by the same names.
+type clientMessage struct {
+	Type        string          `json:"type"`
+	Ref         json.RawMessage `json:"ref"`
+	Topics      []string        `json:"topics"`
+	LastEventID string          `json:"last_event_id"`
+	Since       text            `json:"since"`
+	From        string          `json:"from"`
+	Last        text            `json:"last"`
+	Until       text            `json:"until"`
+	Limit       text            `json:"limit"`
+	Marks       text            `json:"marks"`
+	ID          string          `json:"id"`
+	Heartbeat   string          `json:"heartbeat"`
+}
+
+// text is a JSON string, number or boolean, as a query parameter would hold it.
+type text string
+
+func (t *text) UnmarshalJSON(b []byte) error {
+	switch {
+	case bytes.Equal(b, []byte("true")):
+		*t = "1"
+	case bytes.Equal(b, []byte("false")):
+		*t = "0"
+	case len(b) > 0 && b[0] == '"':
+		return json.Unmarshal(b, (*string)(t))
+	default:
+		var n json.Number
+		if err := json.Unmarshal(b, &n); err != nil {
+			return err
+		}
+		*t = text(n)
+	}
+	return nil
+}
+
+// query is the message's selection as the URL would say it.
+func (m *clientMessage) query() url.Values {
+	q := url.Values{"topic": m.Topics}
+	for name, value := range map[string]string{
+		"last_event_id": m.LastEventID, "since": string(m.Since), "from": m.From, "last": string(m.Last),
+		"until": string(m.Until), "limit": string(m.Limit), "marks": string(m.Marks), "id": m.ID, "heartbeat": m.Heartbeat,
+	} {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	return q
+}
+
+const maxRefBytes = 64
+
+// refName checks ref and makes the name of the subscription in the gateway.
+func (m *clientMessage) refName() (string, error) {
+	switch {
+	case len(m.Ref) == 0:
+		return "", errors.New("ref is missing; give each subscription a number or string of its own")
+	case len(m.Ref) > maxRefBytes:
+		return "", errors.New("ref is longer than " + strconv.Itoa(maxRefBytes) + " bytes")
+	case m.Ref[0] == '{' || m.Ref[0] == '[' || bytes.Equal(m.Ref, []byte("null")):
+		return "", errors.New("ref must be a number or a string")
+	}
+	return "ref " + string(m.Ref), nil
+}
+
+// serveMessages carries out what a client said on a WebSocket, and answers
+// with WebSocket events (GRIP reference, section 8).
+func (o *Origin) serveMessages(w http.ResponseWriter, r *http.Request) {
+	var body bytes.Buffer
+	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, 1<<20)); err != nil {
+		writeProblem(w, r, problem{Status: http.StatusBadRequest, Detail: "messages: " + err.Error()})
+		return
+	}
+	events, err := grip.ParseEvents(body.Bytes())
+	if err != nil {
+		writeProblem(w, r, problem{Status: http.StatusBadRequest, Detail: err.Error()})
+		return
+	}
+	var out []byte
+	for _, e := range events {
+		if e.Type == grip.EventText || e.Type == grip.EventBinary {
+			out = o.message(out, r, e.Content)
+		}
+	}
+	w.Header().Set("Content-Type", grip.ContentTypeEvents)
+	w.WriteHeader(http.StatusOK)
+	w.Write(out)
+}
+
+// message carries out one message and appends the events that answer it.
+func (o *Origin) message(out []byte, r *http.Request, content []byte) []byte {
+	var m clientMessage
+	d := json.NewDecoder(bytes.NewReader(content))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&m); err != nil {
+		return appendReply(out, &m, "error", "bad-message", err.Error(), "")
+	}
+	switch m.Type {
+	case "subscribe":
+		return o.subscribe(out, r, &m)
+	case "unsubscribe":
+		name, err := m.refName()
+		if err != nil {
+			return appendReply(out, &m, "error", "bad-message", err.Error(), "")
+		}
+		out = grip.AppendControl(out, grip.Control{Type: "unsubscribe", Name: name})
+		return appendReply(out, &m, "unsubscribed", "", "", "")
+	default:
+		return appendReply(out, &m, "error", "bad-message", "type must be subscribe or unsubscribe", "")
+	}
+}
+
+func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte {
+	refuse := func(err error) []byte {
+		code, detail := codeInternal, "internal error; try again"
+		var bad *badRequest
+		switch {
+		case errors.As(err, &bad):
+			code, detail = "bad-message", bad.detail
+		case errors.Is(err, errUnknownTopic):
+			code, detail = "not-found", "no such topic; "+o.path+" lists those that can be read"
+		case errors.Is(err, errUnavailable):
+			code, detail = codeKafkaUnavailable, "Kafka cannot be reached; try again"
+		default:
+			o.log.Error("subscribe", "err", err)
+		}
+		return appendReply(out, m, "error", code, detail, "")
+	}
+	name, err := m.refName()
+	if err != nil {
+		return refuse(&badRequest{err.Error()})
+	}
+	// The handshake's own parameters belong to the URL's stream, not to this one.
+	like := &http.Request{
+		URL: &url.URL{RawQuery: m.query().Encode()},
+		Header: http.Header{
+			"Accept":                 {grip.ContentTypeEvents},
+			"Sec-Websocket-Protocol": {protocolJSON},
+		},
+	}
+	if slices.ContainsFunc(m.Topics, func(t string) bool { return strings.Contains(t, ",") }) {
+		return refuse(badf("topics: a name has no comma; list the topics as an array"))
+	}
+	s, err := parseSelection("", like, nil, o.now())
+	if err != nil {
+		return refuse(err)
+	}
+	topics, err := o.find(r.Context(), s.topics)
+	if err != nil {
+		return refuse(err)
+	}
+	p, gaps, err := o.begin(r.Context(), s, topics)
+	if err != nil {
+		return refuse(err)
+	}
+	p.link.Subscription = true
+	out = appendReply(out, m, "subscribed", "", "", p.w.channel)
+	for _, g := range gaps {
+		p.control(g.event(), 0)
+	}
+	out = append(out, p.out...)
+	l := p.link
+	l.Cursor = p.internalID()
+	sealed, err := o.sealer.seal(&l)
+	if err != nil {
+		return refuse(err)
+	}
+	return grip.AppendControl(out, grip.Control{Type: "subscribe", Name: name, Link: o.path + sealed})
+}
+
+// appendReply appends the text message that answers m: {"type":…,"ref":…}.
+func appendReply(out []byte, m *clientMessage, typ, code, detail, channel string) []byte {
+	return grip.AppendEvent(out, grip.Event{Type: grip.EventText, Content: mustJSON(struct {
+		Type    string          `json:"type"`
+		Ref     json.RawMessage `json:"ref,omitempty"`
+		Channel string          `json:"channel,omitempty"`
+		Code    string          `json:"code,omitempty"`
+		Message string          `json:"message,omitempty"`
+	}{typ, m.Ref, channel, code, detail})})
+}

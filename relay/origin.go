@@ -1,0 +1,527 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"spillway/grip"
+	"spillway/relay/cursor"
+)
+
+// An Origin answers EVENTS_PATH with GRIP instructions. It is the origin that
+// a gateway in the same process calls, and authenticates nobody yet: the order
+// of checks (design.md, Auth) has its place for it in serveEvents.
+type Origin struct {
+	path      string // EVENTS_PATH, with a slash at both ends
+	log       *slog.Logger
+	hub       *hub
+	catalog   *catalog
+	blocks    *blocks
+	resolver  *resolver
+	sealer    *sealer
+	pages     *semaphore.Weighted
+	cors      cors
+	ignore    []string
+	heartbeat time.Duration
+	maxBytes  int // EVENT_MAX_BYTES
+	pageBytes int
+	replay    int64 // REPLAY_MAX_BYTES
+	metrics   originMetrics
+	now       func() time.Time
+}
+
+// ServeHTTP answers one request of a client, of a gateway that follows a link,
+// or of a WebSocket.
+func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rest, ok := strings.CutPrefix(r.URL.Path, o.path)
+	if r.URL.Path+"/" == o.path {
+		rest, ok = "", true
+	}
+	if !ok {
+		o.serveElsewhere(w, r)
+		return
+	}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store, no-transform")
+	o.cors.set(h, r)
+	if sealed, ok := strings.CutPrefix(rest, strings.TrimSuffix(linkPrefix, "/")+"/"); ok {
+		o.serveLink(w, r, sealed)
+		return
+	}
+	switch {
+	case r.Method == http.MethodOptions:
+		o.cors.preflight(h)
+		h.Set("Allow", allowedMethods)
+		w.WriteHeader(http.StatusNoContent)
+	case r.Method == http.MethodPost && r.Header.Get("Content-Type") == grip.ContentTypeEvents:
+		o.serveMessages(w, r)
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		h.Set("Allow", allowedMethods)
+		writeProblem(w, r, problem{Status: http.StatusMethodNotAllowed, Detail: "use GET; records are produced to Kafka, not here"})
+	case rest == "" && !r.URL.Query().Has("topic"):
+		o.serveList(w, r)
+	default:
+		o.serveEvents(w, r, rest)
+	}
+}
+
+const allowedMethods = "GET, HEAD, OPTIONS"
+
+// serveEvents answers a client's request for the events of topics. Order of
+// checks: credentials (none yet), syntax, permission by name, existence,
+// position.
+func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string) {
+	s, err := parseSelection(path, r, o.ignore, o.now())
+	if err != nil {
+		o.fail(w, r, err)
+		return
+	}
+	if r.Method == http.MethodHead {
+		o.serveHead(w, r, s)
+		return
+	}
+	topics, err := o.find(r.Context(), s.topics)
+	if err != nil {
+		o.fail(w, r, err)
+		return
+	}
+	if s.bounded() && s.start.kind == startCursor && s.start.cursor.Phase == cursor.PhaseEnd {
+		w.WriteHeader(http.StatusNoContent) // EventSource stops for good
+		return
+	}
+	p, gaps, err := o.begin(r.Context(), s, topics)
+	if err != nil {
+		o.fail(w, r, err)
+		return
+	}
+	if s.failOnGap && len(gaps) > 0 {
+		writeProblem(w, r, problem{Status: http.StatusGone, Detail: "records that were asked for no longer exist", Gaps: gaps})
+		return
+	}
+	if s.longPoll {
+		o.longPoll(w, r, p, gaps, s.wait)
+		return
+	}
+	o.openStream(w, r, s, p, gaps)
+}
+
+// find looks every topic up. One that does not exist and one that may not be
+// read give the same answer.
+func (o *Origin) find(ctx context.Context, names []string) ([]*topicInfo, error) {
+	topics := make([]*topicInfo, len(names))
+	for i, name := range names {
+		var err error
+		if topics[i], err = o.catalog.lookup(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	return topics, nil
+}
+
+// begin resolves the position of a new stream, and makes the page that its
+// events begin on.
+func (o *Origin) begin(ctx context.Context, s *selection, topics []*topicInfo) (*page, []gap, error) {
+	l := link{
+		Topics: s.topics, Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly,
+		Via: s.via, LongPoll: s.longPoll, Limit: s.limit, Marks: s.marks,
+		HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.replay,
+	}
+	if !s.until.IsZero() {
+		l.Until = s.until.UnixMilli()
+	}
+	ch, head, err := o.hub.open(ctx, topics, l.holdRendering())
+	if err != nil {
+		return nil, nil, err
+	}
+	pos, gaps, err := o.resolver.resolve(ctx, topics, ch, head, s.start)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, g := range gaps {
+		o.metrics.gaps[g.Reason].Inc()
+	}
+	return o.newPage(l, topics, pos), gaps, nil
+}
+
+func (o *Origin) newPage(l link, topics []*topicInfo, pos vector) *page {
+	p := &page{
+		link: l, topics: topics, tags: make([]cursor.Tag, len(topics)), pos: pos, now: o.now(), maxBytes: o.pageBytes,
+		w: &writer{rendering: l.rendering(), channel: channelName(l.Topics, viewKey(l.Topics), l.rendering()), maxBytes: o.maxBytes},
+	}
+	for i, t := range topics {
+		p.tags[i] = t.tag
+	}
+	if l.LongPoll {
+		p.maxBytes, p.maxEvents = longPollBytes, longPollEvents
+	}
+	return p
+}
+
+// openStream answers with the first bytes of a stream: they must be on their
+// way before any history is read. What follows is a hold where the client is
+// up to date, else a link to the first page.
+func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection, p *page, gaps []gap) {
+	ch, live, err := o.upToDate(r.Context(), s, p)
+	if err != nil {
+		o.fail(w, r, err)
+		return
+	}
+	h := w.Header()
+	h.Set("X-Accel-Buffering", "no")
+	switch {
+	case s.via == overWebSocket:
+		h.Set("Content-Type", grip.ContentTypeEvents)
+		h.Set("Sec-WebSocket-Extensions", `grip; message-prefix=""`)
+		if protocol, _ := chooseProtocol(r.Header.Values("Sec-WebSocket-Protocol")); protocol != "" {
+			h.Set("Sec-WebSocket-Protocol", protocol)
+		}
+		p.out = grip.AppendEvent(p.out, grip.Event{Type: grip.EventOpen})
+		if s.form != formJSON {
+			p.out = grip.AppendControl(p.out, grip.Control{Type: "detach"})
+		}
+	case s.form == formNDJSON:
+		h.Set("Content-Type", "application/x-ndjson")
+	default:
+		h.Set("Content-Type", "text/event-stream; charset=utf-8")
+		p.out = appendPreamble(p.out, s.padding)
+	}
+	for _, g := range gaps {
+		p.control(g.event(), 0)
+	}
+	if live {
+		o.hold(h, ch, p)
+	} else {
+		o.next(h, p)
+	}
+	w.WriteHeader(http.StatusOK)
+	w.Write(p.out)
+}
+
+// upToDate reports whether there is nothing to send before the live channel.
+func (o *Origin) upToDate(ctx context.Context, s *selection, p *page) (*channel, bool, error) {
+	if s.bounded() || s.marks {
+		return nil, false, nil // the page decides what ends and what is marked
+	}
+	ch, to, err := o.target(ctx, p)
+	return ch, err == nil && p.pos.covers(to), err
+}
+
+// appendPreamble appends what every SSE stream begins with: a comment, so that
+// onopen fires and proxies see a response, and the reconnect delay.
+func appendPreamble(dst []byte, padding bool) []byte {
+	dst = append(dst, ":ok\n"...)
+	dst = appendRetry(dst, retryMin, retryMax)
+	if padding {
+		dst = append(dst, ':')
+		dst = append(dst, strings.Repeat(" ", paddingBytes)...)
+		dst = append(dst, "\n\n"...)
+	}
+	return dst
+}
+
+const (
+	retryMin     = time.Second
+	retryMax     = 5 * time.Second
+	paddingBytes = 2048
+)
+
+// appendRetry appends a random reconnect delay, so that clients that lose
+// their connections together do not come back together.
+func appendRetry(dst []byte, least, most time.Duration) []byte {
+	d := least + rand.N(most-least)
+	dst = append(dst, "retry: "...)
+	dst = strconv.AppendInt(dst, d.Milliseconds(), 10)
+	return append(dst, "\n\n"...)
+}
+
+// hold makes the gateway hold the stream on a channel, from the page's
+// position on.
+func (o *Origin) hold(h http.Header, ch *channel, p *page) {
+	h.Set("Grip-Hold", string(grip.HoldStream))
+	h.Set("Grip-Channel", ch.name+"; prev-id="+p.internalID())
+	keepAlive := `:\n\n`
+	if p.link.Form == formNDJSON {
+		keepAlive = `\n`
+	}
+	h.Set("Grip-Keep-Alive", keepAlive+"; format=cstring; timeout="+seconds(o.heartbeatOf(&p.link))+"; mode=idle")
+	l := p.link
+	l.Cursor, l.ReplayBytes, l.Replayed = "", 0, 0 // Grip-Last says where; the replay is over
+	timeout := ""
+	if l.Until > 0 && p.until == nil {
+		timeout = "; timeout=" + seconds(max(time.UnixMilli(l.Until).Sub(p.now), time.Millisecond))
+	}
+	o.setNext(h, &l, timeout)
+}
+
+// heartbeatOf spreads the heartbeats of many streams: up to 10 % later; the
+// gateway takes up to as much off again (GRIP reference, 2.2).
+func (o *Origin) heartbeatOf(l *link) time.Duration {
+	d := o.heartbeat
+	if l.HeartbeatMS > 0 {
+		d = time.Duration(l.HeartbeatMS) * time.Millisecond
+	}
+	return d + rand.N(d/10+1)
+}
+
+// next makes the gateway ask for the page after this one.
+func (o *Origin) next(h http.Header, p *page) {
+	l := p.link
+	l.Cursor = p.internalID()
+	o.setNext(h, &l, "")
+}
+
+func (o *Origin) setNext(h http.Header, l *link, params string) {
+	sealed, err := o.sealer.seal(l)
+	if err != nil {
+		o.log.Error("next link", "err", err) // the stream ends after this page, and the client resumes
+		return
+	}
+	h.Set("Grip-Link", "<"+o.path+sealed+">; rel=next"+params)
+}
+
+// seconds writes a duration as GRIP does, with fractions.
+func seconds(d time.Duration) string {
+	return strconv.FormatFloat(d.Seconds(), 'f', 3, 64)
+}
+
+// serveLink answers a gateway that follows a next link. To anyone else there
+// is no such page.
+func (o *Origin) serveLink(w http.ResponseWriter, r *http.Request, sealed string) {
+	l, err := o.sealer.open(sealed)
+	if err != nil || !grip.FromLink(r.Context()) {
+		o.notFound(w, r)
+		return
+	}
+	p, err := o.resume(r, l)
+	if err != nil {
+		o.failLink(w, r, l, err)
+		return
+	}
+	ch, live, err := o.follow(r.Context(), p)
+	if err != nil {
+		o.failLink(w, r, l, err)
+		return
+	}
+	h := w.Header()
+	switch {
+	case l.LongPoll:
+		writeEvents(w, p)
+		return
+	case l.Via == overWebSocket:
+		h.Set("Content-Type", grip.ContentTypeEvents)
+		if p.ended != "" && !l.Subscription {
+			p.out = grip.AppendEvent(p.out, grip.Event{Type: grip.EventClose, Content: grip.CloseContent(1000, "")})
+		}
+	default:
+		h.Set("Content-Type", "application/octet-stream")
+	}
+	switch {
+	case p.ended != "":
+	case live:
+		o.hold(h, ch, p)
+	default:
+		o.next(h, p)
+	}
+	w.WriteHeader(http.StatusOK)
+	w.Write(p.out)
+}
+
+// resume makes the page of a link, at the position that the gateway named or
+// else the link's own.
+func (o *Origin) resume(r *http.Request, l *link) (*page, error) {
+	topics, err := o.find(r.Context(), l.Topics)
+	if err != nil {
+		return nil, err
+	}
+	text := l.Cursor
+	lasts, err := grip.ParseLast(r.Header)
+	if err != nil {
+		return nil, badf("Grip-Last: %v", err)
+	}
+	if len(lasts) > 0 && lasts[0].ID != "" {
+		text = lasts[0].ID
+	}
+	c, err := cursor.Parse(text)
+	if err != nil {
+		return nil, badf("position: %v", err)
+	}
+	p := o.newPage(*l, topics, nil)
+	if l.Bound != "" {
+		if bound, err := cursor.Parse(l.Bound); err == nil {
+			p.until, _ = vectorOf(bound, p.tags)
+		}
+	}
+	ch, head, err := o.hub.open(r.Context(), topics, l.holdRendering())
+	if err != nil {
+		return nil, err
+	}
+	if pos, ok := vectorOf(c, p.tags); ok && head.covers(pos) {
+		p.pos = pos
+		return p, nil
+	}
+	// A topic was created again under the stream, or its log was cut off.
+	pos, gaps, err := o.resolver.resolve(r.Context(), topics, ch, head, start{kind: startCursor, cursor: c})
+	if err != nil {
+		return nil, err
+	}
+	p.pos = pos
+	for _, g := range gaps {
+		o.metrics.gaps[g.Reason].Inc()
+		p.control(g.event(), 0)
+	}
+	return p, nil
+}
+
+// failLink answers a link that cannot be followed. A passing trouble is a 503,
+// which the gateway retries while the client waits; anything else ends the
+// stream with the reason.
+func (o *Origin) failLink(w http.ResponseWriter, r *http.Request, l *link, err error) {
+	if errors.Is(err, errUnavailable) {
+		o.log.Debug("page is late", "topics", l.Topics, "err", err)
+		w.Header().Set("Retry-After", "1")
+		writeProblem(w, r, problem{Status: http.StatusServiceUnavailable, Detail: err.Error()})
+		return
+	}
+	e := streamError{Code: codeInternal, Message: "the stream cannot go on", Retry: true}
+	if errors.Is(err, errUnknownTopic) {
+		e = streamError{Code: codeTopicDeleted, Message: "the topic no longer exists", Retry: true}
+	} else {
+		o.log.Error("page", "topics", l.Topics, "err", err)
+	}
+	if l.LongPoll {
+		o.fail(w, r, err)
+		return
+	}
+	wr := &writer{rendering: l.rendering(), channel: channelName(l.Topics, viewKey(l.Topics), l.rendering())}
+	out := wr.appendControl(nil, l.Via, controlEvent{name: "stream-error", data: e}, nil)
+	if l.Via == overWebSocket {
+		w.Header().Set("Content-Type", grip.ContentTypeEvents)
+		if !l.Subscription {
+			out = grip.AppendEvent(out, grip.Event{Type: grip.EventClose, Content: grip.CloseContent(1013, e.Code)})
+		}
+	}
+	w.WriteHeader(http.StatusOK)
+	w.Write(out)
+}
+
+// longPoll answers at once when there is something, and else holds until there
+// is or the time is up; the gateway then asks the link.
+func (o *Origin) longPoll(w http.ResponseWriter, r *http.Request, p *page, gaps []gap, wait time.Duration) {
+	h := w.Header()
+	for _, g := range gaps {
+		p.control(g.event(), 0)
+	}
+	begin := p.internalID()
+	ch, live, err := o.follow(r.Context(), p)
+	if err != nil {
+		o.fail(w, r, err)
+		return
+	}
+	if len(p.out) > 0 || !live {
+		writeEvents(w, p)
+		return
+	}
+	h.Set("Content-Type", "application/json")
+	h.Set("Grip-Hold", string(grip.HoldResponse))
+	h.Set("Grip-Channel", ch.name+"; prev-id="+p.internalID())
+	h.Set("Grip-Timeout", seconds(wait))
+	l := p.link
+	l.Cursor = begin
+	o.setNext(h, &l, "")
+	w.WriteHeader(http.StatusOK)
+	w.Write(pollBody(p))
+}
+
+// writeEvents answers a long poll.
+func writeEvents(w http.ResponseWriter, p *page) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	w.Write(pollBody(p))
+}
+
+// pollBody is {"events":[…],"id":"1-…"} and a line end. The id is where the
+// next request goes on.
+func pollBody(p *page) []byte {
+	phase := cursor.Phase(0)
+	if p.ended != "" {
+		phase = cursor.PhaseEnd
+	}
+	if p.minute == 0 {
+		p.minute = p.now.Unix() / 60
+	}
+	body := append([]byte(`{"events":[`), p.out...)
+	body = append(body, `],"id":"`...)
+	body = p.appendID(body, phase)
+	return append(body, "\"}\n"...)
+}
+
+// serveHead answers from what is known, without waiting for Kafka.
+func (o *Origin) serveHead(w http.ResponseWriter, r *http.Request, s *selection) {
+	for _, name := range s.topics {
+		if _, _, err := o.catalog.cached(name); !o.catalog.exposed(name) || errors.Is(err, errUnknownTopic) {
+			o.notFound(w, r)
+			return
+		}
+	}
+	h := w.Header()
+	switch {
+	case s.longPoll:
+		h.Set("Content-Type", "application/json")
+	case s.form == formNDJSON:
+		h.Set("Content-Type", "application/x-ndjson")
+	default:
+		h.Set("Content-Type", "text/event-stream; charset=utf-8")
+	}
+	h.Set("X-Accel-Buffering", "no")
+	w.WriteHeader(http.StatusOK)
+}
+
+// cors are the web origins that may read EVENTS_PATH.
+type cors struct {
+	any     bool
+	origins []string
+}
+
+func newCORS(origins []string) cors {
+	return cors{any: slices.Contains(origins, "*"), origins: origins}
+}
+
+// set adds the CORS and Vary fields that every answer of EVENTS_PATH has.
+func (c cors) set(h http.Header, r *http.Request) {
+	h.Set("Vary", "Origin, Accept")
+	origin := r.Header.Get("Origin")
+	switch {
+	case origin == "":
+		return
+	case slices.Contains(c.origins, origin):
+		h.Set("Access-Control-Allow-Origin", origin)
+		h.Set("Access-Control-Allow-Credentials", "true")
+	case c.any:
+		h.Set("Access-Control-Allow-Origin", "*")
+	default:
+		return
+	}
+	h.Set("Access-Control-Expose-Headers", "Retry-After")
+}
+
+func (c cors) preflight(h http.Header) {
+	if h.Get("Access-Control-Allow-Origin") == "" {
+		return
+	}
+	h.Set("Access-Control-Allow-Methods", allowedMethods)
+	h.Set("Access-Control-Allow-Headers", "Authorization, Last-Event-ID, Cache-Control, Content-Type")
+	h.Set("Access-Control-Max-Age", "86400")
+}
+
+// pathOf is the URL path of a topic's events.
+func (o *Origin) pathOf(topic string) string { return o.path + url.PathEscape(topic) + "/" }

@@ -1,0 +1,319 @@
+package relay
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"spillway/relay/cursor"
+)
+
+// A resolver turns where a request wants to start into a position
+// (event-semantics.md 2 and 3.3).
+type resolver struct {
+	hub     *hub
+	offsets *offsets
+	blocks  *blocks
+	slack   time.Duration
+	maxRecs int64         // REPLAY_MAX_RECORDS; 0: none
+	maxAge  time.Duration // REPLAY_MAX_AGE; 0: none
+	now     func() time.Time
+}
+
+// resolve returns the position to start at, and what of the promise of a
+// cursor cannot be kept. head is the hub's position at the time of the request.
+func (v *resolver) resolve(ctx context.Context, topics []*topicInfo, ch *channel, head vector, s start) (vector, []gap, error) {
+	var pos vector
+	var gaps []gap
+	var err error
+	switch s.kind {
+	case startLive:
+		return head, nil, nil
+	case startEarliest:
+		pos, err = v.starts(ctx, topics, head)
+	case startTime:
+		pos, err = v.after(ctx, topics, head, s.time)
+	case startLast:
+		var from vector
+		if from, err = v.starts(ctx, topics, head); err == nil {
+			if from, gaps, err = v.limit(ctx, topics, from, head); err == nil {
+				pos, err = v.blocks.newest(ctx, topics, from, head, s.last)
+				return pos, nil, err // a bounded look back promises nothing before it
+			}
+		}
+	case startCursor:
+		pos, gaps, err = v.fromCursor(ctx, topics, ch, head, s.cursor)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	pos, more, err := v.limit(ctx, topics, pos, head)
+	return pos, append(gaps, more...), err
+}
+
+// starts is where the logs begin, of as many partitions as head has.
+func (v *resolver) starts(ctx context.Context, topics []*topicInfo, head vector) (vector, error) {
+	pos := make(vector, len(topics))
+	for i, t := range topics {
+		var err error
+		if pos[i], err = v.offsets.starts(ctx, t.name, len(head[i])); err != nil {
+			return nil, err
+		}
+	}
+	return pos, nil
+}
+
+// after is where records at or after t begin; never past head, since what
+// lies between is on its way to the hub.
+func (v *resolver) after(ctx context.Context, topics []*topicInfo, head vector, t time.Time) (vector, error) {
+	pos := make(vector, len(topics))
+	for i := range topics {
+		var err error
+		if pos[i], err = v.topicAfter(ctx, topics[i], head[i], t); err != nil {
+			return nil, err
+		}
+	}
+	return pos, nil
+}
+
+func (v *resolver) topicAfter(ctx context.Context, topic *topicInfo, head []int64, t time.Time) ([]int64, error) {
+	if t.After(v.now()) {
+		return slices.Clone(head), nil
+	}
+	at, err := v.offsets.after(ctx, topic.name, len(head), t)
+	if err != nil {
+		return nil, err
+	}
+	for p := range at {
+		at[p] = min(at[p], head[p])
+	}
+	return at, nil
+}
+
+// complete gives pos the partitions that head has and pos has not: they were
+// added since, so that its holder has seen nothing of them.
+func (v *resolver) complete(ctx context.Context, topics []*topicInfo, pos, head vector) error {
+	for i, t := range topics {
+		if len(pos[i]) >= len(head[i]) {
+			continue
+		}
+		starts, err := v.offsets.starts(ctx, t.name, len(head[i]))
+		if err != nil {
+			return err
+		}
+		pos[i] = append(pos[i], starts[len(pos[i]):]...)
+	}
+	return nil
+}
+
+func (v *resolver) fromCursor(ctx context.Context, topics []*topicInfo, ch *channel, head vector, c cursor.Cursor) (vector, []gap, error) {
+	pos := make(vector, len(topics))
+	var gaps []gap
+	blocks := matchBlocks(topics, c.Blocks)
+	oldest := ch.index.oldest()
+	for i, t := range topics {
+		b := blocks[i]
+		switch {
+		case b == nil: // the client added a topic
+			pos[i] = slices.Clone(head[i])
+		case b.Tag != t.tag || len(b.Offsets) > len(head[i]):
+			from := c.Time.Add(-v.slack)
+			at, err := v.topicAfter(ctx, t, head[i], from)
+			if err != nil {
+				return nil, nil, err
+			}
+			pos[i] = at
+			gaps = append(gaps, timeGap(t.name, gapTopicChanged, from))
+		case b.Unknown:
+			from := c.Time.Add(-v.slack)
+			at, err := v.topicAfter(ctx, t, head[i], from)
+			if err != nil {
+				return nil, nil, err
+			}
+			pos[i] = at
+			if (vector{at}).distance(vector{head[i]}) > 0 {
+				gaps = append(gaps, timeGap(t.name, gapTimeResume, from))
+			}
+		default:
+			want := blockOffsets(b, head[i])
+			at, more, err := v.check(ctx, t, want, oldest[i], head[i])
+			if err != nil {
+				return nil, nil, err
+			}
+			pos[i] = at
+			gaps = append(gaps, more...)
+		}
+	}
+	return pos, gaps, nil
+}
+
+// matchBlocks gives each topic its block: by tag first; a topic without one
+// takes the left-over block at its place only if there are as many blocks as
+// topics (it was created again, or this is another cluster).
+func matchBlocks(topics []*topicInfo, blocks []cursor.Block) []*cursor.Block {
+	matched := make([]*cursor.Block, len(topics))
+	used := make([]bool, len(blocks))
+	for i, t := range topics {
+		for j := range blocks {
+			if !used[j] && blocks[j].Tag == t.tag {
+				matched[i], used[j] = &blocks[j], true
+				break
+			}
+		}
+	}
+	if len(blocks) == len(topics) {
+		for i := range topics {
+			if matched[i] == nil && !used[i] {
+				matched[i], used[i] = &blocks[i], true
+			}
+		}
+	}
+	return matched
+}
+
+// unseen marks a partition that the cursor's holder has seen nothing of.
+const unseen = -1
+
+// blockOffsets is the wanted offset of every partition.
+func blockOffsets(b *cursor.Block, head []int64) []int64 {
+	want := slices.Repeat([]int64{unseen}, len(head))
+	if b.Parts == nil {
+		copy(want, b.Offsets)
+		return want
+	}
+	copy(want, head) // partitions that were not selected begin live
+	for _, p := range b.Parts {
+		if int(p.Partition) < len(want) {
+			want[p.Partition] = p.Offset
+		}
+	}
+	return want
+}
+
+// check holds wanted offsets against the log. Kafka is asked only where the
+// channel's own log does not answer already.
+func (v *resolver) check(ctx context.Context, t *topicInfo, want, oldest, head []int64) ([]int64, []gap, error) {
+	pos := slices.Clone(want)
+	var below, above bool
+	for p, w := range want {
+		below = below || w < oldest[p] // unseen is below too
+		above = above || w > head[p]
+	}
+	var gaps []gap
+	if below {
+		starts, err := v.offsets.starts(ctx, t.name, len(want))
+		if err != nil {
+			return nil, nil, err
+		}
+		for p, w := range want {
+			if w < starts[p] {
+				pos[p] = starts[p]
+				if w != unseen {
+					gaps = append(gaps, offsetGap(t.name, int32(p), gapRetention, w, starts[p]))
+				}
+			}
+		}
+	}
+	if above {
+		marks, err := v.offsets.highWatermarks(ctx, t.name, len(want))
+		if err != nil {
+			return nil, nil, err
+		}
+		for p, w := range want {
+			if w > head[p] && w > marks[p] {
+				pos[p] = marks[p]
+				gaps = append(gaps, offsetGap(t.name, int32(p), gapTruncated, marks[p], w))
+			}
+		}
+	}
+	return pos, gaps, nil
+}
+
+// limit moves pos forward to what one request may replay.
+func (v *resolver) limit(ctx context.Context, topics []*topicInfo, pos, head vector) (vector, []gap, error) {
+	limited := pos
+	if v.maxAge > 0 && pos.distance(head) > 0 {
+		oldest, err := v.after(ctx, topics, head, v.now().Add(-v.maxAge))
+		if err != nil {
+			return nil, nil, err
+		}
+		limited = latest(limited, oldest)
+	}
+	if v.maxRecs > 0 && limited.distance(head) > v.maxRecs {
+		cut, err := v.cut(ctx, topics, limited, head)
+		if err != nil {
+			return nil, nil, err
+		}
+		limited = cut
+	}
+	var gaps []gap
+	for i, t := range topics {
+		for p := range limited[i] {
+			if from, to := pos[i][p], limited[i][p]; from < to {
+				gaps = append(gaps, offsetGap(t.name, int32(p), gapReplayLimit, from, to))
+			}
+		}
+	}
+	return limited, gaps, nil
+}
+
+// cut finds one time for all partitions from which at most maxRecs offsets,
+// and if possible at least half of that, are left.
+func (v *resolver) cut(ctx context.Context, topics []*topicInfo, pos, head vector) (vector, error) {
+	best := head
+	try := func(age time.Duration) (offsets int64, err error) {
+		at, err := v.after(ctx, topics, head, v.now().Add(-age))
+		if err != nil {
+			return 0, err
+		}
+		at = latest(pos, at)
+		n := at.distance(head)
+		if n <= v.maxRecs && n > best.distance(head) {
+			best = at
+		}
+		return n, nil
+	}
+	within, beyond := time.Duration(0), time.Minute // ages
+	for {
+		n, err := try(beyond)
+		if err != nil {
+			return nil, err
+		}
+		if n > v.maxRecs {
+			break
+		}
+		if n > v.maxRecs/2 {
+			return best, nil
+		}
+		within = beyond
+		if beyond *= 4; beyond > 100*365*24*time.Hour {
+			return best, nil // timestamps do not say which records are older
+		}
+	}
+	for beyond-within > time.Millisecond {
+		middle := within + (beyond-within)/2
+		n, err := try(middle)
+		switch {
+		case err != nil:
+			return nil, err
+		case n > v.maxRecs:
+			beyond = middle
+		case n > v.maxRecs/2:
+			return best, nil
+		default:
+			within = middle
+		}
+	}
+	return best, nil
+}
+
+// latest is the later of two positions, partition by partition.
+func latest(a, b vector) vector {
+	out := a.clone()
+	for t := range out {
+		for p := range out[t] {
+			out[t][p] = max(out[t][p], b[t][p])
+		}
+	}
+	return out
+}

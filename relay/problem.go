@@ -1,0 +1,85 @@
+package relay
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"spillway/grip"
+)
+
+// A problem is an error body (RFC 9457).
+type problem struct {
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	Code   string `json:"code,omitempty"`
+	Gaps   []gap  `json:"gaps,omitempty"`
+}
+
+func writeProblem(w http.ResponseWriter, _ *http.Request, p problem) {
+	p.Title = http.StatusText(p.Status)
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	body, err := json.Marshal(p)
+	if err != nil {
+		panic("relay: marshal problem: " + err.Error()) // strings and integers only
+	}
+	w.Write(append(body, '\n'))
+}
+
+// notFound is the one answer for what does not exist and for what may not be
+// read; it must not differ between the two.
+func (o *Origin) notFound(w http.ResponseWriter, r *http.Request) {
+	writeProblem(w, r, problem{Status: http.StatusNotFound, Detail: "no such topic; " + o.path + " lists those that can be read"})
+}
+
+// fail turns an error of one request into its answer.
+func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
+	var bad *badRequest
+	switch {
+	case errors.As(err, &bad):
+		writeProblem(w, r, problem{Status: http.StatusBadRequest, Detail: bad.detail})
+	case errors.Is(err, errUnknownTopic):
+		o.notFound(w, r)
+	case errors.Is(err, errUnavailable):
+		o.log.Debug("request refused for now", "path", r.URL.Path, "err", err)
+		o.Refuse(w, r, codeKafkaUnavailable, "Kafka cannot be reached; try again")
+	default:
+		o.log.Error("request", "path", r.URL.Path, "err", err)
+		o.Refuse(w, r, codeInternal, "internal error; try again")
+	}
+}
+
+// Refuse answers a request that cannot be served now but may be later. A
+// client that asked for an event stream gets one that says so and ends: any
+// other status would make a browser give up for good. All others get a 503,
+// or a 429 for too-many-connections, with Retry-After.
+func (o *Origin) Refuse(w http.ResponseWriter, r *http.Request, code, message string) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store, no-transform")
+	o.cors.set(h, r)
+	if accepts(r.Header.Values("Accept"), "text/event-stream") && !accepts(r.Header.Values("Accept"), grip.ContentTypeEvents) {
+		h.Set("Content-Type", "text/event-stream; charset=utf-8")
+		h.Set("X-Accel-Buffering", "no")
+		for name := range h { // an answer that was begun as a hold is none
+			if len(name) > 5 && name[:5] == "Grip-" {
+				h.Del(name)
+			}
+		}
+		wr := &writer{rendering: rendering{form: formPlain}}
+		out := append([]byte(":ok\n"), appendRetry(nil, retryMin, retryMax)...)
+		out = wr.appendControlStream(out, controlEvent{name: "stream-error", data: streamError{Code: code, Message: message, Retry: true}}, nil)
+		w.WriteHeader(http.StatusOK)
+		w.Write(out)
+		return
+	}
+	status := http.StatusServiceUnavailable
+	if code == codeTooManyConnections {
+		status = http.StatusTooManyRequests
+	}
+	h.Set("Retry-After", strconv.Itoa(int(retryMax/time.Second)))
+	writeProblem(w, r, problem{Status: status, Code: code, Detail: message})
+}

@@ -1,0 +1,218 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no CA roots of its own
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"spillway/grip"
+	"spillway/relay/properties"
+)
+
+const (
+	// pingInterval is how often Kafka is asked whether it is there, for Ready.
+	pingInterval = 2 * time.Second
+	pingTimeout  = 5 * time.Second
+	// maxRefreshInterval bounds how long a new topic or partition goes
+	// unnoticed, whatever the consumer properties say.
+	maxRefreshInterval = 10 * time.Second
+)
+
+// A Relay is the Kafka side of `serve`: it reads the topics that someone
+// listens to and appends their records to a gateway in the same process.
+type Relay struct {
+	log     *slog.Logger
+	reader  *kgo.Client // live records
+	asker   *kgo.Client // metadata, offsets, history
+	catalog *catalog
+	hub     *hub
+	blocks  *blocks
+	origin  *Origin
+	duty    *duty // nil without group.id
+	refresh time.Duration
+	kafka   atomic.Pointer[error] // what the last ping said; nil before the first
+}
+
+// New connects to nothing yet; Run does. The error says which variable is wrong.
+func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Registerer) (*Relay, error) {
+	props, err := cfg.Properties()
+	if err != nil {
+		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
+	}
+	exposed, err := exposure(cfg.Topics, cfg.TopicsExclude, props.TopicBlacklist())
+	if err != nil {
+		return nil, err
+	}
+	var secret []byte
+	if cfg.LinkKey != "" {
+		if secret, err = parseSecret(cfg.LinkKey); err != nil {
+			return nil, fmt.Errorf("LINK_KEY: %w", err)
+		}
+	}
+	sealer, err := newSealer(secret)
+	if err != nil {
+		return nil, err
+	}
+	r := &Relay{log: log, refresh: min(props.MetadataMaxAge(), maxRefreshInterval)}
+	if r.reader, err = kgo.NewClient(append(props.ClientOpts("read", log), props.ReadOpts()...)...); err != nil {
+		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
+	}
+	if r.asker, err = kgo.NewClient(props.ClientOpts("ask", log)...); err != nil {
+		r.reader.Close()
+		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
+	}
+	admin := kadm.NewClient(r.asker)
+	r.catalog = newCatalog(admin, exposed, log)
+	offsets := &offsets{admin: admin}
+	r.blocks = newBlocks(r.asker, r.catalog, props.FetchSettings(), int64(cfg.HistoryCacheBytes), reg)
+	r.hub = &hub{
+		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets,
+		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), pollMax: pollMax(props),
+		now:    time.Now,
+		topics: make(map[string]*topic), views: make(map[string]*view), dropped: make(map[string][]int32),
+	}
+	r.hub.metrics = newHubMetrics(reg, r.hub)
+	r.origin = &Origin{
+		path: cfg.EventsPath, log: log, hub: r.hub, catalog: r.catalog, blocks: r.blocks, sealer: sealer,
+		resolver: &resolver{
+			hub: r.hub, offsets: offsets, blocks: r.blocks, slack: cfg.CursorTimeSlack,
+			maxRecs: cfg.ReplayMaxRecords, maxAge: cfg.ReplayMaxAge, now: time.Now,
+		},
+		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins), ignore: cfg.IgnoreParams,
+		heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
+		replay: int64(cfg.ReplayMaxBytes), metrics: newOriginMetrics(reg), now: time.Now,
+	}
+	if props.Group() != "" {
+		r.duty = newDuty(props, r.hub, r.catalog, admin, log, reg)
+	}
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "spillway_kafka_up", Help: "1 while Kafka answers, else 0.",
+	}, func() float64 {
+		if r.Ready() == nil {
+			return 1
+		}
+		return 0
+	}))
+	return r, nil
+}
+
+// pollMax is how many records one poll takes at the most.
+func pollMax(p *properties.Properties) int {
+	if n := p.MaxPollRecords(); n > 0 {
+		return n
+	}
+	return 10_000
+}
+
+// Origin is the http.Handler for EVENTS_PATH.
+func (r *Relay) Origin() *Origin { return r.origin }
+
+// Exposed reports whether channel is the name of a topic that clients read
+// here, so that publishing to it by hand would forge records.
+func (r *Relay) Exposed(channel string) bool {
+	t, _, _ := r.catalog.cached(channel)
+	return t != nil
+}
+
+// Topics counts the exposed topics that exist.
+func (r *Relay) Topics() int { return len(r.catalog.all()) }
+
+// Ready is nil while Kafka answers and the topics are known, else the reason.
+func (r *Relay) Ready() error {
+	switch err := r.kafka.Load(); {
+	case err == nil:
+		return errors.New("kafka: not asked yet")
+	case *err != nil:
+		return fmt.Errorf("kafka: %w", *err)
+	}
+	if err := r.catalog.state(); err != nil {
+		return fmt.Errorf("kafka: %w", err)
+	}
+	return nil
+}
+
+// Run reads until ctx ends. It never gives up on Kafka.
+func (r *Relay) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { r.watchKafka(ctx); return nil })
+	g.Go(func() error { r.hub.run(ctx); return nil })
+	g.Go(func() error { r.hub.maintain(ctx, r.refresh); return nil })
+	if r.duty != nil {
+		g.Go(func() error { r.duty.run(ctx); return nil })
+	}
+	return g.Wait()
+}
+
+// watchKafka keeps what Ready says true, and reads metadata as soon as Kafka
+// is there.
+func (r *Relay) watchKafka(ctx context.Context) {
+	tick := time.NewTicker(pingInterval)
+	defer tick.Stop()
+	for {
+		pingCtx, cancel := context.WithTimeout(ctx, pingTimeout)
+		err := r.asker.Ping(pingCtx)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		before := r.kafka.Swap(&err)
+		switch {
+		case err == nil && (before == nil || *before != nil || r.catalog.state() != nil):
+			if err := r.catalog.refresh(ctx); err == nil {
+				r.log.Info("kafka is there", "topics", r.Topics())
+			}
+		case err != nil && (before == nil || *before == nil):
+			r.log.Warn("kafka is not there; streams stay open", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Close commits what was published, leaves the group, and closes the clients.
+// Call it after Run has returned.
+func (r *Relay) Close(ctx context.Context) error {
+	var err error
+	if r.duty != nil {
+		err = r.duty.close(ctx) // commit, then leave: never the other way round
+	}
+	r.hub.starts.Wait()
+	r.blocks.loads.Wait()
+	r.closeClients()
+	return err
+}
+
+func (r *Relay) closeClients() {
+	r.reader.Close()
+	r.asker.Close()
+}
+
+type originMetrics struct {
+	gaps map[gapReason]prometheus.Counter
+}
+
+func newOriginMetrics(reg prometheus.Registerer) originMetrics {
+	gaps := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "spillway_gaps_total", Help: "Gap events sent, by reason.",
+	}, []string{"reason"})
+	reg.MustRegister(gaps)
+	m := originMetrics{gaps: make(map[gapReason]prometheus.Counter)}
+	for _, reason := range gapReasons {
+		m.gaps[reason] = gaps.WithLabelValues(string(reason))
+	}
+	return m
+}

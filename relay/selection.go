@@ -1,0 +1,398 @@
+package relay
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"spillway/relay/cursor"
+)
+
+// A start is where a request wants to begin (event-semantics.md, section 2).
+type start struct {
+	kind   startKind
+	cursor cursor.Cursor
+	time   time.Time
+	last   int64
+}
+
+type startKind uint8
+
+const (
+	startLive startKind = iota
+	startCursor
+	startEarliest
+	startTime
+	startLast
+)
+
+// A selection is a request for events, parsed: what to send, from where, in
+// which form. Topics are names, in byte order, each once.
+type selection struct {
+	topics []string
+	start  start
+	rendering
+	via       transport
+	longPoll  bool
+	wait      time.Duration // of a long poll
+	limit     int64         // 0: none
+	until     time.Time     // zero: none
+	marks     bool
+	padding   bool
+	failOnGap bool
+	heartbeat time.Duration // 0: the default
+}
+
+// bounded reports whether the stream ends by itself.
+func (s *selection) bounded() bool { return s.limit > 0 || !s.until.IsZero() }
+
+// Subprotocols of the WebSocket form.
+const (
+	protocolJSON  = "spillway.v1.json"
+	protocolPlain = "spillway.v1.plain"
+	bearerPrefix  = "bearer."
+)
+
+// params are the query parameters of EVENTS_PATH, each with how often it may
+// be given.
+var params = map[string]struct{ many bool }{
+	"topic":         {many: true},
+	"last_event_id": {},
+	"lastEventId":   {},
+	"since":         {},
+	"from":          {},
+	"last":          {},
+	"until":         {},
+	"limit":         {},
+	"format":        {},
+	"id":            {},
+	"event_from":    {},
+	"heartbeat":     {},
+	"marks":         {},
+	"padding":       {},
+	"on_gap":        {},
+	"wait":          {},
+	"access_token":  {},
+}
+
+const (
+	maxTopics   = 20 // of one request
+	defaultWait = 20 * time.Second
+	minWait     = time.Second
+	maxWait     = 55 * time.Second
+)
+
+// A badRequest is a mistake of the client: 400, with the text as the detail.
+type badRequest struct{ detail string }
+
+func (e *badRequest) Error() string { return e.detail }
+
+func badf(format string, args ...any) error { return &badRequest{fmt.Sprintf(format, args...)} }
+
+// parseSelection reads path (what follows EVENTS_PATH, decoded), query and
+// headers. The error is a *badRequest.
+func parseSelection(path string, r *http.Request, ignore []string, now time.Time) (*selection, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, badf("the query is malformed: %v", err)
+	}
+	if err := checkParams(query, ignore); err != nil {
+		return nil, err
+	}
+	s := &selection{heartbeat: 0}
+	if s.topics, err = parseTopics(path, query["topic"]); err != nil {
+		return nil, err
+	}
+	if err := s.parseForm(r, query); err != nil {
+		return nil, err
+	}
+	if s.start, err = parseStart(r.Header, query, now); err != nil {
+		return nil, err
+	}
+	if err := s.parseBounds(query, now); err != nil {
+		return nil, err
+	}
+	return s, s.parseOptions(query)
+}
+
+// checkParams refuses names that nothing reads: a typo in a filter must not
+// silently select everything.
+func checkParams(query url.Values, ignore []string) error {
+	for name, values := range query {
+		p, known := params[name]
+		switch {
+		case known && len(values) > 1 && !p.many:
+			return badf("parameter %s is given %d times; give it once", name, len(values))
+		case known, strings.HasPrefix(name, "_"), strings.HasPrefix(name, "utm_"), slices.Contains(ignore, name):
+		default:
+			return badf("unknown parameter %q; the nearest known one is %q", name, nearestParam(name))
+		}
+	}
+	return nil
+}
+
+func nearestParam(name string) (nearest string) {
+	best := -1
+	for known := range params {
+		if d := editDistance(name, known); best < 0 || d < best || (d == best && known < nearest) {
+			best, nearest = d, known
+		}
+	}
+	return nearest
+}
+
+// editDistance is Levenshtein's, over bytes.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+func parseTopics(path string, more []string) ([]string, error) {
+	var topics []string
+	for _, list := range append([]string{strings.TrimSuffix(path, "/")}, more...) {
+		for name := range strings.SplitSeq(list, ",") {
+			if name != "" {
+				topics = append(topics, name)
+			}
+		}
+	}
+	slices.Sort(topics)
+	topics = slices.Compact(topics)
+	switch {
+	case len(topics) == 0:
+		return nil, badf("no topic; write /events/<topic>/ or topic=<topic>")
+	case len(topics) > maxTopics:
+		return nil, badf("%d topics in one request; %d are the most", len(topics), maxTopics)
+	}
+	return topics, nil
+}
+
+// parseForm decides the way out: by Accept, by subprotocol, and by format=.
+func (s *selection) parseForm(r *http.Request, query url.Values) error {
+	format := query.Get("format")
+	switch format {
+	case "", "plain", "envelope":
+	default:
+		return badf("format=%s: must be plain or envelope", format)
+	}
+	s.form = formPlain
+	if format == "envelope" {
+		s.form = formEnvelope
+	}
+	accept := r.Header.Values("Accept")
+	switch {
+	case accepts(accept, "application/websocket-events"):
+		s.via = overWebSocket
+		protocol, err := chooseProtocol(r.Header.Values("Sec-WebSocket-Protocol"))
+		if err != nil {
+			return err
+		}
+		if protocol == protocolJSON {
+			s.form = formJSON
+		}
+	case accepts(accept, "text/event-stream"):
+	case accepts(accept, "application/x-ndjson"):
+		s.form = formNDJSON
+	case accepts(accept, "application/json"):
+		s.form, s.longPoll = formNDJSON, true
+	}
+	return nil
+}
+
+// accepts reports whether a media type is named in an Accept field. Weights
+// and wildcards are left aside: each type names another way out.
+func accepts(fields []string, mediaType string) bool {
+	for _, field := range fields {
+		for part := range strings.SplitSeq(field, ",") {
+			name, _, _ := strings.Cut(part, ";")
+			if strings.EqualFold(strings.TrimSpace(name), mediaType) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// chooseProtocol picks the first subprotocol that is ours: "" when none was
+// offered.
+func chooseProtocol(fields []string) (string, error) {
+	offered := 0
+	for _, field := range fields {
+		for name := range strings.SplitSeq(field, ",") {
+			switch name = strings.TrimSpace(name); {
+			case name == "":
+			case name == protocolJSON, name == protocolPlain:
+				return name, nil
+			default:
+				offered++
+			}
+		}
+	}
+	if offered > 0 {
+		return "", badf("no known subprotocol offered; %s and %s are known", protocolJSON, protocolPlain)
+	}
+	return "", nil
+}
+
+func parseStart(h http.Header, query url.Values, now time.Time) (start, error) {
+	text, name := h.Get("Last-Event-ID"), "Last-Event-ID"
+	a, b := query.Get("last_event_id"), query.Get("lastEventId")
+	if a != "" && b != "" && a != b {
+		return start{}, badf("last_event_id and lastEventId differ; give one")
+	}
+	if text == "" {
+		text, name = a, "last_event_id"
+	}
+	if text == "" {
+		text, name = b, "lastEventId"
+	}
+	if text != "" {
+		c, err := cursor.Parse(text)
+		if err != nil {
+			return start{}, badf("%s: %v", name, err)
+		}
+		return start{kind: startCursor, cursor: c}, nil
+	}
+	if since := query.Get("since"); since != "" {
+		t, err := parseTime("since", since, now)
+		return start{kind: startTime, time: t}, err
+	}
+	switch from := query.Get("from"); from {
+	case "":
+	case "latest":
+		return start{}, nil
+	case "earliest":
+		return start{kind: startEarliest}, nil
+	default:
+		return start{}, badf("from=%s: must be earliest or latest", from)
+	}
+	if last := query.Get("last"); last != "" {
+		n, err := strconv.ParseInt(last, 10, 64)
+		if err != nil || n < 0 {
+			return start{}, badf("last=%s: must be a number of records, 0 or more", last)
+		}
+		if n > 0 {
+			return start{kind: startLast, last: n}, nil
+		}
+	}
+	return start{}, nil
+}
+
+// parseTime reads RFC 3339, epoch milliseconds, or a duration back from now.
+func parseTime(name, text string, now time.Time) (time.Time, error) {
+	if ms, err := strconv.ParseInt(text, 10, 64); err == nil {
+		if ms < 0 {
+			return time.Time{}, badf("%s=%s: must not be negative", name, text)
+		}
+		return time.UnixMilli(ms), nil
+	}
+	if d, err := time.ParseDuration(text); err == nil {
+		if d < 0 {
+			return time.Time{}, badf("%s=%s: must not be negative", name, text)
+		}
+		return now.Add(-d), nil
+	}
+	// A + in a query is a blank; a time zone offset that was not escaped has one.
+	if t, err := time.Parse(time.RFC3339, strings.Replace(text, " ", "+", 1)); err == nil {
+		return t, nil
+	}
+	return time.Time{}, badf("%s=%s: must be a time such as 2026-05-01T10:00:00Z, epoch milliseconds, or a duration back from now such as 15m", name, text)
+}
+
+func (s *selection) parseBounds(query url.Values, now time.Time) error {
+	if limit := query.Get("limit"); limit != "" {
+		n, err := strconv.ParseInt(limit, 10, 64)
+		if err != nil || n < 1 {
+			return badf("limit=%s: must be a number of records, 1 or more", limit)
+		}
+		s.limit = n
+	}
+	if until := query.Get("until"); until != "" {
+		t, err := parseTime("until", until, now)
+		if err != nil {
+			return err
+		}
+		s.until = t
+	}
+	return nil
+}
+
+func (s *selection) parseOptions(query url.Values) error {
+	oneOf := func(name string, allowed ...string) (string, error) {
+		v := query.Get(name)
+		if v == "" || slices.Contains(allowed, v) {
+			return v, nil
+		}
+		return "", badf("%s=%s: must be %s", name, v, strings.Join(allowed, " or "))
+	}
+	id, err := oneOf("id", "auto", "every", "batch")
+	if err != nil {
+		return err
+	}
+	if id != "auto" {
+		s.ids = idRule(id)
+	}
+	for name, flag := range map[string]*bool{"marks": &s.marks, "padding": &s.padding} {
+		v, err := oneOf(name, "0", "1")
+		if err != nil {
+			return err
+		}
+		*flag = v == "1"
+	}
+	onGap, err := oneOf("on_gap", "event", "fail")
+	if err != nil {
+		return err
+	}
+	s.failOnGap = onGap == "fail"
+
+	switch from := query.Get("event_from"); {
+	case from == "", from == "topic", from == "key":
+		s.eventFrom = from
+	case strings.HasPrefix(from, "header:") && len(from) > len("header:"):
+		s.eventFrom = from
+	default:
+		return badf("event_from=%s: must be topic, key or header:<name>", from)
+	}
+	switch heartbeat := query.Get("heartbeat"); heartbeat {
+	case "":
+	case "comment":
+		s.commentOnly = true
+	default:
+		d, err := time.ParseDuration(heartbeat)
+		if err != nil {
+			return badf("heartbeat=%s: must be comment, or a duration such as 30s", heartbeat)
+		}
+		s.heartbeat = min(max(d, time.Second), 10*time.Minute)
+	}
+	s.wait = defaultWait
+	if wait := query.Get("wait"); wait != "" {
+		d, err := time.ParseDuration(wait)
+		if seconds, numErr := strconv.Atoi(wait); numErr == nil {
+			d, err = time.Duration(seconds)*time.Second, nil
+		}
+		if err != nil {
+			return badf("wait=%s: must be a duration such as 20s", wait)
+		}
+		s.wait = min(max(d, minWait), maxWait)
+	}
+	return nil
+}
