@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"time"
 
 	"spillway/grip"
@@ -100,7 +99,7 @@ func ExampleAppendEvent() {
 	body = grip.AppendEvent(body, grip.Event{Type: grip.EventText, Content: subscribe})
 	body = grip.AppendEvent(body, grip.Event{Type: grip.EventText, Content: []byte("m:welcome")})
 	fmt.Printf("%q\n", body)
-	// Output: "OPEN\r\nTEXT 2a\r\nc:{\"type\":\"subscribe\",\"channel\":\"room-1\"}\r\nTEXT 9\r\nm:welcome\r\n"
+	// Output: "OPEN\r\nTEXT 29\r\nc:{\"type\":\"subscribe\",\"channel\":\"room-1\"}\r\nTEXT 9\r\nm:welcome\r\n"
 }
 
 func ExampleParseEvents() {
@@ -135,12 +134,11 @@ func ExampleParseControl() {
 func ExampleAppendLast() {
 	h := make(http.Header)
 	grip.AppendLast(h, grip.Last{Channel: "fruit", ID: "3"}, grip.Last{Channel: "veg", ID: "a,b"})
-	_ = h.Write(os.Stdout)
+	fmt.Println(h["Grip-Last"])
 	lasts, err := grip.ParseLast(h)
 	fmt.Println(lasts, err)
 	// Output:
-	// Grip-Last: fruit; last-id=3
-	// Grip-Last: veg; last-id="a,b"
+	// [fruit; last-id=3 veg; last-id="a,b"]
 	// [{fruit 3} {veg a,b}] <nil>
 }
 

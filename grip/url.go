@@ -104,7 +104,11 @@ func (p *Proxy) takeParams(query string) (rest string, err error) {
 			return "", fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return strings.Join(kept, "&"), nil
+	rest = strings.Join(kept, "&")
+	if strings.ContainsFunc(rest, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", errors.New("query: is not percent-encoded") // it goes onto the wire as it is
+	}
+	return rest, nil
 }
 
 func keyParam(value string) (Key, error) {

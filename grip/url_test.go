@@ -61,6 +61,7 @@ func TestParseURLErrors(t *testing.T) {
 		{"no host", "http:///a?key=sesame", "no host; write http://localhost:5561"},
 		{"no URL", "http://h:port?key=sesame", "not a URL"},
 		{"broken escape", "http://h?key=sesame%zz", "key: is not percent-encoded as a query"},
+		{"a blank in what stays", "http://h?x=a b", "query: is not percent-encoded"},
 		{"broken key", "http://h?key=base64:sesame!", "key: what follows base64: is not base64"},
 		{"empty key", "http://h?verify-key=", "verify-key: is empty"},
 		{"nothing to sign with", "http://h?iss=me", "iss without key: nothing to sign with"},
@@ -149,6 +150,7 @@ func FuzzParseURL(f *testing.F) {
 	f.Add("https://bob:pass@h:1/a/?x=y&iss=me&key=base64:+/8=&verify-iss=you&verify-key=v#frag")
 	f.Add("http://h//%2f/?key=a%20b&&=")
 	f.Add("http://[::1%25lo]:80?x")
+	f.Add("http://0/0%0a? ")
 	f.Fuzz(func(t *testing.T, s string) {
 		if strings.Contains(s, "file:") || strings.Contains(strings.ToLower(s), "%") && strings.Contains(s, "key=") {
 			return // a key may be a file, and the file system is not under test
