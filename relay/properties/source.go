@@ -14,8 +14,9 @@ import (
 type given struct {
 	name  string // as written
 	parts []string
-	array bool // parts came from a JSON array; otherwise there is one
-	unset bool // null
+	array bool  // parts came from a JSON array; otherwise there is one
+	unset bool  // null
+	err   error // the value is none that any property can have
 }
 
 // A source is one JSON object of properties.
@@ -38,13 +39,16 @@ func (s source) entries() ([]given, []error) {
 			out = append(out, g)
 			continue
 		}
-		if g.unset {
+		if g.err != nil {
+			errs = append(errs, g.err)
+		}
+		if g.unset || g.err != nil {
 			continue
 		}
 		inner, innerErrs := s.object([]byte(g.parts[0]), []string{g.name})
 		errs = append(errs, innerErrs...)
 		for _, in := range inner {
-			if !top[in.name] { // what stands at the top wins, as old clients had it
+			if !top[in.name] || in.err != nil { // what stands at the top wins, as old clients had it
 				top[in.name] = true
 				out = append(out, in)
 			}
@@ -82,12 +86,7 @@ func (s source) object(data []byte, path []string) ([]given, []error) {
 			continue
 		}
 		seen[name] = true
-		g, err := scalar(name, value, path == nil && slices.Contains(topicConfig, name))
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		out = append(out, g)
+		out = append(out, scalar(name, value, path == nil && slices.Contains(topicConfig, name)))
 	}
 	return out, errs
 }
@@ -106,37 +105,35 @@ func nextMember(dec *json.Decoder) (name string, value json.RawMessage, err erro
 
 // scalar takes a property's value apart: a string, number or boolean is one
 // part, an array of those is several, and null is none. Numbers keep the
-// digits they were written with. An object is kept as it is if nested allows
+// digits they were written with. An object is one part too, where nested wants
 // one.
-func scalar(name string, value json.RawMessage, nested bool) (given, error) {
+func scalar(name string, value json.RawMessage, nested bool) given {
 	g := given{name: name}
-	switch value[0] {
-	case 'n':
+	switch first := value[0]; {
+	case first == 'n':
 		g.unset = true
-	case '{':
-		if !nested {
-			return g, fmt.Errorf("%s: an object; only default.topic.config may be one, write a string, number or boolean", cut(name))
-		}
+	case nested && first != '{':
+		g.err = fmt.Errorf("%s: not an object; write {\"auto.offset.reset\":\"earliest\"}", name)
+	case nested:
 		g.parts = []string{string(value)}
-	case '[':
-		var items []json.RawMessage
-		if err := json.Unmarshal(value, &items); err != nil {
-			return g, fmt.Errorf("%s: %w; write a string", cut(name), err)
-		}
+	case first == '{':
+		g.err = fmt.Errorf("%s: an object; only default.topic.config may be one, write a string, number or boolean", cut(name))
+	case first == '[':
 		g.array = true
+		var items []json.RawMessage
+		if err := json.Unmarshal(value, &items); err != nil { // json.Valid has seen these bytes
+			g.err = fmt.Errorf("%s: %w; write a string", cut(name), err)
+		}
 		for _, item := range items {
 			if strings.ContainsRune("n[{", rune(item[0])) {
-				return g, fmt.Errorf("%s: an array that holds more than strings, numbers and booleans; write [\"a\",\"b\"] or \"a,b\"", cut(name))
+				g.err = fmt.Errorf("%s: an array that holds more than strings, numbers and booleans; write [\"a\",\"b\"] or \"a,b\"", cut(name))
 			}
 			g.parts = append(g.parts, unquoted(item))
 		}
 	default:
 		g.parts = []string{unquoted(value)}
 	}
-	if nested && !g.unset && value[0] != '{' {
-		return g, fmt.Errorf("%s: not an object; write {\"auto.offset.reset\":\"earliest\"}", name)
-	}
-	return g, nil
+	return g
 }
 
 // unquoted is the text of a JSON string, or the literal itself.
@@ -176,6 +173,12 @@ func (p *parser) read(sources []source) {
 func (p *parser) entry(g given, found map[string]*value) {
 	prop := known[g.name]
 	switch {
+	case g.err != nil:
+		p.errs = append(p.errs, g.err)
+		if prop != nil {
+			p.unsound[prop.name] = true
+		}
+		return
 	case prop != nil:
 	case slices.Contains(fromCode, g.name) || strings.HasSuffix(g.name, "_cb"):
 		if !g.unset {
