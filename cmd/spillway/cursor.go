@@ -18,7 +18,7 @@ func cursorCommand() command {
 		name:    "cursor",
 		summary: "decode the id of an event: time, topics, offsets",
 		help: `  spillway cursor 1-hi3hk-4fz1q.3.xg.rq.3ej
-      time   2025-11-23T02:20:00Z
+      time   2025-11-23T03:20:00Z
       phase  live
       topic  4fz1q, 3 partitions
                partition  next offset

@@ -83,6 +83,12 @@ func lifecycle(ctx context.Context, cfg Config, log *slog.Logger, ready readines
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(outlive, cfg.DrainTimeout)
 	defer cancel()
+	endAll := context.AfterFunc(ctx, func() { // the deadline: no part gets more than another
+		for _, cancel := range cancels {
+			cancel()
+		}
+	})
+	defer endAll()
 	cutOff, cancelCutOff := context.WithTimeout(outlive, cfg.DrainTimeout+cutOffTime)
 	defer cancelCutOff()
 	ready.Draining() // /readyz says 503; connections go on as before

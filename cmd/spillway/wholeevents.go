@@ -16,7 +16,7 @@ type wholeEvents struct{ http.RoundTripper }
 func (w wholeEvents) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := w.RoundTripper.RoundTrip(req)
 	if err == nil && isStream(resp) {
-		resp.Body = &eventReader{in: bufio.NewReader(resp.Body), Closer: resp.Body}
+		resp.Body = newEventReader(resp.Body)
 	}
 	return resp, err
 }
@@ -35,6 +35,10 @@ type eventReader struct {
 	skipLF bool   // the last line ended with CR: an LF that follows is part of it
 	block  []byte // lines so far of the block being read, each with its LF
 	ready  []byte // of the last whole block, what Read has not given out yet
+}
+
+func newEventReader(body io.ReadCloser) *eventReader {
+	return &eventReader{in: bufio.NewReader(body), Closer: body}
 }
 
 var byteOrderMark = []byte("\ufeff")
