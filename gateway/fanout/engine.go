@@ -1,0 +1,394 @@
+package fanout
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"spillway/grip"
+)
+
+// Config bounds the logs. A zero value means the default.
+type Config struct {
+	ChannelLogBytes int64         // of one channel; default 4 MiB
+	ChannelLogAge   time.Duration // of an item; default 60s
+	LogMemory       int64         // of all channels together, in bytes; default 256 MiB
+
+	// Linger is how long a foreign channel outlives its last subscriber, so
+	// that a long poll's next request finds what came in between; default 60s
+	// (Pushpin's subscription_linger).
+	Linger time.Duration
+
+	// IDCacheAge and IDCacheSize bound the memory of ids that were published:
+	// for how long a repetition is recognised, and how many ids at most.
+	// Default 60s (Pushpin's id_cache_ttl) and 100,000.
+	IDCacheAge  time.Duration
+	IDCacheSize int
+}
+
+func (c *Config) defaults() {
+	set := func(n *int64, d int64) {
+		if *n == 0 {
+			*n = d
+		}
+	}
+	set(&c.ChannelLogBytes, 4<<20)
+	set((*int64)(&c.ChannelLogAge), int64(60*time.Second))
+	set(&c.LogMemory, 256<<20)
+	set((*int64)(&c.Linger), int64(60*time.Second))
+	set((*int64)(&c.IDCacheAge), int64(60*time.Second))
+	if c.IDCacheSize == 0 {
+		c.IDCacheSize = 100_000
+	}
+}
+
+// An Engine is all channels of a gateway. It implements grip.Gateway.
+type Engine struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+	metrics *metrics
+
+	logBytes    atomic.Int64 // memory of all logs
+	subscribers atomic.Int64 // members of all channels
+	order       order
+
+	mu       sync.RWMutex
+	channels map[string]*channel // guarded by mu
+
+	seen idCache
+}
+
+var _ grip.Gateway = (*Engine)(nil)
+
+// New makes an engine. Its channels age only while Run runs.
+func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Engine {
+	cfg.defaults()
+	e := &Engine{
+		cfg:      cfg,
+		log:      log,
+		started:  time.Now(),
+		channels: make(map[string]*channel),
+	}
+	e.seen.init(cfg.IDCacheAge, cfg.IDCacheSize)
+	e.metrics = newMetrics(e, reg)
+	return e
+}
+
+// nextClass is the size of a channel's next segment, in bytes: twice that of the
+// one before, but small against the channel's limit, since a log is evicted by
+// segments. While memory is short, segments get smaller again, since each
+// channel keeps at least one.
+func (e *Engine) nextClass(class int) int {
+	if e.logBytes.Load() > e.cfg.LogMemory/2 {
+		return max(class/2, firstSegmentBytes)
+	}
+	most := min(e.cfg.ChannelLogBytes/16, maxSegmentBytes)
+	return max(min(2*class, int(most)), firstSegmentBytes)
+}
+
+// now is the engine's clock: the time since it was made.
+func (e *Engine) now() time.Duration { return time.Since(e.started) }
+
+// Run drops what has become too old, until ctx ends. It returns nil.
+func (e *Engine) Run(ctx context.Context) error {
+	tick := time.NewTicker(max(time.Second, min(e.cfg.ChannelLogAge, e.cfg.Linger)/12))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			e.sweep()
+		}
+	}
+}
+
+// sweep evicts by age, and forgets foreign channels that nobody listens to.
+func (e *Engine) sweep() {
+	e.mu.RLock()
+	all := make([]*channel, 0, len(e.channels))
+	for _, ch := range e.channels {
+		all = append(all, ch)
+	}
+	e.mu.RUnlock()
+	now := e.now()
+	for _, ch := range all {
+		ch.mu.Lock()
+		ch.limit(now)
+		idle := ch.foreign() && len(ch.members) == 0 && now-ch.idleSince > e.cfg.Linger
+		ch.mu.Unlock()
+		if idle {
+			e.forgetIdle(ch)
+		}
+	}
+	e.seen.expire(now)
+}
+
+// forgetIdle removes a foreign channel, unless someone has come meanwhile.
+func (e *Engine) forgetIdle(ch *channel) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ch.mu.Lock()
+	idle := len(ch.members) == 0
+	ch.mu.Unlock()
+	if idle && ch.retire(func(*member) {}) && e.channels[ch.name] == ch {
+		delete(e.channels, ch.name)
+	}
+}
+
+// forget takes a dead channel's name away from it.
+func (e *Engine) forget(ch *channel) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.channels[ch.name] == ch {
+		delete(e.channels, ch.name)
+	}
+}
+
+// Open implements grip.Gateway.
+func (e *Engine) Open(name string, ids grip.IDs) grip.Channel {
+	ch := newChannel(e, name, ids)
+	e.mu.Lock()
+	old := e.channels[name]
+	e.channels[name] = ch
+	e.mu.Unlock()
+	if old != nil {
+		old.replace()
+	}
+	return handle{ch}
+}
+
+// IsOpen reports whether a publisher in this process owns the channel.
+func (e *Engine) IsOpen(name string) bool {
+	e.mu.RLock()
+	ch := e.channels[name]
+	e.mu.RUnlock()
+	return ch != nil && !ch.foreign()
+}
+
+// An OwnedError refuses content for a channel that has a publisher in this
+// process.
+type OwnedError struct{ Channel string }
+
+func (err *OwnedError) Error() string {
+	return fmt.Sprintf("channel %q belongs to a publisher in this process; only close, hint and refresh may be published to it", err.Channel)
+}
+
+// Publish implements grip.Publisher, for items from outside: it adds them to
+// foreign channels that exist. Content for a channel that is open refuses all
+// items with an *OwnedError; actions go to those who are attached now, without
+// a place in the log.
+func (e *Engine) Publish(_ context.Context, items ...grip.Item) error {
+	for i := range items {
+		if hasContent(&items[i]) && e.IsOpen(items[i].Channel) {
+			return &OwnedError{items[i].Channel}
+		}
+	}
+	e.metrics.published.Add(int64(len(items)))
+	fresh := make([]grip.Item, 0, len(items))
+	now := e.now()
+	for _, it := range items {
+		if it.ID != "" && !e.seen.add(it.Channel, it.ID, now) {
+			e.metrics.duplicates.Add(1)
+			continue
+		}
+		fresh = append(fresh, it)
+	}
+	for len(fresh) > 0 {
+		n := 1
+		for n < len(fresh) && fresh[n].Channel == fresh[0].Channel {
+			n++
+		}
+		e.publish(fresh[:n])
+		fresh = fresh[n:]
+	}
+	return nil
+}
+
+// publish adds items of one channel to it.
+func (e *Engine) publish(items []grip.Item) {
+	for { // again when the channel dies between the look-up and the append
+		e.mu.RLock()
+		ch := e.channels[items[0].Channel]
+		e.mu.RUnlock()
+		switch {
+		case ch == nil:
+			return // nobody listens, and nothing is stored (GRIP reference, 5.2)
+		case !ch.foreign():
+			for i := range items {
+				ch.signal(&items[i])
+			}
+			return
+		}
+		if _, ok := ch.append(items); ok {
+			return
+		}
+		e.forget(ch)
+	}
+}
+
+func hasContent(it *grip.Item) bool {
+	return it.HTTPStream != nil && it.HTTPStream.Action == grip.ActionSend ||
+		it.WSMessage != nil && it.WSMessage.Action == grip.ActionSend ||
+		it.HTTPResponse != nil && it.HTTPResponse.Action == grip.ActionSend
+}
+
+// signal gives the actions of an item to the members that are there now, to be
+// carried out after what is in the log.
+func (ch *channel) signal(it *grip.Item) {
+	ch.mu.Lock()
+	for _, m := range ch.members {
+		a := &action{after: ch.next - 1}
+		switch m.sub.form {
+		case Stream:
+			if it.HTTPStream != nil {
+				a.kind = kindOf(it.HTTPStream.Action)
+			}
+		case Message:
+			if f := it.WSMessage; f != nil {
+				a.kind, a.code, a.reason = kindOf(f.Action), f.Code, f.Reason
+			}
+		case Response:
+			if it.HTTPResponse != nil {
+				a.kind = kindOf(it.HTTPResponse.Action)
+			}
+		case Any:
+			a.kind = content
+		}
+		if a.kind == absent || m.action != nil && m.action.kind == closing {
+			continue // what is closing needs no hint
+		}
+		m.action = a
+	}
+	woken := ch.unpark()
+	ch.mu.Unlock()
+	wake(woken)
+	ch.reuse(woken)
+}
+
+// Subscribe attaches to channels in one form. Where ok is false, a prev-id was
+// given that a stream cannot go on from: the log has dropped what follows it, or
+// never had it; then nothing is attached, and the caller asks its next link.
+//
+// With openOnly a channel that is not open is such a case, too; without it the
+// channel is made. Of a foreign channel, a prev-id that is not in the log is
+// accepted if the newest item is not known to be another (GRIP reference, 7.3).
+func (e *Engine) Subscribe(form Form, wants []Want, openOnly bool) (_ *Subscriber, ok bool) {
+	wants = wants[:min(len(wants), MaxSubscriptions)]
+	s := &Subscriber{engine: e, form: form, wake: make(chan struct{}, 1)}
+	s.members = make([]*member, 0, len(wants))
+	for _, want := range wants {
+		m := &member{sub: s, want: want, index: -1}
+		if !e.attach(m, openOnly) {
+			s.Close()
+			return nil, false
+		}
+		s.members = append(s.members, m)
+	}
+	return s, true
+}
+
+// attach finds or makes m's channel, and m's place in it.
+func (e *Engine) attach(m *member, openOnly bool) bool {
+	ch := e.locked(m.want.Channel, openOnly)
+	if ch == nil {
+		return false
+	}
+	defer ch.mu.Unlock()
+	first, last := ch.retained()
+	switch {
+	case !m.want.HasPrevID:
+		ch.join(m, last)
+	case ch.foreign():
+		seq, found := ch.seqOf(m.want.PrevID)
+		if !found {
+			if ch.lastID != "" && ch.lastID != m.want.PrevID {
+				return false
+			}
+			seq = last
+		}
+		m.prev, m.follows = m.want.PrevID, true
+		ch.join(m, seq)
+	default:
+		seq, found := ch.ids.Seq(m.want.PrevID)
+		if !found || seq+1 < first || seq > last {
+			return false
+		}
+		ch.join(m, seq)
+	}
+	return true
+}
+
+// rejoin puts m at the beginning of the channel that now has its name, and
+// returns that with its lock held.
+func (e *Engine) rejoin(m *member) *channel {
+	ch := e.locked(m.want.Channel, false)
+	first, _ := ch.retained()
+	ch.join(m, first-1)
+	if !ch.foreign() {
+		m.follows, m.want.HasPrevID = false, false // an id of the old channel means nothing here
+	}
+	return ch
+}
+
+// locked returns a living channel with its lock held. One that does not exist
+// is made, or nil is returned with openOnly.
+func (e *Engine) locked(name string, openOnly bool) *channel {
+	for {
+		e.mu.RLock()
+		ch := e.channels[name]
+		e.mu.RUnlock()
+		if ch == nil || ch.foreign() && openOnly {
+			if openOnly {
+				return nil
+			}
+			e.mu.Lock()
+			if ch = e.channels[name]; ch == nil {
+				ch = newChannel(e, name, nil)
+				e.channels[name] = ch
+			}
+			e.mu.Unlock()
+		}
+		ch.mu.Lock()
+		if !ch.dead {
+			return ch
+		}
+		ch.mu.Unlock()
+		e.forget(ch)
+	}
+}
+
+// ChannelInfo is what an operator may know of a channel.
+type ChannelInfo struct {
+	Name        string
+	Subscribers int
+}
+
+// Channels lists at most n channels whose names come after the given one, in
+// the order of their names.
+func (e *Engine) Channels(after string, n int) []ChannelInfo {
+	e.mu.RLock()
+	found := make([]*channel, 0, len(e.channels))
+	for name, ch := range e.channels {
+		if name > after {
+			found = append(found, ch)
+		}
+	}
+	e.mu.RUnlock()
+	slices.SortFunc(found, func(a, b *channel) int { return strings.Compare(a.name, b.name) })
+	infos := make([]ChannelInfo, 0, min(n, len(found)))
+	for _, ch := range found[:min(n, len(found))] {
+		ch.mu.Lock()
+		infos = append(infos, ChannelInfo{ch.name, len(ch.members)})
+		ch.mu.Unlock()
+	}
+	return infos
+}

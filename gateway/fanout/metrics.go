@@ -1,0 +1,82 @@
+package fanout
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// An evictReason is why items left a log. It is a metric label.
+type evictReason uint8
+
+const (
+	evictedForBytes    evictReason = iota // CHANNEL_LOG_BYTES
+	evictedForAge                         // CHANNEL_LOG_AGE
+	evictedForMemory                      // LOG_MEMORY
+	evictedWithChannel                    // the channel was closed
+	evictReasons
+)
+
+var evictReasonNames = [evictReasons]string{"bytes", "age", "memory", "closed"}
+
+type metrics struct {
+	appended, published, duplicates atomic.Int64
+	evicted                         [evictReasons]atomic.Int64
+	fellBehind                      atomic.Int64
+	deliveredItems, deliveredBytes  atomic.Int64
+}
+
+// delivered counts a batch that was handed to one subscriber.
+func (m *metrics) delivered(b Batch) {
+	m.deliveredItems.Add(int64(b.Items))
+	m.deliveredBytes.Add(int64(len(b.Bytes)))
+}
+
+func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
+	m := &metrics{}
+	with := promauto.With(reg)
+	gauge := func(name, help string, read func() float64) {
+		with.NewGaugeFunc(prometheus.GaugeOpts{Name: "spillway_" + name, Help: help}, read)
+	}
+	count := func(name, help string, n *atomic.Int64, labels prometheus.Labels) {
+		with.NewCounterFunc(prometheus.CounterOpts{Name: "spillway_" + name, Help: help, ConstLabels: labels},
+			func() float64 { return float64(n.Load()) })
+	}
+	gauge("channels", "Channels that exist.", func() float64 {
+		e.mu.RLock()
+		defer e.mu.RUnlock()
+		return float64(len(e.channels))
+	})
+	gauge("subscribers", "Subscriptions of streams, sockets and long polls to channels.", func() float64 {
+		return float64(e.subscribers.Load())
+	})
+	gauge("log_bytes", "Memory that the logs of all channels occupy, in bytes.", func() float64 {
+		return float64(e.logBytes.Load())
+	})
+	gauge("log_limit_bytes", "What LOG_MEMORY allows the logs of all channels, in bytes.", func() float64 {
+		return float64(e.cfg.LogMemory)
+	})
+	gauge("id_cache_entries", "Ids of published items that are remembered, to recognise repetitions.", func() float64 {
+		n, _ := e.seen.stats()
+		return float64(n)
+	})
+	with.NewCounterFunc(prometheus.CounterOpts{
+		Name: "spillway_id_cache_evicted_total",
+		Help: "Ids of published items that were forgotten before their time, because there were too many.",
+	}, func() float64 {
+		_, n := e.seen.stats()
+		return float64(n)
+	})
+	count("items_total", "Items that were added to a channel's log.", &m.appended, nil)
+	count("published_items_total", "Items that came from outside, by the control API.", &m.published, nil)
+	count("duplicate_items_total", "Items from outside that repeated an id, and were dropped.", &m.duplicates, nil)
+	for i := range m.evicted {
+		count("evicted_items_total", "Items that left a channel's log, by what made them.", &m.evicted[i],
+			prometheus.Labels{"reason": evictReasonNames[i]})
+	}
+	count("fell_behind_total", "Times that a log dropped items before a subscriber had taken them.", &m.fellBehind, nil)
+	count("delivered_items_total", "Items that were handed to subscribers, each counted for each of them.", &m.deliveredItems, nil)
+	count("delivered_bytes_total", "Bytes of content that were handed to subscribers.", &m.deliveredBytes, nil)
+	return m
+}

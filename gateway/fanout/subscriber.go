@@ -1,0 +1,354 @@
+package fanout
+
+import (
+	"iter"
+	"sync/atomic"
+
+	"spillway/grip"
+)
+
+// MaxSubscriptions is how many channels one Subscriber can read (GRIP
+// reference, 2.1); more are ignored.
+const MaxSubscriptions = 20
+
+// A Want is a channel to attach to.
+type Want struct {
+	Channel string
+	// PrevID names the last item that the client already has. Without
+	// HasPrevID it is attached behind the newest item.
+	PrevID    string
+	HasPrevID bool
+}
+
+// Status is what there is for a subscriber.
+type Status uint8
+
+const (
+	Wait   Status = iota // nothing now; receive from Wake, then ask again
+	Ready                // the batch holds content
+	Hint                 // an item asks that the next link be asked; see Detach
+	End                  // an item ends the response or the socket
+	Behind               // the log dropped items that the subscriber was not given, or one is missing in it
+	Closed               // the channel's publisher closed it
+	Refresh              // an item asks for a WebSocket-over-HTTP request
+
+	movedOn       // the channel's name belongs to a newer channel, where to go on
+	closedUnnamed // Closed, and the id is still to be asked
+)
+
+// A Batch is a run of items in one form. Its bytes are shared with other
+// subscribers and the log: read-only.
+type Batch struct {
+	// Bytes are the contents of all items, one after the other.
+	Bytes []byte
+	// Items is how many items with content there are.
+	Items int
+	// Response is set for subscribers of the Response form: one item at a time.
+	Response *grip.HTTPResponse
+	// Code and Reason of an End on a WebSocket; 0 means 1000.
+	Code   int
+	Reason string
+
+	entries []entry
+	base    uint32 // where Bytes begin in the segment
+}
+
+// Messages iterates over the items of a batch in the Message form.
+func (b Batch) Messages() iter.Seq2[grip.MessageType, []byte] {
+	return func(yield func(grip.MessageType, []byte) bool) {
+		start := b.base
+		for _, e := range b.entries {
+			end := e.end[Message]
+			if e.kind[Message] == content && !yield(e.msg, b.Bytes[start-b.base:end-b.base]) {
+				return
+			}
+			start = end
+		}
+	}
+}
+
+// A Subscriber reads the logs of some channels in one form. Except for Wake and
+// what other goroutines do to its channels it belongs to one goroutine.
+type Subscriber struct {
+	engine  *Engine
+	form    Form
+	members []*member
+	turn    int // the member to begin with, so that none is starved
+	wake    chan struct{}
+}
+
+// A member is a subscriber's place in one channel. Guarded by the channel's
+// lock, except where said.
+type member struct {
+	sub  *Subscriber
+	want Want
+	ch   *channel // changed only by the subscriber's goroutine
+
+	index    int         // in channel.members; -1: not there
+	parked   atomic.Bool // in channel.parked; set under the lock, read without
+	parkedAt int
+
+	cursor   uint64 // the last item given
+	attached uint64 // cursor at the time of joining: what want.PrevID stands for
+	status   Status // Ready while a member
+
+	// On foreign channels, when the subscriber named a prev-id: an item is
+	// given only if it follows this one (GRIP reference, 7.3).
+	follows bool
+	prev    string
+
+	// An action that was not published through the log, but to those who
+	// listened at that moment.
+	action *action
+
+	id     string // for Grip-Last, set when the membership ends or a hint was met
+	hasID  bool
+	hinted bool
+}
+
+type action struct {
+	after  uint64 // due when the cursor is here
+	kind   kind
+	code   int
+	reason string
+}
+
+// Wake receives when there may be something new. It is never closed.
+func (s *Subscriber) Wake() <-chan struct{} { return s.wake }
+
+func (s *Subscriber) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// Next returns what comes next: content of at most about maxBytes (but at least
+// one item), or a word about it. After Wait it says nothing new until Wake has
+// received. After Hint, Behind and Closed the caller detaches; where it calls
+// Next again instead, hints are passed over.
+func (s *Subscriber) Next(maxBytes int) (Batch, Status) {
+	for i := range s.members {
+		at := (s.turn + i) % len(s.members)
+		m := s.members[at]
+		if m.parked.Load() {
+			continue
+		}
+		if b, status := m.next(maxBytes); status != Wait {
+			s.turn = at + 1
+			return b, status
+		}
+	}
+	return Batch{}, Wait
+}
+
+// Detach ends the subscription and returns the last id on each channel where
+// one is known, in the order of subscription: what to send as Grip-Last.
+func (s *Subscriber) Detach() []grip.Last {
+	var lasts []grip.Last
+	for _, m := range s.members {
+		m.ch.mu.Lock()
+		switch {
+		case m.status == Ready && !m.hinted, m.status == movedOn, m.status == closedUnnamed:
+			m.id, m.hasID = m.lastID()
+		}
+		m.ch.leave(m)
+		m.ch.mu.Unlock()
+		if m.hasID {
+			lasts = append(lasts, grip.Last{Channel: m.want.Channel, ID: m.id})
+		}
+	}
+	s.members = nil
+	return lasts
+}
+
+// Close ends the subscription. Closing twice is fine.
+func (s *Subscriber) Close() {
+	for _, m := range s.members {
+		m.ch.mu.Lock()
+		m.ch.leave(m)
+		m.ch.mu.Unlock()
+	}
+	s.members = nil
+}
+
+// lastID is the id of the last item that m was given.
+func (m *member) lastID() (string, bool) {
+	switch {
+	case m.ch.foreign():
+		return m.prev, m.follows
+	case m.cursor == m.attached && m.want.HasPrevID:
+		return m.want.PrevID, true
+	}
+	if id, ok := m.ch.ids.ID(m.cursor); ok {
+		return id, true
+	}
+	// Repeating what the client may have is better than losing what it has not.
+	return m.want.PrevID, m.want.HasPrevID
+}
+
+// next is Subscriber.Next for one channel.
+func (m *member) next(maxBytes int) (Batch, Status) {
+	ch := m.ch
+	ch.mu.Lock()
+	for m.status == movedOn {
+		ch.mu.Unlock()
+		ch = m.sub.engine.rejoin(m) // returns with the lock of the new one
+	}
+	defer ch.mu.Unlock()
+	if m.status != Ready {
+		if m.status == closedUnnamed {
+			m.id, m.hasID = m.lastID()
+			m.status = Closed
+		}
+		return Batch{}, m.status
+	}
+	m.hinted = false
+	for {
+		if m.cursor+1 < ch.next {
+			if b, status := m.scan(maxBytes); status != Wait {
+				return b, status
+			}
+		}
+		a := m.action
+		if a == nil {
+			ch.park(m)
+			return Batch{}, Wait
+		}
+		m.action = nil
+		if b, status := m.act(a.kind, a.code, a.reason); status != Wait {
+			return b, status
+		}
+	}
+}
+
+// scan moves the cursor through the log to the next thing to tell.
+func (m *member) scan(maxBytes int) (Batch, Status) {
+	form := m.sub.form
+	s, from := m.ch.find(m.cursor + 1)
+	for ; s != nil; s, from = m.ch.after(s), 0 {
+		var run Batch
+		i := from
+	items:
+		for ; i < len(s.items); i++ {
+			if a := m.action; a != nil && s.first+uint64(i) > a.after {
+				break
+			}
+			e := &s.items[i]
+			k := m.kind(e)
+			switch k {
+			case absent:
+				continue
+			case content:
+				if form < byteForms && run.Items > 0 && int(e.end[form]-s.start(form, from)) > maxBytes {
+					break items
+				}
+				if m.follows {
+					v := m.follow(s.ids[i])
+					if v != takeItem && run.Items > 0 {
+						break items // first what came before
+					}
+					if v == hasItem {
+						from, m.cursor = i+1, s.first+uint64(i)
+						continue
+					}
+					if v == missesItem {
+						return Batch{}, Behind
+					}
+					m.prev, m.follows = s.ids[i].id, s.ids[i].id != ""
+				}
+				run.Items++
+				if form >= byteForms { // one at a time
+					if form == Response {
+						run.Response = s.response(i)
+					}
+					m.cursor = s.first + uint64(i)
+					return run, Ready
+				}
+			default:
+				if run.Items > 0 {
+					break items
+				}
+				m.cursor = s.first + uint64(i) - 1
+				code, reason := s.close(i)
+				if k == hint && m.follows && s.ids[i].id != "" {
+					m.prev = s.ids[i].id
+				}
+				b, status := m.act(k, code, reason)
+				m.cursor++
+				if status == Wait {
+					from = i + 1
+					continue
+				}
+				return b, status
+			}
+		}
+		if i > from {
+			m.cursor = s.first + uint64(i) - 1
+		}
+		if run.Items > 0 {
+			start, end := s.start(form, from), s.items[i-1].end[form]
+			run.Bytes, run.base = s.bytes[form][start:end:end], start
+			if form == Message {
+				run.entries = s.items[from:i:i]
+			}
+			m.sub.engine.metrics.delivered(run)
+			return run, Ready
+		}
+		if i < len(s.items) { // stopped at m.action
+			break
+		}
+	}
+	return Batch{}, Wait
+}
+
+// A verdict is what to do with an item that should follow another.
+type verdict uint8
+
+const (
+	takeItem   verdict = iota
+	hasItem            // a response already contained it
+	missesItem         // something between is not in the log
+)
+
+// follow compares an item with the last one that m was given. An item without a
+// prev-id follows nothing.
+func (m *member) follow(id itemID) verdict {
+	switch {
+	case id.id != "" && id.id == m.prev:
+		return hasItem
+	case id.prev == m.prev:
+		return takeItem
+	default:
+		return missesItem
+	}
+}
+
+// kind is what an item is to m. To the Any form everything is content.
+func (m *member) kind(e *entry) kind {
+	if m.sub.form == Any {
+		return content
+	}
+	return e.kind[m.sub.form]
+}
+
+// act turns an action into the word for it; Wait where it has no meaning.
+func (m *member) act(k kind, code int, reason string) (Batch, Status) {
+	switch k {
+	case closing:
+		if m.sub.form == Response { // does nothing to a long poll (GRIP reference, 4.2)
+			return Batch{}, Wait
+		}
+		return Batch{Code: code, Reason: reason}, End
+	case refresh:
+		return Batch{}, Refresh
+	case hint:
+		m.id, m.hasID = m.lastID()
+		m.hinted = true
+		return Batch{}, Hint
+	case content: // of the Any form
+		return Batch{Items: 1}, Ready
+	default:
+		return Batch{}, Wait
+	}
+}
