@@ -24,13 +24,13 @@ type Want struct {
 type Status uint8
 
 const (
-	Wait   Status = iota // nothing now; receive from Wake, then ask again
-	Ready                // the batch holds content
-	Hint                 // an item asks that the next link be asked; see Detach
-	End                  // an item ends the response or the socket
-	Behind               // the log dropped items that the subscriber was not given, or one is missing in it
-	Closed               // the channel's publisher closed it
-	Refresh              // an item asks for a WebSocket-over-HTTP request
+	Wait    Status = iota // nothing now; receive from Wake, then ask again
+	Ready                 // the batch holds content
+	Hint                  // an item asks that the next link be asked; see Detach
+	End                   // an item ends the response or the socket
+	Behind                // the log dropped items that the subscriber was not given, or one is missing in it
+	Closed                // the channel's publisher closed it
+	Refresh               // an item asks for a WebSocket-over-HTTP request
 
 	movedOn       // the channel's name belongs to a newer channel, where to go on
 	closedUnnamed // Closed, and the id is still to be asked
