@@ -35,14 +35,18 @@ type Control struct {
 	Filters []string // subscribe
 
 	// PrevID and Link make a subscription reliable, as the prev-id of a
-	// Grip-Channel and the next Grip-Link do for a stream. Only this gateway
-	// knows them; others skip members they do not know.
+	// Grip-Channel and the next Grip-Link do for a stream. A subscribe with a
+	// Link needs no Channel: the link's answer names it. It may have a Name,
+	// by which unsubscribe finds it again without a Channel. None of this is
+	// part of GRIP; other proxies skip members that they do not know, and
+	// ignore the message if there is no Channel.
 	PrevID    string
 	HasPrevID bool
 	Link      string
 
-	Name, Value string // set-meta
-	HasValue    bool   // false: remove the name
+	Name     string // subscribe and unsubscribe, see above; set-meta
+	Value    string // set-meta
+	HasValue bool   // false: remove the name
 
 	// Content (text) or ContentBin (base64) is the message of keep-alive and
 	// send-delayed; see Message. Neither stops a keep-alive.
@@ -127,16 +131,28 @@ func (o object) nonEmpty(member string) (string, error) {
 }
 
 func (o object) subscription(c *Control) (err error) {
-	if c.Channel, err = o.nonEmpty("channel"); err != nil || c.Type == ControlUnsubscribe {
+	if c.Name, err = o.text("name"); err != nil {
+		return err
+	}
+	instead := c.Name
+	if c.Type == ControlSubscribe {
+		if c.Link, err = o.text("link"); err != nil {
+			return err
+		}
+		instead = c.Link
+	}
+	if instead == "" {
+		c.Channel, err = o.nonEmpty("channel")
+	} else {
+		c.Channel, err = o.text("channel")
+	}
+	if err != nil || c.Type == ControlUnsubscribe {
 		return err
 	}
 	if c.Filters, err = o.filters(); err != nil {
 		return err
 	}
-	if c.PrevID, c.HasPrevID, err = o.str("prev-id"); err != nil {
-		return err
-	}
-	c.Link, err = o.text("link")
+	c.PrevID, c.HasPrevID, err = o.str("prev-id")
 	return err
 }
 
@@ -218,8 +234,9 @@ func (o object) seconds(member string) (d time.Duration, ok bool, err error) {
 	return 0, false, o.wrongType(member)
 }
 
-// AppendControl appends a control message, without the "m:" or TEXT around it.
-// Empty members are left out; a Timeout of 0 means the default.
+// AppendControl appends the content of a control message: what ParseControl
+// reads, and what goes into a TEXT event or a text frame. Empty members are
+// left out; a Timeout of 0 means the default.
 func AppendControl(dst []byte, c Control) []byte {
 	dst = append(dst, controlPrefix...)
 	dst = append(dst, '{')
@@ -248,4 +265,10 @@ func AppendControl(dst []byte, c Control) []byte {
 		dst = strconv.AppendFloat(appendMember(dst, "timeout"), c.Timeout.Seconds(), 'f', -1, 64)
 	}
 	return append(dst, '}')
+}
+
+// AppendControlEvent appends a control message as the TEXT event that carries
+// it over HTTP.
+func AppendControlEvent(dst []byte, c Control) []byte {
+	return AppendEvent(dst, Event{Type: EventText, Content: AppendControl(nil, c)})
 }

@@ -95,8 +95,7 @@ func ExampleHTTPPublisher() {
 func ExampleAppendEvent() {
 	var body []byte
 	body = grip.AppendEvent(body, grip.Event{Type: grip.EventOpen})
-	subscribe := grip.AppendControl(nil, grip.Control{Type: grip.ControlSubscribe, Channel: "room-1"})
-	body = grip.AppendEvent(body, grip.Event{Type: grip.EventText, Content: subscribe})
+	body = grip.AppendControlEvent(body, grip.Control{Type: grip.ControlSubscribe, Channel: "room-1"})
 	body = grip.AppendEvent(body, grip.Event{Type: grip.EventText, Content: []byte("m:welcome")})
 	fmt.Printf("%q\n", body)
 	// Output: "OPEN\r\nTEXT 29\r\nc:{\"type\":\"subscribe\",\"channel\":\"room-1\"}\r\nTEXT 9\r\nm:welcome\r\n"

@@ -57,11 +57,6 @@ func (o object) missing(member string) error {
 	return fmt.Errorf("%s does not contain '%s'", o.name, member)
 }
 
-func (o object) has(member string) bool {
-	_, ok := o.members[member]
-	return ok
-}
-
 // str returns a member that is a string. A null is not one.
 func (o object) str(member string) (s string, ok bool, err error) {
 	v, ok := o.members[member]
