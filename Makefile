@@ -1,0 +1,116 @@
+# Bare "make" lists what there is. Go, git and make are enough to begin; targets
+# that need more say so, or bring it.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# What Go itself knows when no tag tells: see spillway version.
+VERSION   ?= $(shell git describe --tags --dirty 2>/dev/null)
+LDFLAGS   := -s -w -X main.version=$(VERSION)
+PACKAGES  ?= ./...
+# More for go test, such as TESTFLAGS="-run TestResume -v".
+TESTFLAGS ?=
+FUZZTIME  ?= 5s
+BENCH     ?= .
+COUNT     ?= 1
+
+# Tools of development, built from modules of their own into bin/.
+TOOLS := helm helm-docs helm-unittest benchstat kubectl-validate golangci-lint
+TOOL_golangci-lint    := golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+TOOL_kubectl-validate := kubectl-validate sigs.k8s.io/kubectl-validate
+TOOL_helm             := . helm.sh/helm/v4/cmd/helm
+TOOL_helm-unittest    := . github.com/helm-unittest/helm-unittest/cmd/helm-unittest
+TOOL_helm-docs        := . github.com/norwoodj/helm-docs/cmd/helm-docs
+TOOL_benchstat        := . golang.org/x/perf/cmd/benchstat
+
+.PHONY: help
+help: ## this list
+	@echo 'make TARGET, with one of:'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+
+.PHONY: build
+build: ## bin/spillway: one static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/spillway ./cmd/spillway
+
+.PHONY: run
+run: build ## the demo: an embedded Kafka with sample topics, live at localhost:7999
+	bin/spillway demo
+
+.PHONY: test
+test: ## every test, also on real Kafka, Chromium and the image; brings what it needs
+	@tools/test.sh $(TESTFLAGS)
+
+.PHONY: unit
+unit: ## the tests that need nothing but Go, fast
+	go test $(TESTFLAGS) $(PACKAGES)
+
+.PHONY: race
+race: ## the same under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race $(TESTFLAGS) $(PACKAGES)
+
+.PHONY: fuzz
+fuzz: ## each fuzz test for FUZZTIME (5s)
+	@git ls-files -co --exclude-standard '*_test.go' | xargs grep -o '^func Fuzz[A-Za-z0-9_]*' /dev/null | sed 's/:func / /' | \
+	while read -r file name; do \
+		echo "== $$name in $$(dirname $$file)"; \
+		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$(dirname $$file)" </dev/null || exit 1; \
+	done
+
+.PHONY: kafka
+kafka: ## a real Kafka on localhost:9092, until Ctrl-C (with Java, or docker)
+	testdata/kafka/kafka.sh start --foreground
+
+.PHONY: bench
+bench: bin/benchstat ## benchmarks BENCH (all), COUNT (1) times, into bin/bench.txt
+	@mkdir -p bin
+	@# A pipe would hide that go test failed.
+	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout 60m $(PACKAGES) >bin/bench.txt || { cat bin/bench.txt; exit 1; }
+	@grep -v -e '^PASS' -e '^ok' -e 'no test files' bin/bench.txt
+	@if [ $(COUNT) -gt 1 ]; then bin/benchstat bin/bench.txt; fi
+
+.PHONY: lint
+lint: bin/golangci-lint ## go vet, gofmt and golangci-lint
+	go vet ./...
+	cd tools && GOFLAGS=-mod=readonly go vet ./...
+	@unformatted=$$(gofmt -l .) || exit 1; \
+	if [ -n "$$unformatted" ]; then echo "gofmt -w would change:"; echo "$$unformatted"; exit 1; fi
+	bin/golangci-lint run
+
+.PHONY: cross
+cross: ## compile for the other systems that people develop on
+	@for system in linux/arm64 darwin/arm64 windows/amd64; do \
+		echo "go build for $$system"; \
+		CGO_ENABLED=0 GOOS=$${system%/*} GOARCH=$${system#*/} go build ./... || exit 1; \
+	done
+
+.PHONY: chart
+chart: bin/helm bin/helm-unittest bin/kubectl-validate ## lint, test and validate the Helm chart, offline
+	@tools/chart.sh
+
+.PHONY: generate
+generate: bin/helm-docs ## write what is generated: tables of variables, the chart's README
+	go generate ./...
+	@# It finds charts by itself, and says so at length.
+	bin/helm-docs --chart-search-root charts --log-level warning
+
+.PHONY: generated
+generated: ## fail when make generate would change something
+	@before=$$(tools/tree.sh) && $(MAKE) --no-print-directory generate && after=$$(tools/tree.sh) && \
+	if [ "$$before" != "$$after" ]; then echo "what is generated was not up to date; now it is: commit it"; git status --short; exit 1; fi
+
+.PHONY: check
+check: lint cross chart generated race test ## what CI runs
+
+.PHONY: clean
+clean: ## remove what was built (Go's caches make it quick to build again)
+	rm -rf bin dist coverage.*
+
+# The compiler's cache makes this quick when only the file's date is new.
+define tool
+bin/$(1): tools/$(firstword $(TOOL_$(1)))/go.mod tools/$(firstword $(TOOL_$(1)))/go.sum
+	@echo "building $$@"
+	@mkdir -p bin
+	@cd tools/$(firstword $(TOOL_$(1))) && GOFLAGS=-mod=readonly GOWORK=off go build -o $$(CURDIR)/$$@ $(lastword $(TOOL_$(1)))
+	@touch $$@
+endef
+$(foreach t,$(TOOLS),$(eval $(call tool,$(t))))
