@@ -33,6 +33,7 @@ type Item struct {
 // An Action is what an item asks of the gateway.
 type Action string
 
+// The actions. Those that a transport has no use for do nothing on it.
 const (
 	ActionSend    Action = ""        // deliver the content
 	ActionHint    Action = "hint"    // ask the origin again: there is news
@@ -66,6 +67,7 @@ type Header struct{ Name, Value string }
 // A MessageType is the kind of a WebSocket message.
 type MessageType uint8
 
+// The types of messages.
 const (
 	TextMessage MessageType = iota
 	BinaryMessage
