@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net"
 	"time"
+
+	"spillway/relay"
 )
 
 // Config is what the program itself reads from the environment. The relay and
@@ -58,6 +60,21 @@ func (c *Config) Validate() error {
 		bad("DRAIN_DELAY", d, fmt.Sprintf("must be at least 0s, and less than DRAIN_TIMEOUT (%v)", c.DrainTimeout))
 	}
 	return errors.Join(errs...)
+}
+
+// complete fills what a Config struct leaves to the wiring, before it is
+// validated, and returns what is wrong.
+func (p *process) complete(spec any) []error {
+	c, ok := spec.(*relay.Config)
+	if !ok || c.KafkaConsumerConfigFile == "" {
+		return nil
+	}
+	text, err := p.readFile(c.KafkaConsumerConfigFile)
+	if err != nil {
+		return []error{fmt.Errorf("KAFKA_CONSUMER_CONFIG_FILE: %w", err)}
+	}
+	c.KafkaConsumerConfigJSON = text
+	return nil
 }
 
 // A setting is one row of the table of variables (config_table.go).

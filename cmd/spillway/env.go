@@ -155,7 +155,7 @@ func (p *process) load(specs ...any) (warnings []string, err error) {
 		problems = append(problems, flatten(err)...)
 	}
 	for _, spec := range specs {
-		errs := p.fill(spec)
+		errs := append(p.fill(spec), p.complete(spec)...)
 		problems = append(problems, errs...)
 		if v, ok := spec.(validator); ok {
 			for _, err := range flatten(v.Validate()) {

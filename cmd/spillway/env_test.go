@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"spillway/grip/bytesize"
+	"spillway/relay"
 )
 
 func TestParseDotEnv(t *testing.T) {
@@ -220,6 +221,26 @@ func TestLoadFiles(t *testing.T) {
 	}
 	if got.Name != "" {
 		t.Errorf("Name has no twin, but got %q", got.Name)
+	}
+}
+
+// Both sources of the consumer properties reach the relay; its Validate says
+// what becomes of them.
+func TestLoadConsumerConfig(t *testing.T) {
+	p := newProcess(t, `KAFKA_CONSUMER_CONFIG={"group.id":"g"}`, "KAFKA_CONSUMER_CONFIG_FILE=consumer.json")
+	writeFile(t, p, "consumer.json", `{"bootstrap.servers":"kafka:9092"}`)
+	var cfg relay.Config
+	if _, err := p.load(&cfg); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := string(cfg.KafkaConsumerConfigJSON), `{"bootstrap.servers":"kafka:9092"}`; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+
+	p = newProcess(t, "KAFKA_CONSUMER_CONFIG_FILE=gone.json", "TOPICS=(")
+	_, err := p.load(new(relay.Config))
+	if err == nil || !strings.Contains(err.Error(), "KAFKA_CONSUMER_CONFIG_FILE: stat ") || !strings.Contains(err.Error(), "TOPICS=(: ") {
+		t.Errorf("got %v, want both problems", err)
 	}
 }
 

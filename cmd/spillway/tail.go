@@ -191,7 +191,7 @@ func (t *tail) connect(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	c := sse.NewClient(t.url, sse.ClientMaxBufferSize(maxTailEvent+64))
+	c := sse.NewClient(t.url, sse.ClientMaxBufferSize(2*maxTailEvent))
 	c.Connection = t.client
 	c.ReconnectStrategy = &backoff.StopBackOff{}
 	for name, values := range t.header {

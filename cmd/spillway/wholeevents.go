@@ -76,24 +76,26 @@ func (r *eventReader) Read(p []byte) (int, error) {
 func (r *eventReader) line() ([]byte, error) {
 	var line []byte
 	for {
-		b, err := r.in.ReadByte()
-		if err != nil {
+		if _, err := r.in.Peek(1); err != nil {
 			return nil, err
 		}
-		skip := r.skipLF && b == '\n'
+		buf, _ := r.in.Peek(r.in.Buffered()) // what is there already: cannot fail
+		skip := r.skipLF && buf[0] == '\n'
 		r.skipLF = false
-		switch {
-		case skip:
-		case b == '\n':
+		if skip {
+			_, _ = r.in.Discard(1)
+			continue
+		}
+		if i := bytes.IndexAny(buf, "\r\n"); i >= 0 {
+			line = append(line, buf[:i]...)
+			r.skipLF = buf[i] == '\r'
+			_, _ = r.in.Discard(i + 1)
 			return line, nil
-		case b == '\r':
-			r.skipLF = true
-			return line, nil
-		default:
-			if len(line)+len(r.block) >= maxTailEvent {
-				return nil, errTooLarge
-			}
-			line = append(line, b)
+		}
+		line = append(line, buf...)
+		_, _ = r.in.Discard(len(buf))
+		if len(line)+len(r.block) > maxTailEvent {
+			return nil, errTooLarge
 		}
 	}
 }
