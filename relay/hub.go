@@ -294,6 +294,9 @@ func (h *hub) attach(ctx context.Context, ch *channel, topics []*topicInfo, want
 			h.mu.Unlock()
 			return nil, unavailable("attach", errors.New("a topic stopped being read"))
 		}
+		// The log may have evicted items by age since the last append.
+		first, _ := ch.log.Retained()
+		ch.index.trim(first)
 		if at, ok := ch.index.attach(want); ok {
 			h.mu.Unlock()
 			return at, nil

@@ -57,7 +57,7 @@ func Fake(tb testing.TB, opts ...Option) *Cluster {
 		opt(f)
 	}
 	for range f.nodes {
-		f.ports = append(f.ports, freePort(tb))
+		f.ports = append(f.ports, FreePort(tb))
 	}
 	f.opts = append(f.opts, kfake.Ports(f.ports...), kfake.DataDir(tb.TempDir()))
 	if err := f.start(); err != nil {
@@ -104,11 +104,11 @@ func (f *fake) stop() error {
 	return nil
 }
 
-// freePort returns a port that nothing listens on. It is below the range from
-// which systems take the ports of outgoing connections (32768 and up on Linux,
-// 49152 elsewhere): a broker that comes back must find its port free, and a
-// client that calls while it is away must not be connected to itself.
-func freePort(tb testing.TB) int {
+// FreePort returns a port of 127.0.0.1 that nothing listens on. It is below the
+// range from which systems take the ports of outgoing connections (32768 and up
+// on Linux, 49152 elsewhere): a server that comes back must find its port free,
+// and a client that calls while it is away must not be connected to itself.
+func FreePort(tb testing.TB) int {
 	tb.Helper()
 	for range 100 {
 		port := 20000 + rand.IntN(12000)

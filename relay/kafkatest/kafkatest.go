@@ -195,6 +195,7 @@ func (c *Cluster) AddPartitions(topic string, add int) {
 		}
 		return awaitPartitions(ctx, adm, topic, len(topics[topic].Partitions)+add)
 	})
+	c.closeProducer() // the next one knows them
 }
 
 // awaitPartitions waits until the broker that clients ask knows what the

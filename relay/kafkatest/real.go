@@ -104,7 +104,7 @@ func newReal(tb testing.TB) (*real, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &real{port: freePort(tb), controllerPort: freePort(tb), dir: dir}
+	r := &real{port: FreePort(tb), controllerPort: FreePort(tb), dir: dir}
 	if err := r.start(); err != nil {
 		_ = os.RemoveAll(dir)
 		return nil, err

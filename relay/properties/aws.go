@@ -15,7 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
-	"github.com/aws/aws-sdk-go-v2/config"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/twmb/franz-go/pkg/sasl"
@@ -93,14 +93,14 @@ func (a *awsIdentity) credentials(ctx context.Context, region string) (creds aws
 	if a.held.CanExpire && time.Until(a.held.Expires) > awsMargin {
 		return a.held, a.heldIn, nil
 	}
-	var options []func(*config.LoadOptions) error
+	var options []func(*awsconfig.LoadOptions) error
 	if region != "" {
-		options = append(options, config.WithRegion(region))
+		options = append(options, awsconfig.WithRegion(region))
 	}
 	if a.profile != "" {
-		options = append(options, config.WithSharedConfigProfile(a.profile))
+		options = append(options, awsconfig.WithSharedConfigProfile(a.profile))
 	}
-	chain, err := config.LoadDefaultConfig(ctx, options...)
+	chain, err := awsconfig.LoadDefaultConfig(ctx, options...)
 	if err != nil {
 		return aws.Credentials{}, "", err
 	}
