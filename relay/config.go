@@ -96,6 +96,10 @@ type Config struct {
 	// gateway reads it from the environment, and the wiring copies it.
 	EventsPath string `ignored:"true"`
 
+	// Instance tells this process apart from others with the same
+	// group.instance.id: <hostname>-<short hash of HTTP_ADDR>. The wiring makes it.
+	Instance string `ignored:"true"`
+
 	// RequireGroup makes group.id required, as the relay command does.
 	RequireGroup bool `ignored:"true"`
 

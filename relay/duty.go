@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +22,7 @@ import (
 // rebalance interrupts nobody, and a group that refuses us is a warning.
 type duty struct {
 	props    *properties.Properties
+	instance string // Config.Instance
 	hub      *hub
 	catalog  *catalog
 	admin    *kadm.Client
@@ -44,9 +44,9 @@ const finalCommitTimeout = 5 * time.Second
 // membershipInterval is how often new topics are looked for.
 const membershipInterval = time.Second
 
-func newDuty(props *properties.Properties, h *hub, c *catalog, admin *kadm.Client, log *slog.Logger, reg prometheus.Registerer) *duty {
+func newDuty(props *properties.Properties, instance string, h *hub, c *catalog, admin *kadm.Client, log *slog.Logger, reg prometheus.Registerer) *duty {
 	d := &duty{
-		props: props, hub: h, catalog: c, admin: admin, log: log,
+		props: props, instance: instance, hub: h, catalog: c, admin: admin, log: log,
 		owned: make(map[string]map[int32]bool), committed: make(map[string]map[int32]int64),
 		commits: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "spillway_commits_total", Help: "Commits to the consumer group, by result.",
@@ -132,11 +132,7 @@ func (d *duty) follow(joined map[string]bool) {
 }
 
 func (d *duty) join(topics []string) (*kgo.Client, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		return nil, fmt.Errorf("read the host name for group.instance.id: %w", err)
-	}
-	opts := append(d.props.ClientOpts("grp", d.log), d.props.GroupOpts(host)...)
+	opts := append(d.props.ClientOpts("grp", d.log), d.props.GroupOpts(d.instance)...)
 	return kgo.NewClient(append(opts,
 		kgo.ConsumeTopics(topics...),
 		// With no poll ever, this member never fetches.

@@ -125,7 +125,7 @@ func (o *Origin) message(out []byte, r *http.Request, content []byte) []byte {
 		if err != nil {
 			return appendReply(out, &m, "error", "bad-message", err.Error(), "")
 		}
-		out = appendControlEvent(out, grip.Control{Type: "unsubscribe", Name: name})
+		out = grip.AppendControlEvent(out, grip.Control{Type: "unsubscribe", Name: name})
 		return appendReply(out, &m, "unsubscribed", "", "", "")
 	default:
 		return appendReply(out, &m, "error", "bad-message", "type must be subscribe or unsubscribe", "")
@@ -187,7 +187,7 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 	if err != nil {
 		return refuse(err)
 	}
-	return appendControlEvent(out, grip.Control{Type: "subscribe", Name: name, Link: o.path + sealed})
+	return grip.AppendControlEvent(out, grip.Control{Type: "subscribe", Name: name, Link: o.path + sealed})
 }
 
 // appendReply appends the text message that answers m: {"type":…,"ref":…}.
@@ -199,9 +199,4 @@ func appendReply(out []byte, m *clientMessage, typ, code, detail, channel string
 		Code    string          `json:"code,omitempty"`
 		Message string          `json:"message,omitempty"`
 	}{typ, m.Ref, channel, code, detail})})
-}
-
-// appendControlEvent appends the event that carries a control message.
-func appendControlEvent(out []byte, c grip.Control) []byte {
-	return grip.AppendEvent(out, grip.Event{Type: grip.EventText, Content: grip.AppendControl(nil, c)})
 }

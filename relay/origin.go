@@ -187,7 +187,7 @@ func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection
 		}
 		p.out = grip.AppendEvent(p.out, grip.Event{Type: grip.EventOpen})
 		if s.form != formJSON {
-			p.out = appendControlEvent(p.out, grip.Control{Type: "detach"})
+			p.out = grip.AppendControlEvent(p.out, grip.Control{Type: "detach"})
 		}
 	case s.form == formNDJSON:
 		h.Set("Content-Type", "application/x-ndjson")

@@ -294,7 +294,7 @@ func TestTransactions(t *testing.T) {
 		s.wantData("committed", "after")
 
 		startRelay(t, k).open("/events/"+topic+"/", "Last-Event-ID", before).wantData("after")
-		startRelay(t, k).open("/events/" + topic + "/?from=earliest").wantData("committed", "after")
+		startRelay(t, k).open("/events/"+topic+"/?from=earliest").wantData("committed", "after")
 	})
 }
 

@@ -94,7 +94,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		replay: int64(cfg.ReplayMaxBytes), metrics: newOriginMetrics(reg), now: time.Now,
 	}
 	if props.Group() != "" {
-		r.duty = newDuty(props, r.hub, r.catalog, admin, log, reg)
+		r.duty = newDuty(props, cfg.Instance, r.hub, r.catalog, admin, log, reg)
 	}
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "spillway_kafka_up", Help: "1 while Kafka answers, else 0.",
