@@ -23,8 +23,8 @@ type Config struct {
 	// LogLevel is the least that is logged: debug, info, warn or error.
 	LogLevel slog.Level `envconfig:"LOG_LEVEL" default:"info"`
 
-	// LogFormat is text or json. Not set, it is text on a terminal and json
-	// elsewhere.
+	// LogFormat is how lines are logged: text or json. Not set, it is text on
+	// a terminal and json elsewhere.
 	LogFormat string `envconfig:"LOG_FORMAT"`
 
 	// DrainDelay is how long everything goes on as before after SIGTERM, with

@@ -227,6 +227,29 @@ func TestHelpOfCommandIsItsHelpOption(t *testing.T) {
 	}
 }
 
+func TestHelpConfig(t *testing.T) {
+	p := newProcess(t)
+	if code := p.run(t.Context(), "help", "config"); code != exitOK {
+		t.Fatalf("exit code %d: %s", code, p.stderr)
+	}
+	text := p.stdout.String()
+	for _, s := range configTable {
+		if !strings.Contains(text, "\n  "+s.name) {
+			t.Errorf("%s is missing", s.name)
+		}
+	}
+	for line := range strings.Lines(text) {
+		if n := len([]rune(strings.TrimSpace(line))); n > 80 && strings.Contains(strings.TrimSpace(line), " ") {
+			t.Errorf("%d columns, want at most 80: %s", n, line)
+		}
+	}
+	for _, want := range []string{"\n  LOG_LEVEL  default: info\n      The least that is logged", "\n  KAFKA_CONSUMER_CONFIG\n", "\n  LINK_KEY (_FILE)\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("got\n%s\nwant in it %q", text, want)
+		}
+	}
+}
+
 func TestVersion(t *testing.T) {
 	p := newProcess(t)
 	if code := p.run(t.Context(), "--version"); code != exitOK {

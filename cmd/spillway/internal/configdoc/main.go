@@ -40,7 +40,6 @@ const (
 // belongs to the part that holds it.
 var sources = []struct{ part, dir string }{
 	{"Kafka and events", "relay"},
-	{"Gateway", "gateway"},
 	{"Program", "cmd/spillway"},
 }
 
