@@ -40,6 +40,7 @@ const (
 // belongs to the part that holds it.
 var sources = []struct{ part, dir string }{
 	{"Kafka and events", "relay"},
+	{"Gateway", "gateway"},
 	{"Program", "cmd/spillway"},
 }
 
