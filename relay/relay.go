@@ -33,6 +33,7 @@ const (
 // listens to and appends their records to a gateway in the same process.
 type Relay struct {
 	log     *slog.Logger
+	props   *properties.Properties
 	reader  *kgo.Client // live records
 	asker   *kgo.Client // metadata, offsets, history
 	catalog *catalog
@@ -64,7 +65,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{log: log, refresh: min(props.MetadataMaxAge(), maxRefreshInterval)}
+	r := &Relay{log: log, props: props, refresh: min(props.MetadataMaxAge(), maxRefreshInterval)}
 	if r.reader, err = kgo.NewClient(append(props.ClientOpts("read", log), props.ReadOpts()...)...); err != nil {
 		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
 	}

@@ -294,7 +294,7 @@ func TestUnsecuredToken(t *testing.T) {
 	if err := json.Unmarshal(body, &claims); err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(claims.Azp, claims.Roles, claims.Exp-claims.Iat); got != "admin[role1 role2]600" {
+	if got := fmt.Sprint(claims.Azp, claims.Roles, claims.Exp-claims.Iat); got != "admin[role1 role2] 600" {
 		t.Errorf("got %s", body)
 	}
 }
