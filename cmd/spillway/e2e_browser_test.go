@@ -17,10 +17,10 @@ import (
 
 // page subscribes to the URL in its fragment and keeps what it gets.
 const page = `<!doctype html><meta charset="utf-8"><title>page</title><script>
-var got = [], opened = 0, errors = 0, closed = false;
+var got = [], opened = 0, errors = 0, ended = false;
 var source = new EventSource(decodeURIComponent(location.hash.slice(1)));
 source.onopen = function() { opened++; };
-source.onerror = function() { errors++; closed = source.readyState === EventSource.CLOSED; };
+source.onerror = function() { errors++; ended = source.readyState === EventSource.CLOSED; };
 source.onmessage = function(e) { got.push({id: e.lastEventId, data: e.data}); };
 </script>`
 
@@ -87,12 +87,12 @@ func TestBrowser(t *testing.T) {
 
 		// A bounded replay ends for good: the browser is told not to return.
 		b.open(site.URL + "/#" + s.url + "/events/" + topic + "/?from=earliest%26limit=10")
-		b.await("the end", `closed`)
+		b.await("the end", `ended`)
 		b.await("just what was asked for", `got.length === 10`)
 
 		// Nor does it return to what is not there.
 		b.open(site.URL + "/#" + s.url + "/events/nosuch/")
-		b.await("no such topic", `closed && opened === 0`)
+		b.await("no such topic", `ended && opened === 0`)
 	})
 }
 
@@ -172,7 +172,7 @@ func (b *browser) await(what, expression string) {
 			OK    bool
 			State json.RawMessage
 		}
-		b.evaluate(`{ok: !!(`+expression+`), state: {opened, errors, closed, count: got.length, newest: got.slice(-3)}}`, &state)
+		b.evaluate(`{ok: !!(`+expression+`), state: {opened, errors, ended, count: got.length, newest: got.slice(-3)}}`, &state)
 		return state.OK, string(state.State)
 	})
 }

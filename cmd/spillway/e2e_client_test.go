@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os/exec"
@@ -32,11 +33,8 @@ type block struct {
 // An eventReader reads an event stream as the HTML standard says (§9.2.6),
 // except that it wants LF at the end of lines and valid numbers: we send those.
 type eventReader struct {
-	r   *bufio.Reader
-	raw strings.Builder // everything read, when keepRaw
-	// lastID is what a browser would send as Last-Event-ID.
-	lastID  string
-	keepRaw bool
+	r      *bufio.Reader
+	lastID string // what a browser would send as Last-Event-ID
 }
 
 func newEventReader(r io.Reader) *eventReader {
@@ -57,9 +55,6 @@ func (e *eventReader) next() (block, error) {
 		}
 		if long != nil {
 			line = append(long, line...)
-		}
-		if e.keepRaw {
-			e.raw.Write(line)
 		}
 		if err != nil {
 			if errors.Is(err, io.EOF) && (begun || len(line) > 0) {
@@ -159,18 +154,28 @@ func fetch(t *testing.T, url string, header ...string) (*http.Response, string) 
 // subscribe opens an event stream; it ends with the test.
 func subscribe(t *testing.T, url string, header ...string) *stream {
 	t.Helper()
+	s, status := trySubscribe(t, url, header...)
+	if s == nil {
+		t.Fatalf("GET %s: got %s, want 200", url, status)
+	}
+	return s
+}
+
+// trySubscribe is subscribe that returns nil when the answer is not 200.
+func trySubscribe(t *testing.T, url string, header ...string) (s *stream, status string) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	resp := get(t, ctx, url, append([]string{"Accept: text/event-stream"}, header...)...)
 	if resp.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
 		resp.Body.Close()
 		cancel()
-		t.Fatalf("GET %s: got %s %s, want 200", url, resp.Status, body)
+		return nil, fmt.Sprintf("%s %s", resp.Status, body)
 	}
 	if got, want := resp.Header.Get("Content-Type"), "text/event-stream; charset=utf-8"; got != want {
 		t.Errorf("Content-Type of %s: got %q, want %q", url, got, want)
 	}
-	s := &stream{t: t, resp: resp, cancel: cancel, reader: newEventReader(resp.Body), blocks: make(chan block, 100_000)}
+	s = &stream{t: t, resp: resp, cancel: cancel, reader: newEventReader(resp.Body), blocks: make(chan block, 100_000)}
 	go func() { // ends with the response
 		defer close(s.blocks)
 		for {
@@ -183,7 +188,7 @@ func subscribe(t *testing.T, url string, header ...string) *stream {
 		}
 	}()
 	t.Cleanup(s.close)
-	return s
+	return s, resp.Status
 }
 
 // close goes away as a client does, and waits until nothing is read any more.
@@ -247,6 +252,22 @@ func (s *stream) wantData(want ...string) {
 	}
 	if !slices.Equal(got, want) {
 		s.t.Fatalf("data: got %q, want %q", got, want)
+	}
+}
+
+// tryNext is next that returns false when the stream ends, or has nothing for
+// a second.
+func (s *stream) tryNext() (block, bool) {
+	timeout := time.After(time.Second)
+	for {
+		select {
+		case b, ok := <-s.blocks:
+			if !ok || b.fires {
+				return b, ok
+			}
+		case <-timeout:
+			return block{}, false
+		}
 	}
 }
 

@@ -108,6 +108,8 @@ func (d delivery) run(t *testing.T, k *kafkatest.Cluster) {
 func (d delivery) produce(ctx context.Context, cl *kgo.Client, topic string, half chan struct{}) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	pace := time.NewTicker(30 * time.Millisecond)
+	defer pace.Stop()
 	var acknowledged atomic.Int64
 	for i := range d.records {
 		p := i % d.partitions
@@ -125,15 +127,14 @@ func (d delivery) produce(ctx context.Context, cl *kgo.Client, topic string, hal
 			break
 		}
 		// A burst at a time, so that clients also wait for what is to come.
-		if i%1000 == 999 {
+		if burst := d.records / 100; i%burst == burst-1 {
 			if err := cl.Flush(ctx); err != nil {
 				break
 			}
+			<-pace.C
 		}
 	}
-	if err := cl.Flush(ctx); err != nil {
-		return context.Cause(ctx)
-	}
+	_ = cl.Flush(ctx) // fails only with ctx, which knows why
 	return context.Cause(ctx)
 }
 

@@ -20,7 +20,7 @@ import (
 func TestRecordKinds(t *testing.T) {
 	const maxBytes = 64 << 10 // EVENT_MAX_BYTES
 	b64 := base64.StdEncoding.EncodeToString
-	at := time.Date(2026, 5, 1, 10, 0, 0, 123e6, time.UTC)
+	at := time.Now().Add(-time.Hour).Truncate(time.Second).Add(120 * time.Millisecond)
 	long := strings.Repeat("0123456789abcdef", maxBytes/16)
 
 	tests := []struct {
@@ -73,7 +73,7 @@ func TestRecordKinds(t *testing.T) {
 				{Key: "none"}, {Key: "raw", Value: []byte{0xff}},
 			}},
 			event: "message", data: "v", ws: "=",
-			envelope: `{"key":"42","value":"v","timestamp":"2026-05-01T10:00:00.123Z",
+			envelope: `{"key":"42","value":"v","timestamp":"` + at.UTC().Format("2006-01-02T15:04:05.000Z") + `",
 				"headers":{"trace":"abc","twice":["1","2"],"none":null},"headers_base64":{"raw":"/w=="}}`},
 	}
 

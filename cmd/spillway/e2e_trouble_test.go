@@ -121,7 +121,7 @@ func TestDrain(t *testing.T) {
 	})
 
 	t.Run("DRAIN_DELAY goes on as before, and /readyz says so", func(t *testing.T) {
-		s := serve(t, k, "DRAIN_DELAY=2s", "DRAIN_TIMEOUT=10s")
+		s := serve(t, k, "DRAIN_DELAY=3s", "DRAIN_TIMEOUT=10s")
 		st := subscribe(t, s.url+"/events/"+topic+"/")
 		s.signal(syscall.SIGTERM)
 		s.wantReady(http.StatusServiceUnavailable)
