@@ -239,3 +239,19 @@ func TestMakeListsItsTargets(t *testing.T) {
 		t.Errorf("make lists %d targets, more than fit a screen", len(listed))
 	}
 }
+
+// What CI runs is what make check runs, target by target so that its log says
+// how long each takes.
+func TestCIRunsMakeCheck(t *testing.T) {
+	m := regexp.MustCompile(`(?m)^check: (.*?) *##`).FindStringSubmatch(readFile(t, "Makefile"))
+	if m == nil {
+		t.Fatal("the Makefile has no target check")
+	}
+	var steps []string
+	for _, step := range regexp.MustCompile(`(?m)^step make (\S+)$`).FindAllStringSubmatch(readFile(t, ".ci/run"), -1) {
+		steps = append(steps, step[1])
+	}
+	if got := strings.Join(steps, " "); got != m[1] {
+		t.Errorf(".ci/run makes %q, want %q as make check does", got, m[1])
+	}
+}
