@@ -25,6 +25,8 @@ func TestProblems(t *testing.T) {
 		{"a misspelt name", `{"enable.auto.comit":true}`, `enable.auto.comit: unknown property; did you mean enable.auto.commit`},
 		{"a misspelt name without a value", `{"enable.auto.comit":null}`, `enable.auto.comit: unknown property; did you mean enable.auto.commit`},
 		{"a misspelt password is not shown", `{"sasl.pasword":"hunter2"}`, `sasl.pasword: unknown property; did you mean sasl.password`},
+		{"an empty name", `{"":1}`, `"": unknown property; did you mean debug`},
+		{"a name that breaks the line", `{"a\nb":1}`, `"a\nb": unknown property; did you mean debug`},
 		{"upper case", `{"Group.Id":"a"}`, `Group.Id: unknown property; did you mean group.id`},
 		{"a callback", `{"rebalance_cb":true}`, `rebalance_cb: a function or pointer, which JSON cannot hold; remove it`},
 		{"a pointer", `{"opaque":1}`, `opaque: a function or pointer, which JSON cannot hold; remove it`},
@@ -46,12 +48,12 @@ func TestProblems(t *testing.T) {
 		{"a fraction", `{"fetch.min.bytes":1.5}`, `fetch.min.bytes=1.5: must be a whole number from 1 to 100000000`},
 		{"a number with a unit", `{"session.timeout.ms":"30s"}`, `session.timeout.ms=30s: must be a whole number from 1 to 3600000 milliseconds`},
 		{"a boolean for a number", `{"fetch.min.bytes":true}`, `fetch.min.bytes=true: must be a whole number from 1 to 100000000`},
-		{"an empty number", `{"fetch.min.bytes":""}`, `fetch.min.bytes=: must be a whole number from 1 to 100000000`},
+		{"an empty number", `{"fetch.min.bytes":""}`, `fetch.min.bytes="": must be a whole number from 1 to 100000000`},
 		{"not a boolean", `{"enable.auto.commit":"yes"}`, `enable.auto.commit=yes: must be true or false`},
 		{"not one of the words", `{"isolation.level":"serializable"}`, `isolation.level=serializable: must be read_uncommitted or read_committed`},
 		{"an ignored property is checked too", `{"statistics.interval.ms":-1}`, `statistics.interval.ms=-1: must be from 0 to 86400000 milliseconds`},
 		{"too long", `{"client.id":"` + strings.Repeat("x", 225) + `"}`, `client.id=` + strings.Repeat("x", 80) + `…: 225 bytes; must be at most 224`},
-		{"a zero byte", `{"group.id":"a\u0000b"}`, "group.id=a\x00b: holds a zero byte; must be text"},
+		{"a zero byte", `{"group.id":"a\u0000b"}`, `group.id="a\x00b": holds a zero byte; must be text`},
 
 		// Connection.
 		{"a port that is none", `{"bootstrap.servers":"kafka:http"}`, `bootstrap.servers=kafka:http: the port is not a number from 1 to 65535; write host:9092`},

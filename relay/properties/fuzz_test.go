@@ -66,6 +66,38 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// FuzzValues puts any values into any properties, which bytes at random seldom
+// do, and wants what passes to be options that the client library accepts.
+func FuzzValues(f *testing.F) {
+	for i, name := range names {
+		f.Add(uint16(i), known[name].def, uint16(i+1), "1")
+		f.Add(uint16(i), "2147483647", uint16(i+7), "-1")
+	}
+	f.Fuzz(func(t *testing.T, a uint16, valueA string, b uint16, valueB string) {
+		all := map[string]any{"bootstrap.servers": "a", "group.id": "g"}
+		for name, value := range map[string]string{names[int(a)%len(names)]: valueA, names[int(b)%len(names)]: valueB} {
+			if !strings.Contains(name, "location") && value != "" {
+				all[name] = value
+			}
+		}
+		data, err := json.Marshal(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := Parse(nil, data, false)
+		if err != nil {
+			return
+		}
+		for _, opts := range [][]kgo.Opt{p.ReadOpts(), p.GroupOpts("suffix-1")} {
+			c, err := kgo.NewClient(append(p.ClientOpts("fuzz", quiet), opts...)...)
+			if err != nil {
+				t.Fatalf("%s: %v", data, err)
+			}
+			c.Close()
+		}
+	})
+}
+
 // FuzzJAAS reads back what it writes, for any user and password.
 func FuzzJAAS(f *testing.F) {
 	f.Add("alice", "secret")

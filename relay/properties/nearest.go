@@ -1,6 +1,10 @@
 package properties
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+	"unicode"
+)
 
 // longestName bounds the work that an unknown name can cause. The longest
 // real one has 49 bytes.
@@ -11,7 +15,7 @@ const longestName = 80
 // people who come from environment variables.
 func nearest(name string, known []string) string {
 	plain := func(s string) string { return strings.ReplaceAll(strings.ToLower(s), "_", ".") }
-	name = plain(cut(name))
+	name = plain(name[:min(len(name), longestName)])
 	best, bestEdits := "", 1<<30
 	for _, k := range known {
 		if n := edits(name, plain(k)); n < bestEdits {
@@ -45,10 +49,14 @@ func edits(a, b string) int {
 	return last[len(b)]
 }
 
-// cut shortens what a message quotes.
+// cut makes fit for a message what somebody wrote: not too long, and in quotes
+// if it is empty or would break the line or hide in it.
 func cut(s string) string {
-	if len(s) <= longestName {
-		return s
+	if len(s) > longestName {
+		s = strings.ToValidUTF8(s[:longestName], "") + "…"
 	}
-	return strings.ToValidUTF8(s[:longestName], "") + "…"
+	if s == "" || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
 }
