@@ -296,7 +296,7 @@ func TestMisspelt(t *testing.T) {
 	}{
 		{"LOG_LEVL", "LOG_LEVEL"},
 		{"LOGLEVEL", "LOG_LEVEL"},
-		{"LOG_LEVLE", "LOG_LEVEL"},
+		{"LOG_ELVEL", "LOG_LEVEL"},
 		{"DRAIN_TIME_OUT", "DRAIN_TIMEOUT"},
 		{"OPS_ADDRS", "OPS_ADDR"},
 		{"LOG_LEVEL", ""},        // right

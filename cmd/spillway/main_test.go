@@ -46,7 +46,7 @@ func (tp *testProcess) run(ctx context.Context, args ...string) int {
 
 // start runs a command line in the background. The returned function waits
 // for its exit code.
-func (tp *testProcess) start(t *testing.T, ctx context.Context, args ...string) (wait func() int) {
+func (tp *testProcess) start(ctx context.Context, t *testing.T, args ...string) (wait func() int) {
 	t.Helper()
 	code := make(chan int, 1)
 	go func() { code <- tp.run(ctx, args...) }()

@@ -92,7 +92,8 @@ func newOps(cfg Config, reg *prometheus.Registry, log *slog.Logger) (*opsServer,
 		return o, nil
 	}
 	var err error
-	if o.listener, err = net.Listen("tcp", cfg.OpsAddr); err != nil {
+	var lc net.ListenConfig // its context would only bound the look-up of a host name
+	if o.listener, err = lc.Listen(context.Background(), "tcp", cfg.OpsAddr); err != nil {
 		return nil, fmt.Errorf("OPS_ADDR=%s: %w", cfg.OpsAddr, err)
 	}
 	return o, nil

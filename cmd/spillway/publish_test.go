@@ -217,7 +217,7 @@ func TestPublishInterrupted(t *testing.T) {
 	t.Cleanup(api.Close)
 	p := newProcess(t)
 	ctx, interrupt := context.WithCancel(t.Context())
-	wait := p.start(t, ctx, "publish", "-spec", api.URL, "test", "x")
+	wait := p.start(ctx, t, "publish", "-spec", api.URL, "test", "x")
 	<-arrived
 	interrupt()
 	if code := wait(); code != exitFail {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -215,7 +216,7 @@ func TestTailInterrupted(t *testing.T) {
 			s := newStream(t, tt.script)
 			p := newProcess(t)
 			ctx, interrupt := context.WithCancel(t.Context())
-			wait := p.start(t, ctx, "tail", s.URL)
+			wait := p.start(ctx, t, "tail", s.URL)
 			tt.wait(t, p)
 			before := p.stderr.String()
 			interrupt()
@@ -354,7 +355,7 @@ func TestEventReader(t *testing.T) {
 func TestEventReaderBound(t *testing.T) {
 	endless := io.MultiReader(strings.NewReader("data: "), endlessReader{})
 	n, err := io.Copy(io.Discard, newEventReader(io.NopCloser(endless)))
-	if err != errTooLarge || n != 0 {
+	if !errors.Is(err, errTooLarge) || n != 0 {
 		t.Errorf("got %d bytes and %v, want none and %v", n, err, errTooLarge)
 	}
 }

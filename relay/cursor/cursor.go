@@ -52,6 +52,7 @@ const tagSpace = 36 * 36 * 36 * 36 * 36
 // A Phase marks where in its life a stream is. Its value is the mark's byte.
 type Phase byte
 
+// The phases.
 const (
 	PhaseLive     Phase = 0   // no mark
 	PhaseSnapshot Phase = 's' // still inside a snapshot: the offsets are the snapshot's start
