@@ -395,8 +395,8 @@ func TestInstanceID(t *testing.T) {
 
 func TestBackoff(t *testing.T) {
 	wait := backoff(100*time.Millisecond, time.Second)
-	for fails, want := range map[int]time.Duration{0: 100, 1: 100, 2: 200, 3: 400, 4: 800, 5: 1000, 50: 1000, 1 << 40: 1000} {
-		want *= time.Millisecond
+	for fails, ms := range map[int]int{0: 100, 1: 100, 2: 200, 3: 400, 4: 800, 5: 1000, 50: 1000, 1 << 40: 1000} {
+		want := time.Duration(ms) * time.Millisecond
 		for range 20 {
 			if got := wait(fails); got < want*79/100 || got > min(want*121/100, time.Second) {
 				t.Fatalf("after %d failures: got %v, want about %v", fails, got, want)
