@@ -188,7 +188,7 @@ func (err *OwnedError) Error() string {
 // a place in the log.
 func (e *Engine) Publish(_ context.Context, items ...grip.Item) error {
 	for i := range items {
-		if hasContent(&items[i]) && e.IsOpen(items[i].Channel) {
+		if HasContent(&items[i]) && e.IsOpen(items[i].Channel) {
 			return &OwnedError{items[i].Channel}
 		}
 	}
@@ -235,7 +235,9 @@ func (e *Engine) publish(items []grip.Item) {
 	}
 }
 
-func hasContent(it *grip.Item) bool {
+// HasContent reports whether an item has something to deliver, in any form,
+// besides actions.
+func HasContent(it *grip.Item) bool {
 	return it.HTTPStream != nil && it.HTTPStream.Action == grip.ActionSend ||
 		it.WSMessage != nil && it.WSMessage.Action == grip.ActionSend ||
 		it.HTTPResponse != nil && it.HTTPResponse.Action == grip.ActionSend
@@ -372,9 +374,10 @@ type ChannelInfo struct {
 	Subscribers int
 }
 
-// Channels lists at most n channels whose names come after the given one, in
-// the order of their names.
-func (e *Engine) Channels(after string, n int) []ChannelInfo {
+// Channels lists at most n channels that have subscribers, in the order of
+// their names, beginning behind the name given. more says that there are others
+// behind the last.
+func (e *Engine) Channels(after string, n int) (infos []ChannelInfo, more bool) {
 	e.mu.RLock()
 	found := make([]*channel, 0, len(e.channels))
 	for name, ch := range e.channels {
@@ -384,11 +387,17 @@ func (e *Engine) Channels(after string, n int) []ChannelInfo {
 	}
 	e.mu.RUnlock()
 	slices.SortFunc(found, func(a, b *channel) int { return strings.Compare(a.name, b.name) })
-	infos := make([]ChannelInfo, 0, min(n, len(found)))
-	for _, ch := range found[:min(n, len(found))] {
+	for _, ch := range found {
 		ch.mu.Lock()
-		infos = append(infos, ChannelInfo{ch.name, len(ch.members)})
+		members := len(ch.members)
 		ch.mu.Unlock()
+		if members == 0 {
+			continue
+		}
+		if len(infos) == n {
+			return infos, true
+		}
+		infos = append(infos, ChannelInfo{ch.name, members})
 	}
-	return infos
+	return infos, false
 }

@@ -1,0 +1,332 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"spillway/gateway/control"
+	"spillway/gateway/fanout"
+	"spillway/gateway/route"
+	"spillway/grip"
+	"spillway/grip/bytesize"
+)
+
+// Config is what the gateway reads from the environment.
+type Config struct {
+	// HTTPAddr is where clients connect, host:port.
+	HTTPAddr string `envconfig:"HTTP_ADDR" default:":7999"`
+
+	// EventsPath is the path of the built-in origin, which serves topics. A
+	// missing slash at either end is added. Empty turns it off.
+	EventsPath string `envconfig:"EVENTS_PATH" default:"/events/"`
+
+	// Routes are routes to HTTP origins in the grammar of Pushpin's routes
+	// file, separated by ; or line breaks, such as * localhost:8000.
+	Routes string `envconfig:"ROUTES"`
+
+	// RoutesFile is a file with more routes, one a line.
+	RoutesFile string `envconfig:"ROUTES_FILE"`
+
+	// SigKey signs the Grip-Sig header of requests to HTTP origins: text,
+	// base64:…, or file:PEM with an RSA or EC key. The default is public and
+	// proves nothing. Empty leaves requests unsigned.
+	SigKey Secret `envconfig:"SIG_KEY" default:"changeme" secret:"true"`
+
+	// SigIss is the issuer named in Grip-Sig.
+	SigIss string `envconfig:"SIG_ISS" default:"pushpin"`
+
+	// UpstreamKey verifies the Grip-Sig of GRIP gateways in front of this one,
+	// whose requests are passed on as they are. Same forms as SIG_KEY. Not
+	// set, nobody is trusted.
+	UpstreamKey Secret `envconfig:"UPSTREAM_KEY" secret:"true"`
+
+	// UpstreamCAFile is a PEM file with the certificates that HTTP origins
+	// with TLS are verified by, in place of the usual ones.
+	UpstreamCAFile string `envconfig:"UPSTREAM_CA_FILE"`
+
+	// ControlAddr is where the control API listens, host:port: POST
+	// /publish/ and GET /channels. Keep it private. Empty turns it off.
+	ControlAddr string `envconfig:"CONTROL_ADDR" default:"127.0.0.1:5561"`
+
+	// ControlKey is the bearer token, or the key of the JWTs, that the control
+	// API asks for. Needed where CONTROL_ADDR is not a loopback address.
+	ControlKey Secret `envconfig:"CONTROL_KEY" secret:"true"`
+
+	// ControlInsecure allows a CONTROL_ADDR that others can reach without a
+	// CONTROL_KEY.
+	ControlInsecure bool `envconfig:"CONTROL_INSECURE" default:"false"`
+
+	// ControlHosts are the names, besides localhost and IP addresses, that the
+	// control API may be called by (the Host of requests), comma separated.
+	ControlHosts []string `envconfig:"CONTROL_HOSTS"`
+
+	// ControlMaxBody is the largest request that the control API reads. 1KiB
+	// to 1GiB.
+	ControlMaxBody bytesize.Bytes `envconfig:"CONTROL_MAX_BODY" default:"1MB"`
+
+	// ChannelLogBytes is how much a channel retains for clients that reconnect
+	// or are slow; who is further behind is served from Kafka. 4KiB to 1GiB.
+	ChannelLogBytes bytesize.Bytes `envconfig:"CHANNEL_LOG_BYTES" default:"4MiB"`
+
+	// ChannelLogAge is how long a channel retains an item. 1s to 1h.
+	ChannelLogAge time.Duration `envconfig:"CHANNEL_LOG_AGE" default:"60s"`
+
+	// MemoryLimit is the memory that the process may use, from which shares
+	// are derived. 0 means the limit of the container, or else all memory of
+	// the machine.
+	MemoryLimit bytesize.Bytes `envconfig:"MEMORY_LIMIT" default:"0"`
+
+	// LogMemory is what all channels together retain. Beyond it the oldest
+	// items go first. 0 means a quarter of MEMORY_LIMIT; else 1MiB or more.
+	LogMemory bytesize.Bytes `envconfig:"LOG_MEMORY" default:"0"`
+
+	// MaxConnections is how many streams, WebSockets and other requests are
+	// served at once; more are refused, so that clients try again. 0 means any
+	// number.
+	MaxConnections int `envconfig:"MAX_CONNECTIONS" default:"0"`
+
+	// MaxConnectionsPerIP is the same for one client address (of IPv6, one /64
+	// network). Behind a proxy it needs TRUSTED_PROXIES. 0 means any number.
+	MaxConnectionsPerIP int `envconfig:"MAX_CONNECTIONS_PER_IP" default:"0"`
+
+	// MaxSubscriptions is how many streams one WebSocket may carry. 1 to 1000.
+	MaxSubscriptions int `envconfig:"MAX_SUBSCRIPTIONS" default:"20"`
+
+	// WriteTimeout is how long a client's connection may take nothing before
+	// it is closed. 1s to 10m.
+	WriteTimeout time.Duration `envconfig:"WRITE_TIMEOUT" default:"30s"`
+
+	// ConnectionMaxAge is how long a stream of EVENTS_PATH lasts, ± 20 %;
+	// clients then reconnect, which spreads them over replicas. 0 means no
+	// limit; else 1s or more.
+	ConnectionMaxAge time.Duration `envconfig:"CONNECTION_MAX_AGE" default:"30m"`
+
+	// MaxHeaderBytes bounds the request line and headers of a client. 1KiB to
+	// 1MiB.
+	MaxHeaderBytes bytesize.Bytes `envconfig:"MAX_HEADER_BYTES" default:"16KiB"`
+
+	// TLSCertFile is a PEM file with the certificate for HTTP_ADDR and its
+	// chain. It is read again when it changes. With it clients can use HTTP/2.
+	TLSCertFile string `envconfig:"TLS_CERT_FILE"`
+
+	// TLSKeyFile is a PEM file with the key of TLS_CERT_FILE.
+	TLSKeyFile string `envconfig:"TLS_KEY_FILE"`
+
+	// TrustedProxies are the addresses or networks, comma separated, of
+	// proxies whose X-Forwarded-* headers are believed, such as 10.0.0.0/8.
+	TrustedProxies []string `envconfig:"TRUSTED_PROXIES"`
+
+	// CheckPublish, where set, is asked whether content may be published from
+	// outside to a channel that is not open now: an error, whose text is shown
+	// to the publisher, refuses it.
+	CheckPublish func(channel string) error `ignored:"true"`
+}
+
+// Validate reports everything that is wrong, not only the first thing.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(env string, got any, want string) {
+		errs = append(errs, fmt.Errorf("%s=%v: %s", env, got, want))
+	}
+	key := func(env string, s Secret) grip.Key {
+		k, err := parseKey(s)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", env, err))
+		}
+		return k
+	}
+	between := func(env string, got, low, high bytesize.Bytes) {
+		if got < low || got > high {
+			bad(env, got, fmt.Sprintf("must be between %v and %v", low, high))
+		}
+	}
+	if _, _, err := net.SplitHostPort(c.HTTPAddr); err != nil {
+		bad("HTTP_ADDR", c.HTTPAddr, "write host:port, such as :7999 or 127.0.0.1:7999")
+	}
+	if p := c.EventsPath; strings.ContainsAny(p, "?#%~ ") || strings.Contains(p, "//") {
+		bad("EVENTS_PATH", p, "write a plain path, such as /events/")
+	}
+	if _, err := c.routes(); err != nil {
+		errs = append(errs, err)
+	}
+	key("SIG_KEY", c.SigKey)
+	key("UPSTREAM_KEY", c.UpstreamKey)
+	if c.UpstreamKey == "changeme" {
+		errs = append(errs, errors.New("UPSTREAM_KEY: changeme is public; choose a key that only the gateways in front know"))
+	}
+	if controlKey := key("CONTROL_KEY", c.ControlKey); c.ControlAddr != "" {
+		if err := control.CheckAddr(c.ControlAddr, controlKey, c.ControlInsecure); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	between("CONTROL_MAX_BODY", c.ControlMaxBody, 1<<10, 1<<30)
+	between("CHANNEL_LOG_BYTES", c.ChannelLogBytes, 4<<10, 1<<30)
+	if d := c.ChannelLogAge; d < time.Second || d > time.Hour {
+		bad("CHANNEL_LOG_AGE", d, "must be between 1s and 1h")
+	}
+	if c.LogMemory != 0 && c.LogMemory < 1<<20 {
+		bad("LOG_MEMORY", c.LogMemory, "must be 0 or at least 1MiB")
+	}
+	if c.MemoryLimit != 0 && c.MemoryLimit < 16<<20 {
+		bad("MEMORY_LIMIT", c.MemoryLimit, "must be 0 or at least 16MiB")
+	}
+	if limit := c.memoryLimit(); c.LogMemory > limit {
+		bad("LOG_MEMORY", c.LogMemory, fmt.Sprintf("must not be more than the memory there is (%v)", limit))
+	}
+	if c.MaxConnections < 0 {
+		bad("MAX_CONNECTIONS", c.MaxConnections, "must be 0 or more")
+	}
+	if c.MaxConnectionsPerIP < 0 {
+		bad("MAX_CONNECTIONS_PER_IP", c.MaxConnectionsPerIP, "must be 0 or more")
+	}
+	if n := c.MaxSubscriptions; n < 1 || n > 1000 {
+		bad("MAX_SUBSCRIPTIONS", n, "must be between 1 and 1000")
+	}
+	if d := c.WriteTimeout; d < time.Second || d > 10*time.Minute {
+		bad("WRITE_TIMEOUT", d, "must be between 1s and 10m")
+	}
+	if d := c.ConnectionMaxAge; d != 0 && d < time.Second {
+		bad("CONNECTION_MAX_AGE", d, "must be 0 or at least 1s")
+	}
+	between("MAX_HEADER_BYTES", c.MaxHeaderBytes, 1<<10, 1<<20)
+	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
+		errs = append(errs, errors.New("TLS_CERT_FILE and TLS_KEY_FILE: set both or none"))
+	} else if c.TLSCertFile != "" {
+		if _, err := newCertificate(c.TLSCertFile, c.TLSKeyFile); err != nil {
+			errs = append(errs, fmt.Errorf("TLS_CERT_FILE=%s: %w", c.TLSCertFile, err))
+		}
+	}
+	if _, err := c.trustedProxies(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Fanout is what the engine of this configuration is made with.
+func (c *Config) Fanout() fanout.Config {
+	logMemory := c.LogMemory
+	if logMemory == 0 {
+		logMemory = c.memoryLimit() / 4
+	}
+	return fanout.Config{
+		ChannelLogBytes: int64(c.ChannelLogBytes),
+		ChannelLogAge:   c.ChannelLogAge,
+		LogMemory:       int64(logMemory),
+	}
+}
+
+// NormalEventsPath is EVENTS_PATH with a slash at both ends, or empty.
+func (c *Config) NormalEventsPath() string {
+	path := strings.Trim(c.EventsPath, "/")
+	switch {
+	case path != "":
+		return "/" + path + "/"
+	case c.EventsPath != "":
+		return "/"
+	default:
+		return ""
+	}
+}
+
+// routes reads ROUTES and ROUTES_FILE.
+func (c *Config) routes() (*route.Table, error) {
+	text := c.Routes
+	if c.RoutesFile != "" {
+		b, err := os.ReadFile(c.RoutesFile)
+		if err != nil {
+			return nil, fmt.Errorf("ROUTES_FILE: %w", err)
+		}
+		if _, err := route.Parse(string(b)); err != nil {
+			return nil, fmt.Errorf("ROUTES_FILE=%s: %w", c.RoutesFile, err)
+		}
+		text = string(b) + "\n" + text
+	}
+	t, err := route.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("ROUTES: %w", err)
+	}
+	return t, nil
+}
+
+func (c *Config) trustedProxies() ([]netip.Prefix, error) {
+	var prefixes []netip.Prefix
+	for _, s := range c.TrustedProxies {
+		if s = strings.TrimSpace(s); s == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			addr, addrErr := netip.ParseAddr(s)
+			if addrErr != nil {
+				return nil, fmt.Errorf("TRUSTED_PROXIES: %q is neither an address nor a network; write 10.0.0.0/8 or 10.1.2.3", s)
+			}
+			p = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		prefixes = append(prefixes, p.Masked())
+	}
+	return prefixes, nil
+}
+
+// memoryLimit is the memory that there is for the process.
+func (c *Config) memoryLimit() bytesize.Bytes {
+	if c.MemoryLimit > 0 {
+		return c.MemoryLimit
+	}
+	return machineMemory(os.ReadFile)
+}
+
+// fallbackMemory is assumed where the system does not say what there is.
+const fallbackMemory = 1 << 30
+
+// machineMemory is the smallest of the limit of the control group and the
+// memory of the machine.
+func machineMemory(readFile func(string) ([]byte, error)) bytesize.Bytes {
+	limit := int64(0)
+	consider := func(n int64, err error) {
+		if err == nil && n > 0 && (limit == 0 || n < limit) {
+			limit = n
+		}
+	}
+	for _, name := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		b, err := readFile(name) // "max" where there is no limit
+		if err == nil {
+			consider(strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64))
+		}
+	}
+	if b, err := readFile("/proc/meminfo"); err == nil {
+		if _, rest, ok := strings.Cut(string(b), "MemTotal:"); ok {
+			if fields := strings.Fields(rest); len(fields) > 0 {
+				kib, err := strconv.ParseInt(fields[0], 10, 64)
+				consider(kib<<10, err)
+			}
+		}
+	}
+	if limit == 0 {
+		limit = fallbackMemory
+	}
+	return bytesize.Bytes(limit)
+}
+
+// A Secret does not show itself in logs and messages.
+type Secret string
+
+const hidden = "‹hidden›"
+
+func (s Secret) String() string       { return hidden }
+func (s Secret) GoString() string     { return hidden }
+func (s Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
+
+// parseKey reads a key; the zero Key if none is set.
+func parseKey(s Secret) (grip.Key, error) {
+	if s == "" {
+		return grip.Key{}, nil
+	}
+	return grip.ParseKey(string(s))
+}

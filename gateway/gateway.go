@@ -1,0 +1,420 @@
+// Package gateway is the web side of Spillway: it listens for clients, decides
+// who answers a request, and holds responses open on channels as GRIP asks.
+//
+// A request goes to an origin: the one in this process (Origin), or an HTTP
+// server that a route names. The origin answers with a response, and with
+// instructions what to do with it: send it, hold it open on channels, ask for
+// more at a link. What is held is a stream (stream.go), a long poll (poll.go)
+// or a WebSocket (websocket.go); items reach it from the engine of package
+// fanout. The gateway knows nothing of Kafka, nor of topics.
+//
+// Start at Gateway.ServeHTTP, then follow.run.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"spillway/gateway/control"
+	"spillway/gateway/fanout"
+	"spillway/gateway/route"
+	"spillway/gateway/upstream"
+	"spillway/grip"
+)
+
+// An Origin answers EVENTS_PATH in the same process, with GRIP instructions. It
+// is called for each request of a client there, and with a request of the
+// gateway's own (grip.FromLink) for each next link.
+type Origin interface {
+	http.Handler
+
+	// Refuse writes the answer that a request gets when the gateway cannot
+	// serve it now, in the form that its client understands. code is one of
+	// those of a stream-error event: draining, too-many-connections.
+	Refuse(w http.ResponseWriter, r *http.Request, code, message string)
+}
+
+// A Gateway serves clients and the control API.
+type Gateway struct {
+	cfg        Config
+	eventsPath string // with a slash at both ends; empty: off
+	engine     *fanout.Engine
+	origin     Origin // nil: none in this process
+	log        *slog.Logger
+	metrics    *metrics
+	routes     *route.Table
+	trusted    []netip.Prefix
+	upstream   *upstream.Forwarder
+	limits     *limits
+	drain      drain
+
+	clients *http.Server
+	control *http.Server // nil: off
+
+	mu              sync.Mutex
+	clientListener  net.Listener // guarded by mu; nil before Listen
+	controlListener net.Listener
+
+	cutOff context.CancelCauseFunc // ends the contexts of all requests
+}
+
+// New makes a gateway that listens when Run or Listen is called. Without an
+// origin only routes are served.
+func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg prometheus.Registerer) (*Gateway, error) {
+	g := &Gateway{
+		cfg:        cfg,
+		eventsPath: cfg.NormalEventsPath(),
+		engine:     engine,
+		origin:     origin,
+		log:        log,
+		metrics:    newMetrics(reg),
+	}
+	g.drain.init()
+	var err error
+	if g.routes, err = cfg.routes(); err != nil {
+		return nil, err
+	}
+	if g.trusted, err = cfg.trustedProxies(); err != nil {
+		return nil, err
+	}
+	g.limits = newLimits(cfg.MaxConnections, cfg.MaxConnectionsPerIP)
+	if g.upstream, err = newUpstream(cfg, g.trusted, log, reg); err != nil {
+		return nil, err
+	}
+	base, cutOff := context.WithCancelCause(context.Background())
+	g.cutOff = cutOff
+	g.clients = &http.Server{
+		Handler:           g,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    int(cfg.MaxHeaderBytes),
+		ErrorLog:          slog.NewLogLogger(log.With("part", "http").Handler(), slog.LevelDebug),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 500},
+	}
+	if cfg.TLSCertFile != "" {
+		cert, err := newCertificate(cfg.TLSCertFile, cfg.TLSKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("TLS_CERT_FILE=%s: %w", cfg.TLSCertFile, err)
+		}
+		cert.log = log
+		g.clients.TLSConfig = tlsConfig(cert)
+	}
+	if cfg.ControlAddr != "" {
+		key, err := parseKey(cfg.ControlKey)
+		if err != nil {
+			return nil, fmt.Errorf("CONTROL_KEY: %w", err)
+		}
+		handler := control.NewHandler(control.Config{
+			Key:     key,
+			Hosts:   trimmed(cfg.ControlHosts),
+			MaxBody: int64(cfg.ControlMaxBody),
+			Metrics: reg,
+		}, backend{g}, log.With("part", "control"))
+		g.control = &http.Server{
+			Handler:           handler,
+			ReadHeaderTimeout: 10 * time.Second,
+			ReadTimeout:       time.Minute,
+			IdleTimeout:       2 * time.Minute,
+			MaxHeaderBytes:    grip.MaxPublishHead,
+			ErrorLog:          g.clients.ErrorLog,
+		}
+	}
+	g.warn()
+	return g, nil
+}
+
+func newUpstream(cfg Config, trusted []netip.Prefix, log *slog.Logger, reg prometheus.Registerer) (*upstream.Forwarder, error) {
+	sigKey, err := parseKey(cfg.SigKey)
+	if err != nil {
+		return nil, fmt.Errorf("SIG_KEY: %w", err)
+	}
+	upstreamKey, err := parseKey(cfg.UpstreamKey)
+	if err != nil {
+		return nil, fmt.Errorf("UPSTREAM_KEY: %w", err)
+	}
+	roots, err := upstream.LoadRoots(cfg.UpstreamCAFile)
+	if err != nil {
+		return nil, fmt.Errorf("UPSTREAM_CA_FILE: %w", err)
+	}
+	return upstream.New(upstream.Config{
+		SigKey:         sigKey,
+		SigIss:         cfg.SigIss,
+		UpstreamKey:    upstreamKey,
+		TrustedProxies: trusted,
+		Roots:          roots,
+	}, log.With("part", "upstream"), reg), nil
+}
+
+// warn says at start what an operator should know.
+func (g *Gateway) warn() {
+	if g.cfg.SigKey == "changeme" && !g.routes.Empty() {
+		g.log.Warn("SIG_KEY has its public default: origins cannot tell our requests from forged ones")
+	}
+	if g.origin == nil || g.eventsPath == "" {
+		return
+	}
+	for _, rt := range g.routes.Routes() {
+		if g.overrides(rt) {
+			g.log.Info("a route takes precedence over the built-in origin", "path", rt.PathBeg, "events_path", g.eventsPath, "route", rt.String())
+		}
+	}
+}
+
+// overrides reports whether a route wins over the built-in origin for what it
+// matches: its path_beg equals EVENTS_PATH or lies inside.
+func (g *Gateway) overrides(rt *route.Route) bool {
+	return strings.HasPrefix(rt.PathBeg, g.eventsPath) || rt.PathBeg+"/" == g.eventsPath
+}
+
+// Listen opens the listeners, so that Addr is known before Run. Listening twice
+// is fine.
+func (g *Gateway) Listen() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.clientListener != nil {
+		return nil
+	}
+	l, err := net.Listen("tcp", g.cfg.HTTPAddr)
+	if err != nil {
+		return fmt.Errorf("HTTP_ADDR=%s: %w", g.cfg.HTTPAddr, err)
+	}
+	if g.control != nil {
+		c, err := net.Listen("tcp", g.cfg.ControlAddr)
+		if err != nil {
+			l.Close()
+			return fmt.Errorf("CONTROL_ADDR=%s: %w", g.cfg.ControlAddr, err)
+		}
+		g.controlListener = c
+	}
+	g.clientListener = &cappedListener{Listener: l, most: g.limits.sockets(), refused: g.metrics.refused[refusedSocket]}
+	return nil
+}
+
+// Addr is where clients connect, known after Listen.
+func (g *Gateway) Addr() net.Addr {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.clientListener == nil {
+		return nil
+	}
+	return g.clientListener.Addr()
+}
+
+// ControlAddr is where the control API listens, known after Listen; nil if it
+// is off.
+func (g *Gateway) ControlAddr() net.Addr {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.controlListener == nil {
+		return nil
+	}
+	return g.controlListener.Addr()
+}
+
+// Run listens and serves, and keeps the engine's logs within their age, until
+// ctx ends or Drain has ended. Connections that are still there are cut.
+func (g *Gateway) Run(ctx context.Context) error {
+	if err := g.Listen(); err != nil {
+		return err
+	}
+	g.log.Info("listening", "http", g.Addr(), "tls", g.clients.TLSConfig != nil, "control", g.ControlAddr(), "routes", len(g.routes.Routes()))
+	engineCtx, stopEngine := context.WithCancel(ctx)
+	var group errgroup.Group
+	group.Go(func() error { return g.engine.Run(engineCtx) })
+	group.Go(func() error {
+		defer stopEngine()
+		if g.clients.TLSConfig != nil {
+			return served(g.clients.ServeTLS(g.clientListener, "", ""))
+		}
+		return served(g.clients.Serve(g.clientListener))
+	})
+	if g.control != nil {
+		group.Go(func() error { return served(g.control.Serve(g.controlListener)) })
+	}
+	stop := context.AfterFunc(ctx, func() { g.close() })
+	defer stop()
+	err := group.Wait()
+	g.close()
+	g.drain.wait(context.Background()) // handlers end at once: their contexts have
+	return err
+}
+
+// served turns the error of an orderly end into nil.
+func served(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// close cuts everything. Closing twice is fine.
+func (g *Gateway) close() {
+	g.cutOff(errCutOff)
+	_ = g.clients.Close()
+	if g.control != nil {
+		_ = g.control.Close()
+	}
+	g.upstream.Close()
+}
+
+// Drain turns new requests away and ends all streams, spread over the time
+// until ctx ends, less a margin. Run returns afterwards. The error says how
+// many had to be cut off.
+func (g *Gateway) Drain(ctx context.Context) error {
+	g.drain.begin(ctx)
+	left := g.drain.wait(ctx)
+	if left > 0 {
+		g.cutOff(errCutOff)
+	}
+	var errs []error
+	if left > 0 {
+		errs = append(errs, fmt.Errorf("%d connections were cut off: %w", left, context.Cause(ctx)))
+	}
+	// What is not a stream gets to finish its answer.
+	if err := g.clients.Shutdown(ctx); err != nil && left == 0 {
+		errs = append(errs, fmt.Errorf("stop listening: %w", err))
+	}
+	_ = g.clients.Close()
+	if g.control != nil {
+		if err := g.control.Shutdown(ctx); err != nil {
+			_ = g.control.Close()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ServeHTTP answers a client.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.drain.enter()
+	defer g.drain.leave()
+	g.metrics.connections[byRequest].Inc()
+	defer g.metrics.connections[byRequest].Dec()
+
+	rt, local := g.choose(r)
+	out := newOutput(w, r, g.cfg.WriteTimeout)
+	defer out.done()
+
+	address := clientAddress(r, g.trusted)
+	why, ok := g.admit(address)
+	if !ok {
+		g.metrics.refused[why].Inc()
+		g.refuse(out, r, local, why)
+		return
+	}
+	defer g.limits.leave(address)
+
+	switch {
+	case local:
+		g.serveLocal(out, r)
+	case rt == nil:
+		out.text(http.StatusBadGateway, "Route not found")
+	case isWebSocket(r):
+		out.text(http.StatusNotImplemented, "WebSockets are not proxied to HTTP origins yet.")
+	default:
+		g.serveRoute(out, r, rt)
+	}
+}
+
+// choose decides who answers: a route, or the origin in this process (local),
+// or nobody.
+func (g *Gateway) choose(r *http.Request) (rt *route.Route, local bool) {
+	rt, matched := g.routes.Match(r.Host, route.EncodedPath(r), isWebSocket(r), g.upstream.ClientTLS(r))
+	if g.origin != nil {
+		if g.isEvents(r.URL.Path) && !(matched && g.overrides(rt)) {
+			return nil, true
+		}
+		if g.routes.Empty() {
+			return nil, true // it has a page for / and an answer for the rest
+		}
+	}
+	if !matched {
+		return nil, false
+	}
+	return rt, false
+}
+
+func (g *Gateway) isEvents(path string) bool {
+	return g.eventsPath != "" && (strings.HasPrefix(path, g.eventsPath) || path+"/" == g.eventsPath)
+}
+
+// admit counts a request in, or says why not.
+func (g *Gateway) admit(address netip.Addr) (refusal, bool) {
+	if g.drain.begun() {
+		return refusedDraining, false
+	}
+	return g.limits.enter(address)
+}
+
+var refusals = map[refusal]struct{ code, text string }{
+	refusedDraining: {"draining", "this server is restarting; connect again"},
+	refusedTotal:    {"too-many-connections", "this server has as many connections as it may have; try again later"},
+	refusedPerIP:    {"too-many-connections", "your address has as many connections as it may have; close some"},
+}
+
+// refuse answers a request that was turned away.
+func (g *Gateway) refuse(out *output, r *http.Request, local bool, why refusal) {
+	text := refusals[why]
+	out.Header().Set("Connection", "close")
+	if local && !isWebSocket(r) {
+		g.origin.Refuse(out, r, text.code, text.text)
+		return
+	}
+	out.Header().Set("Retry-After", "5")
+	out.text(http.StatusServiceUnavailable, text.text)
+}
+
+// backend is the gateway behind the control API.
+type backend struct{ g *Gateway }
+
+func (b backend) Publish(ctx context.Context, items ...grip.Item) error {
+	if check := b.g.cfg.CheckPublish; check != nil {
+		for i := range items {
+			if !fanout.HasContent(&items[i]) {
+				continue
+			}
+			if err := check(items[i].Channel); err != nil {
+				return &control.Refused{Text: err.Error()}
+			}
+		}
+	}
+	err := b.g.engine.Publish(ctx, items...)
+	var owned *fanout.OwnedError
+	if errors.As(err, &owned) {
+		return &control.Refused{Text: owned.Error()}
+	}
+	return err
+}
+
+func (b backend) Channels(after string, limit int) ([]control.ChannelInfo, string) {
+	found, more := b.g.engine.Channels(after, limit)
+	infos := make([]control.ChannelInfo, 0, len(found))
+	for _, ch := range found {
+		infos = append(infos, control.ChannelInfo{Name: ch.Name, Subscribers: ch.Subscribers})
+	}
+	if !more {
+		return infos, ""
+	}
+	return infos, infos[len(infos)-1].Name
+}
+
+func trimmed(list []string) []string {
+	var out []string
+	for _, s := range list {
+		if s = strings.TrimSpace(s); s != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}

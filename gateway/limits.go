@@ -1,0 +1,150 @@
+package gateway
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// limits counts the requests that are being served.
+type limits struct {
+	most, mostPerIP int // 0: any number
+
+	mu    sync.Mutex
+	total int                // guarded by mu
+	perIP map[netip.Addr]int // guarded by mu; only with mostPerIP
+}
+
+func newLimits(most, mostPerIP int) *limits {
+	return &limits{most: most, mostPerIP: mostPerIP, perIP: make(map[netip.Addr]int)}
+}
+
+// enter counts a request of a client in, or says which limit it met.
+func (l *limits) enter(address netip.Addr) (refusal, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.most > 0 && l.total >= l.most {
+		return refusedTotal, false
+	}
+	if l.mostPerIP > 0 && address.IsValid() {
+		if l.perIP[address] >= l.mostPerIP {
+			return refusedPerIP, false
+		}
+		l.perIP[address]++
+	}
+	l.total++
+	return "", true
+}
+
+func (l *limits) leave(address netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total--
+	if l.mostPerIP > 0 && address.IsValid() {
+		if l.perIP[address]--; l.perIP[address] == 0 {
+			delete(l.perIP, address)
+		}
+	}
+}
+
+// sockets is how many connections may be open, requests on them or not: room
+// to tell those over the limit so, but not for any number. 0: no limit.
+func (l *limits) sockets() int64 {
+	if l.most == 0 {
+		return 0
+	}
+	return int64(l.most) + int64(l.most)/4 + 64
+}
+
+// clientAddress is what counts as one client: its address, or its network of
+// IPv6, where one customer has a whole /64. Behind trusted proxies it is the last
+// of X-Forwarded-For that is none of them. The zero Addr means unknown.
+func clientAddress(r *http.Request, trusted []netip.Prefix) netip.Addr {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	address := peer.Addr().Unmap().WithZone("")
+	if isTrusted(address, trusted) {
+		hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+		for i := len(hops) - 1; i >= 0; i-- {
+			hop, ok := parseHop(hops[i])
+			if !ok {
+				break // whoever wrote this, what stands before it is worth no more
+			}
+			address = hop
+			if !isTrusted(hop, trusted) {
+				break
+			}
+		}
+	}
+	if address.Is6() {
+		if network, err := address.Prefix(64); err == nil {
+			return network.Addr()
+		}
+	}
+	return address
+}
+
+// parseHop reads an entry of X-Forwarded-For: an address, in some proxies with
+// a port.
+func parseHop(s string) (netip.Addr, bool) {
+	s = strings.TrimSpace(s)
+	address, err := netip.ParseAddr(strings.Trim(s, "[]"))
+	if err != nil {
+		withPort, err := netip.ParseAddrPort(s)
+		if err != nil {
+			return netip.Addr{}, false
+		}
+		address = withPort.Addr()
+	}
+	return address.Unmap().WithZone(""), true
+}
+
+func isTrusted(address netip.Addr, trusted []netip.Prefix) bool {
+	for _, p := range trusted {
+		if p.Contains(address) {
+			return true
+		}
+	}
+	return false
+}
+
+// A cappedListener closes connections beyond most as soon as they are accepted.
+type cappedListener struct {
+	net.Listener
+	most    int64 // 0: any number
+	refused prometheus.Counter
+	open    atomic.Int64
+}
+
+func (l *cappedListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil || l.most == 0 {
+			return conn, err
+		}
+		if l.open.Add(1) <= l.most {
+			return &cappedConn{Conn: conn, open: &l.open}, nil
+		}
+		l.open.Add(-1)
+		l.refused.Inc()
+		_ = conn.Close()
+	}
+}
+
+type cappedConn struct {
+	net.Conn
+	once sync.Once
+	open *atomic.Int64
+}
+
+func (c *cappedConn) Close() error {
+	c.once.Do(func() { c.open.Add(-1) })
+	return c.Conn.Close()
+}

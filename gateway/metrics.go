@@ -1,0 +1,138 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// A closeReason is why a stream, long poll or WebSocket ended. It is a metric
+// label: add one here, and to closeReasons.
+type closeReason string
+
+const (
+	closedByClient      closeReason = "client"        // the peer went away, or closed the WebSocket
+	closedByOrigin      closeReason = "origin_end"    // the origin's last page had neither hold nor link
+	closedByPublisher   closeReason = "close_item"    // an item closed it
+	closedTooSlow       closeReason = "too_slow"      // fell behind the channel's log, and no next link
+	closedStalled       closeReason = "write_timeout" // took nothing for WRITE_TIMEOUT
+	closedMaxAge        closeReason = "max_age"       // CONNECTION_MAX_AGE
+	closedDraining      closeReason = "draining"      // we are shutting down
+	closedAnswered      closeReason = "answered"      // a long poll got its answer
+	closedTimeout       closeReason = "poll_timeout"  // a long poll got none in time
+	closedMessageTooBig closeReason = "message_size"  // a WebSocket message of the client was too large
+	closedOriginError   closeReason = "origin_error"  // a page could not be had, or was not understood
+	closedAborted       closeReason = "aborted"       // cut off at the end of the drain window
+)
+
+var closeReasons = []closeReason{closedByClient, closedByOrigin, closedByPublisher, closedTooSlow, closedStalled, closedMaxAge,
+	closedDraining, closedAnswered, closedTimeout, closedMessageTooBig, closedOriginError, closedAborted}
+
+// An askReason is why a held stream asked its next link.
+type askReason string
+
+const (
+	askedForPage    askReason = "page"    // the page before had no hold
+	askedForHint    askReason = "hint"    // an item said so
+	askedForAttach  askReason = "attach"  // the channel has not what follows prev-id
+	askedForBehind  askReason = "behind"  // the log went past the client, or an item is missing
+	askedForClosed  askReason = "closed"  // the channel was closed
+	askedForQuiet   askReason = "timeout" // the link's timeout
+	askedForItem    askReason = "item"    // a long poll's channel has news
+	askedForTimeout askReason = "poll_timeout"
+)
+
+var askReasons = []askReason{askedForPage, askedForHint, askedForAttach, askedForBehind, askedForClosed, askedForQuiet, askedForItem, askedForTimeout}
+
+// A transport is what a connection is used for.
+type transport string
+
+const (
+	byRequest   transport = "request" // none of the others, or not yet
+	byStream    transport = "stream"
+	byPoll      transport = "poll"
+	byWebSocket transport = "websocket"
+)
+
+// A refusal is why a request was turned away.
+type refusal string
+
+const (
+	refusedDraining refusal = "draining"
+	refusedTotal    refusal = "max_connections"
+	refusedPerIP    refusal = "max_connections_per_ip"
+	refusedSocket   refusal = "sockets" // far too many connections: closed without an answer
+)
+
+type metrics struct {
+	connections   map[transport]prometheus.Gauge
+	closed        map[closeReason]prometheus.Counter
+	asked         map[askReason]prometheus.Counter
+	refused       map[refusal]prometheus.Counter
+	overSubscribe prometheus.Counter
+	keepAlives    prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	with := promauto.With(reg)
+	m := &metrics{
+		connections: make(map[transport]prometheus.Gauge),
+		closed:      make(map[closeReason]prometheus.Counter),
+		asked:       make(map[askReason]prometheus.Counter),
+		refused:     make(map[refusal]prometheus.Counter),
+		overSubscribe: with.NewCounter(prometheus.CounterOpts{Name: "spillway_subscriptions_ignored_total",
+			Help: "Streams that were not started because a WebSocket had MAX_SUBSCRIPTIONS of them."}),
+		keepAlives: with.NewCounter(prometheus.CounterOpts{Name: "spillway_keep_alives_total",
+			Help: "Keep-alives sent on quiet streams and WebSockets."}),
+	}
+	connections := with.NewGaugeVec(prometheus.GaugeOpts{Name: "spillway_connections",
+		Help: "Requests and WebSockets being served now, by what they have become."}, []string{"transport"})
+	for _, t := range []transport{byRequest, byStream, byPoll, byWebSocket} {
+		m.connections[t] = connections.WithLabelValues(string(t))
+	}
+	closed := with.NewCounterVec(prometheus.CounterOpts{Name: "spillway_connections_closed_total",
+		Help: "Streams, long polls and WebSockets that ended, by what ended them."}, []string{"reason"})
+	for _, r := range closeReasons {
+		m.closed[r] = closed.WithLabelValues(string(r))
+	}
+	asked := with.NewCounterVec(prometheus.CounterOpts{Name: "spillway_links_asked_total",
+		Help: "Next links that were followed, by what made it necessary."}, []string{"reason"})
+	for _, r := range askReasons {
+		m.asked[r] = asked.WithLabelValues(string(r))
+	}
+	refused := with.NewCounterVec(prometheus.CounterOpts{Name: "spillway_refused_total",
+		Help: "Requests and connections that were turned away, by the limit they met."}, []string{"reason"})
+	for _, r := range []refusal{refusedDraining, refusedTotal, refusedPerIP, refusedSocket} {
+		m.refused[r] = refused.WithLabelValues(string(r))
+	}
+	return m
+}
+
+// become moves a connection from one transport to another.
+func (m *metrics) become(from, to transport) {
+	m.connections[from].Dec()
+	m.connections[to].Inc()
+}
+
+// lostReason is why writing to a client ended in err.
+func lostReason(ctx context.Context, err error) closeReason {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return closedStalled
+	case errors.Is(context.Cause(ctx), errCutOff):
+		return closedAborted
+	default:
+		return closedByClient
+	}
+}
+
+// errCutOff ends what is still there when the time to drain is over.
+var errCutOff = errors.New("cut off at the end of the drain window")
+
+// abort cuts the client's connection, so that it can tell that the body is
+// incomplete.
+func abort() { panic(http.ErrAbortHandler) }

@@ -1,0 +1,179 @@
+package gateway
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"spillway/gateway/fanout"
+	"spillway/grip"
+)
+
+// An output is the response to one client. Every write has writeTimeout: a
+// client that takes nothing for that long is given up.
+//
+// It is an http.ResponseWriter, so that origins may write to it, too.
+type output struct {
+	http.ResponseWriter
+	control      *http.ResponseController
+	request      *http.Request
+	writeTimeout time.Duration
+	contentType  string // of the head that was sent
+	sent         bool   // the head was
+}
+
+func newOutput(w http.ResponseWriter, r *http.Request, writeTimeout time.Duration) *output {
+	return &output{ResponseWriter: w, control: http.NewResponseController(w), request: r, writeTimeout: writeTimeout}
+}
+
+// Unwrap is for http.ResponseController.
+func (o *output) Unwrap() http.ResponseWriter { return o.ResponseWriter }
+
+// writePiece is how much is written under one deadline, in bytes.
+const writePiece = 64 << 10
+
+// Write sends p, or holds some of it back until Flush.
+func (o *output) Write(p []byte) (n int, err error) {
+	o.sent = true
+	for err == nil && n < len(p) {
+		piece := p[n:min(len(p), n+writePiece)]
+		o.deadline(o.writeTimeout)
+		var wrote int
+		wrote, err = o.ResponseWriter.Write(piece)
+		n += wrote
+	}
+	o.rest()
+	return n, err
+}
+
+func (o *output) WriteHeader(status int) {
+	o.sent = true
+	o.contentType = o.Header().Get("Content-Type")
+	o.ResponseWriter.WriteHeader(status)
+}
+
+// flush sends what was held back.
+func (o *output) flush() error {
+	o.sent = true
+	o.deadline(o.writeTimeout)
+	err := o.control.Flush()
+	o.rest()
+	return err
+}
+
+// deadline bounds the writes from now on. Where the connection does not know
+// deadlines (a recorder in a test), there are none.
+func (o *output) deadline(d time.Duration) { _ = o.control.SetWriteDeadline(time.Now().Add(d)) }
+
+// rest takes the deadline away where it would end a stream that is merely
+// quiet: HTTP/2 resets a stream when its time is over, writing or not.
+func (o *output) rest() {
+	if o.request.ProtoMajor >= 2 {
+		_ = o.control.SetWriteDeadline(time.Time{})
+	}
+}
+
+// done bounds what net/http still writes when the handler has returned. The
+// next request on the connection sets its own deadlines.
+func (o *output) done() {
+	if o.request.ProtoMajor < 2 {
+		o.deadline(o.writeTimeout)
+	}
+}
+
+// text answers with one line of text, as Pushpin's own errors do (GRIP
+// reference, 1.6).
+func (o *output) text(status int, line string) {
+	h := o.Header()
+	h.Set("Content-Type", "text/plain")
+	o.body(status, []byte(line+"\n"))
+}
+
+// body sends a whole response.
+func (o *output) body(status int, body []byte) error {
+	h := o.Header()
+	h.Del("Content-Length")
+	if o.request.Method != http.MethodHead && bodyAllowed(status) {
+		h.Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	o.WriteHeader(status)
+	if !bodyAllowed(status) || o.request.Method == http.MethodHead {
+		return nil
+	}
+	_, err := o.Write(body)
+	return err
+}
+
+// bodyAllowed reports whether a response with this status has a body.
+func bodyAllowed(status int) bool { return status >= 200 && status != 204 && status != 304 }
+
+// copy sends a body as it comes.
+func (o *output) copy(body io.Reader) (wrote bool, read, write error) {
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := body.Read(buf)
+		if n > 0 {
+			wrote = true
+			if _, write := o.Write(buf[:n]); write != nil {
+				return wrote, nil, write
+			}
+			if write := o.flush(); write != nil {
+				return wrote, nil, write
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return wrote, nil, nil
+		case err != nil:
+			return wrote, err, nil
+		}
+	}
+}
+
+// isSSE reports whether the response is an event stream.
+func (o *output) isSSE() bool {
+	media, _, _ := strings.Cut(o.contentType, ";")
+	return strings.EqualFold(strings.TrimSpace(media), "text/event-stream")
+}
+
+// httpSink is where a held stream goes: the body of a response.
+type httpSink struct{ *output }
+
+func (httpSink) form() fanout.Form { return fanout.Stream }
+
+func (s httpSink) page(p *page) error {
+	if len(p.ins.Body) > 0 {
+		if _, err := s.Write(p.ins.Body); err != nil {
+			return err
+		}
+	}
+	if p.rest == nil {
+		return s.flush()
+	}
+	defer p.rest.Close()
+	_, read, write := s.copy(p.rest)
+	if read != nil {
+		return &brokenPage{read}
+	}
+	return write
+}
+
+// A brokenPage is a page whose body ended early: the client's must, too.
+type brokenPage struct{ err error }
+
+func (b *brokenPage) Error() string { return "page: " + b.err.Error() }
+func (b *brokenPage) Unwrap() error { return b.err }
+
+func (s httpSink) batch(b fanout.Batch) error {
+	_, err := s.Write(b.Bytes)
+	return err
+}
+
+func (s httpSink) keepAlive(k *grip.KeepAlive) error {
+	if _, err := s.Write(k.Content); err != nil {
+		return err
+	}
+	return s.flush()
+}

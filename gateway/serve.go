@@ -1,0 +1,242 @@
+package gateway
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"spillway/gateway/route"
+	"spillway/gateway/upstream"
+	"spillway/grip"
+)
+
+// serveLocal answers a client's request by the origin in this process.
+func (g *Gateway) serveLocal(out *output, r *http.Request) {
+	if mentionsEvents(r.Header) {
+		out.text(http.StatusForbidden, "Client not allowed to send WebSocket events directly.")
+		return
+	}
+	r = withoutGrip(r)
+	if isWebSocket(r) {
+		g.serveWebSocket(out, r)
+		return
+	}
+	p, err := g.call(r)
+	if err != nil {
+		if r.Context().Err() == nil {
+			g.log.Error("no answer from the built-in origin", "err", err)
+		}
+		out.text(http.StatusInternalServerError, "Internal error.")
+		return
+	}
+	g.deliver(out, r, p, g.newLocalSource(r))
+}
+
+// serveRoute answers a client's request by an HTTP origin.
+func (g *Gateway) serveRoute(out *output, r *http.Request, rt *route.Route) {
+	body := keepBody(r)
+	resp, err := g.upstream.Do(r.Context(), r, rt)
+	for {
+		if err != nil {
+			g.badGateway(out, r, rt, err)
+			return
+		}
+		if rt.NoGrip || g.upstream.Trusted(r) || !grip.IsInstruct(resp.Header) {
+			passOn(out, resp)
+			return
+		}
+		if body.tooLarge() {
+			resp.Body.Close()
+			out.text(http.StatusBadRequest, "Request too large to accept GRIP instruct.")
+			return
+		}
+		p, perr := readPage(resp, false)
+		if perr != nil {
+			g.badGateway(out, r, rt, perr)
+			return
+		}
+		lasts, again := g.deliver(out, r, withPrefix(p, rt), &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt})
+		if !again {
+			return
+		}
+		if err := body.rest(r); err != nil || body.tooLarge() {
+			out.text(http.StatusBadRequest, "Request too large to accept GRIP instruct.")
+			return
+		}
+		resp, err = g.upstream.Redo(r.Context(), r, rt, body.bytes(), lasts)
+	}
+}
+
+// badGateway answers when the origin gave no answer, or one that cannot be
+// used (GRIP reference, 1.6).
+func (g *Gateway) badGateway(out *output, r *http.Request, rt *route.Route, err error) {
+	if r.Context().Err() != nil {
+		return // the client left, and so did the request to the origin
+	}
+	if !errors.Is(err, upstream.ErrUnreachable) { // that is logged already, with a limit
+		g.log.Debug("error while proxying", "route", rt.String(), "err", err)
+	}
+	if rt.Debug {
+		out.text(http.StatusBadGateway, "Error while proxying to origin: "+err.Error())
+		return
+	}
+	out.text(http.StatusBadGateway, "Error while proxying to origin.")
+}
+
+// passOn sends a response that holds no instructions.
+func passOn(out *output, resp *http.Response) {
+	defer resp.Body.Close()
+	upstream.CopyHeaders(out.Header(), resp.Header)
+	out.WriteHeader(resp.StatusCode)
+	_, read, _ := out.copy(resp.Body)
+	if read != nil {
+		abort()
+	}
+}
+
+// deliver carries out an origin's answer. With again, it was a long poll whose
+// request is to be made once more, with these ids.
+func (g *Gateway) deliver(out *output, r *http.Request, p *page, from source) (lasts []grip.Last, again bool) {
+	status := p.status
+	if p.ins.Code != 0 {
+		status = p.ins.Code
+	}
+	if status < 200 || status > 999 { // net/http cannot send them
+		p.close()
+		g.log.Debug("an origin answered with a status that cannot be sent", "status", status)
+		out.text(http.StatusBadGateway, "Error while proxying to origin.")
+		return nil, false
+	}
+	switch {
+	case p.ins.Hold == grip.HoldResponse:
+		return g.poll(out, r, p, status, from)
+	case p.ins.Hold == grip.HoldNone && p.ins.Next == nil:
+		g.plain(out, p, status)
+	default:
+		g.stream(out, r, p, status, from)
+	}
+	return nil, false
+}
+
+// plain sends an answer that is complete.
+func (g *Gateway) plain(out *output, p *page, status int) {
+	defer p.close()
+	if p.rest == nil {
+		length := p.ins.Header.Get("Content-Length")
+		upstream.CopyHeaders(out.Header(), p.ins.Header)
+		if out.request.Method == http.MethodHead && length != "" && bodyAllowed(status) {
+			out.Header().Set("Content-Length", length)
+			out.WriteHeader(status)
+			return
+		}
+		_ = out.body(status, p.ins.Body)
+		return
+	}
+	upstream.CopyHeaders(out.Header(), p.ins.Header)
+	out.Header().Del("Content-Length")
+	out.WriteHeader(status)
+	if err := (httpSink{out}).page(p); err != nil {
+		var broken *brokenPage
+		if errors.As(err, &broken) {
+			abort()
+		}
+	}
+}
+
+// stream sends the first response of a stream at once, and follows it.
+func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from source) {
+	g.metrics.become(byRequest, byStream)
+	defer g.metrics.become(byStream, byRequest)
+
+	h := out.Header()
+	upstream.CopyHeaders(h, p.ins.Header)
+	h.Del("Content-Length")
+	out.WriteHeader(status)
+	if r.Method == http.MethodHead || !bodyAllowed(status) {
+		p.close()
+		return
+	}
+	f := &follow{g: g, source: from, sink: httpSink{out}, drains: g.drain.started}
+	if from.local() {
+		f.endAt = g.endOfAge(time.Now())
+	}
+	end := func() ending {
+		if err := f.sink.page(p); err != nil {
+			return f.lost(r.Context(), err)
+		}
+		return f.run(r.Context(), &p.ins)
+	}()
+	g.metrics.closed[end.reason].Inc()
+	if end.err != nil {
+		g.log.Debug("stream ended", "reason", end.reason, "err", end.err)
+	}
+	switch {
+	case end.reason == closedDraining && from.local() && out.isSSE():
+		retry := g.drain.retry().Milliseconds()
+		_, _ = out.Write([]byte("retry: " + strconv.FormatInt(retry, 10) + "\n\n"))
+	case end.broken:
+		abort()
+	}
+	if end.reason == closedDraining {
+		_ = out.flush()
+	}
+}
+
+// endOfAge is when a connection that began now has lasted long enough; zero if
+// there is no such moment. ± 20 %, so that what began together ends apart.
+func (g *Gateway) endOfAge(now time.Time) time.Time {
+	age := g.cfg.ConnectionMaxAge
+	if age == 0 {
+		return time.Time{}
+	}
+	return now.Add(age*8/10 + rand.N(age*4/10+1))
+}
+
+// withPrefix puts the route's prefix before the channel names.
+func withPrefix(p *page, rt *route.Route) *page {
+	if rt.Prefix != "" {
+		for i := range p.ins.Channels {
+			p.ins.Channels[i].Channel = rt.Prefix + p.ins.Channels[i].Channel
+		}
+	}
+	return p
+}
+
+// mentionsEvents reports whether a request claims to come from a gateway that
+// carries WebSocket events.
+func mentionsEvents(h http.Header) bool {
+	for _, v := range append(h.Values("Accept"), h.Values("Content-Type")...) {
+		if strings.Contains(strings.ToLower(v), grip.ContentTypeEvents) {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutGrip takes the Grip headers of a client away: only we say them to the
+// origin in this process. The URL is a copy, too.
+func withoutGrip(r *http.Request) *http.Request {
+	out := r.WithContext(r.Context())
+	out.Header = make(http.Header, len(r.Header))
+	for name, values := range r.Header {
+		if len(name) < 5 || !strings.EqualFold(name[:5], "Grip-") {
+			out.Header[name] = values
+		}
+	}
+	out.URL = new(url.URL)
+	*out.URL = *r.URL
+	return out
+}
+
+// isWebSocket reports whether a request is a WebSocket handshake of HTTP/1.1.
+func isWebSocket(r *http.Request) bool {
+	return r.Method == http.MethodGet &&
+		httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket") &&
+		httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade")
+}

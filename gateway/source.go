@@ -1,0 +1,248 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"spillway/gateway/route"
+	"spillway/gateway/upstream"
+	"spillway/grip"
+)
+
+// A page is what an origin answered: the first response to a client, or what a
+// next link led to.
+type page struct {
+	status int
+	ins    grip.Instruct // Header and Body are for the client
+	isGrip bool
+
+	// rest is what of the body was not read yet, after ins.Body; nil when that
+	// is all. Who takes the page closes it.
+	rest io.ReadCloser
+}
+
+func (p *page) close() {
+	if p != nil && p.rest != nil {
+		p.rest.Close()
+	}
+}
+
+// A source is an origin, as a held stream needs it.
+type source interface {
+	// next follows a link. It belongs to one goroutine at a time. An error
+	// means that the stream cannot go on.
+	next(ctx context.Context, link *grip.Link, lasts []grip.Last) (*page, error)
+
+	// local reports whether the origin is in this process: its channels are
+	// open ones, and the rules that go beyond GRIP hold.
+	local() bool
+}
+
+// localSource is the origin in this process, following links from one request.
+type localSource struct {
+	g      *Gateway
+	remote string   // address of the client
+	host   string   // of the client's request
+	url    *url.URL // of the newest page
+}
+
+func (g *Gateway) newLocalSource(r *http.Request) *localSource {
+	return &localSource{g: g, remote: r.RemoteAddr, host: r.Host, url: r.URL}
+}
+
+func (s *localSource) local() bool { return true }
+
+func (s *localSource) next(ctx context.Context, link *grip.Link, lasts []grip.Last) (*page, error) {
+	u, err := s.url.Parse(link.URL)
+	if err != nil {
+		return nil, fmt.Errorf("next link: %w", err)
+	}
+	s.url = u
+	r, err := http.NewRequestWithContext(grip.WithLink(ctx), http.MethodGet, u.RequestURI(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("next link: %w", err)
+	}
+	r.RequestURI, r.Host, r.RemoteAddr = u.RequestURI(), s.host, s.remote
+	grip.AppendLast(r.Header, lasts...)
+	p, err := s.g.call(r)
+	if err == nil && (p.status < 200 || p.status > 299) {
+		err = fmt.Errorf("next link: status %d", p.status)
+	}
+	return p, err
+}
+
+// call asks the origin in this process. It returns early when the request's
+// context ends only if the origin does.
+func (g *Gateway) call(r *http.Request) (*page, error) {
+	rec := &recorder{header: make(http.Header)}
+	if err := g.record(rec, r); err != nil {
+		return nil, err
+	}
+	if rec.status == 0 {
+		rec.status = http.StatusOK
+	}
+	if rec.head == nil {
+		rec.head = rec.header
+	}
+	p := &page{status: rec.status, isGrip: grip.IsInstruct(rec.head)}
+	if !p.isGrip {
+		p.ins = grip.Instruct{Header: rec.head, Body: rec.body.Bytes()}
+		return p, nil
+	}
+	var err error
+	if p.ins, err = grip.ParseInstruct(rec.status, rec.head, rec.body.Bytes()); err != nil {
+		return nil, fmt.Errorf("instructions of the built-in origin: %w", err)
+	}
+	return p, nil
+}
+
+// record runs the origin's handler. A panic is the answer to one request, and
+// not the end of the process: it may run on a goroutine of ours.
+func (g *Gateway) record(rec *recorder, r *http.Request) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			if p != http.ErrAbortHandler {
+				g.log.Error("the built-in origin panicked", "panic", p, "stack", string(debug.Stack()))
+			}
+			err = fmt.Errorf("built-in origin: panic: %v", p)
+		}
+	}()
+	g.origin.ServeHTTP(rec, r)
+	return nil
+}
+
+// A recorder is a response that stays here.
+type recorder struct {
+	header http.Header
+	head   http.Header // as it was when the status was written
+	status int
+	body   bytes.Buffer
+}
+
+func (rec *recorder) Header() http.Header { return rec.header }
+
+func (rec *recorder) WriteHeader(status int) {
+	if rec.status == 0 && status >= 200 {
+		rec.status, rec.head = status, rec.header.Clone()
+	}
+}
+
+func (rec *recorder) Write(p []byte) (int, error) {
+	rec.WriteHeader(http.StatusOK)
+	return rec.body.Write(p)
+}
+
+// httpSource is an HTTP origin, following links from one request.
+type httpSource struct {
+	g     *Gateway
+	base  *url.URL     // of the newest page
+	route *route.Route // by which it came; nil: directly
+}
+
+func (s *httpSource) local() bool { return false }
+
+// retries are the waits before a link is asked again, plus up to a second
+// (GRIP reference, 7.2).
+var retries = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second}
+
+func (s *httpSource) next(ctx context.Context, link *grip.Link, lasts []grip.Last) (*page, error) {
+	for attempt := 0; ; attempt++ {
+		p, err := s.ask(ctx, link, lasts)
+		if err == nil {
+			return p, nil
+		}
+		if attempt == len(retries) || ctx.Err() != nil {
+			return nil, err
+		}
+		select {
+		case <-time.After(retries[attempt] + rand.N(time.Second)):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (s *httpSource) ask(ctx context.Context, link *grip.Link, lasts []grip.Last) (*page, error) {
+	base, rt, err := upstream.Resolve(link.URL, s.base, s.route)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.g.upstream.DoLink(ctx, link.URL, s.base, s.route, lasts)
+	if err != nil {
+		return nil, fmt.Errorf("next link: %w", err)
+	}
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		resp.Body.Close()
+		return nil, fmt.Errorf("next link: status %d", resp.StatusCode)
+	}
+	p, err := readPage(resp, true)
+	if err != nil {
+		return nil, fmt.Errorf("next link: %w", err)
+	}
+	s.base, s.route = base, rt
+	return p, nil
+}
+
+// readPage makes a page of an HTTP origin's response. With wait it waits for the
+// body's first bytes: what fails before them can be asked for again. A body that
+// is part of the instructions is read to its end.
+func readPage(resp *http.Response, wait bool) (*page, error) {
+	p := &page{status: resp.StatusCode, isGrip: grip.IsInstruct(resp.Header), rest: resp.Body}
+	if !p.isGrip {
+		p.ins.Header = resp.Header
+		return p, nil
+	}
+	whole := isDocument(resp.Header) || resp.Header.Get("Grip-Hold") == string(grip.HoldResponse)
+	var buf []byte
+	var err error
+	if whole || wait {
+		if buf, err = readStart(resp.Body, whole); err != nil && err != io.EOF {
+			resp.Body.Close()
+			return nil, err
+		}
+	}
+	if p.ins, err = grip.ParseInstruct(resp.StatusCode, resp.Header, buf); err != nil {
+		resp.Body.Close()
+		return nil, fmt.Errorf("instructions: %w", err)
+	}
+	if whole {
+		resp.Body.Close()
+		p.rest = nil
+	}
+	return p, nil
+}
+
+// readStart reads the first bytes of a body, or all of it; io.EOF says that
+// there is no more.
+func readStart(body io.Reader, whole bool) ([]byte, error) {
+	if !whole {
+		buf := make([]byte, 4<<10)
+		for {
+			n, err := body.Read(buf)
+			if n > 0 || err != nil {
+				return buf[:n], err
+			}
+		}
+	}
+	buf, err := io.ReadAll(io.LimitReader(body, grip.MaxHoldBody+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(buf) > grip.MaxHoldBody:
+		return nil, fmt.Errorf("a body with these instructions must not exceed %d bytes", grip.MaxHoldBody)
+	}
+	return buf, io.EOF
+}
+
+func isDocument(h http.Header) bool {
+	media, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(media), grip.ContentTypeInstruct)
+}
