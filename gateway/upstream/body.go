@@ -4,18 +4,44 @@ import (
 	"compress/gzip"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 )
 
 // A Body is the client's request body on its way to the origin. It counts, for
 // an answer with GRIP instructions is only accepted to a small request.
 type Body struct {
-	r      io.ReadCloser
-	n      atomic.Int64
-	eof    atomic.Bool
-	closed atomic.Bool
+	r   io.ReadCloser
+	n   atomic.Int64
+	eof atomic.Bool
+
+	conn  atomic.Pointer[conn] // to the origin; set before the transport reads
+	reads atomic.Bool          // Read was called: a target was connected
+	ended sync.Once
+	end   chan struct{} // closed by stop
+
+	// Owned by Read, which the transport calls from one goroutine at a time.
+	buf  []byte
+	rest []byte        // of buf: read, and not yet given out
+	err  error         // comes after rest
+	got  chan readDone // of the read under way; holds one
+}
+
+type readDone struct {
+	n   int
+	err error
+}
+
+// newBody reads r, which has length bytes, -1 if that is unknown.
+func newBody(r io.ReadCloser, length int64) *Body {
+	const most = 32 << 10 // what net/http copies at a time
+	if length < 0 || length > most {
+		length = most
+	}
+	return &Body{r: r, end: make(chan struct{}), got: make(chan readDone, 1), buf: make([]byte, length)}
 }
 
 // RequestBody returns the body of the request that resp answers, nil if it had
@@ -35,22 +61,59 @@ func (b *Body) Bytes() int64 { return b.n.Load() }
 // client's connection is still being read from and cannot be taken over.
 func (b *Body) Done() bool { return b.eof.Load() }
 
-// Read implements io.Reader for the transport.
+// Read implements io.Reader for the transport. It returns when the connection
+// to the origin is closed, even while the client is silent: net/http waits for
+// it before it reports that the origin is gone or the request canceled.
 func (b *Body) Read(p []byte) (int, error) {
-	if b.closed.Load() {
+	b.reads.Store(true)
+	var gone chan struct{} // nil, which never closes, for a transport not of ours
+	if c := b.conn.Load(); c != nil {
+		gone = c.closed
+	}
+	select {
+	case <-b.end:
 		return 0, http.ErrBodyReadAfterClose
+	default:
 	}
-	n, err := b.r.Read(p)
-	b.n.Add(int64(n))
-	if errors.Is(err, io.EOF) {
-		b.eof.Store(true)
+	if len(b.rest) == 0 && b.err == nil {
+		// Ends with the read, at the latest when the server closes the body
+		// after the handler; got has room, so nobody needs to wait for it.
+		go func() {
+			n, err := b.r.Read(b.buf)
+			b.n.Add(int64(n))
+			if errors.Is(err, io.EOF) {
+				b.eof.Store(true)
+			}
+			b.got <- readDone{n, err}
+		}()
+		select {
+		case <-b.end: // nobody calls Read again, so buf stays the goroutine's
+			return 0, http.ErrBodyReadAfterClose
+		case <-gone:
+			b.stop()
+			return 0, net.ErrClosed
+		case d := <-b.got:
+			b.rest, b.err = b.buf[:d.n], d.err
+		}
 	}
-	return n, err
+	n := copy(p, b.rest)
+	b.rest = b.rest[n:]
+	if len(b.rest) == 0 {
+		return n, b.err
+	}
+	return n, nil
 }
 
-// Close does nothing: the transport closes the body after each attempt, but the
-// next target needs it.
-func (b *Body) Close() error { return nil }
+// Close implements io.Closer for the transport. A transport that could not
+// connect closes the body too, but has not read from it: the next target will.
+func (b *Body) Close() error {
+	if b.reads.Load() {
+		b.stop()
+	}
+	return nil
+}
+
+func (b *Body) stop() { b.ended.Do(func() { close(b.end) }) }
 
 // closeBoth ends the request with the response: once the caller is done with
 // the answer, its handler may return, and then nobody may read from the client.
@@ -60,7 +123,7 @@ type closeBoth struct {
 }
 
 func (c *closeBoth) Close() error {
-	c.request.closed.Store(true)
+	c.request.stop()
 	return c.ReadCloser.Close()
 }
 

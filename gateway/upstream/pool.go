@@ -76,7 +76,11 @@ func (f *Forwarder) newTransport(t route.Target) *http.Transport {
 		Protocols: protocols,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			// The URL of a TLS request names the host to verify instead.
-			return dialer.DialContext(ctx, network, cmp.Or(t.Addr, addr))
+			c, err := dialer.DialContext(ctx, network, cmp.Or(t.Addr, addr))
+			if err != nil {
+				return nil, err
+			}
+			return &conn{Conn: c, closed: make(chan struct{})}, nil
 		},
 		TLSClientConfig:        f.tlsConfig(t),
 		TLSHandshakeTimeout:    f.cfg.ConnectTimeout,
@@ -87,6 +91,27 @@ func (f *Forwarder) newTransport(t route.Target) *http.Transport {
 		MaxIdleConnsPerHost:    256,
 		MaxResponseHeaderBytes: 256 << 10,
 	}
+}
+
+// A conn tells the body that is being sent over it when it is closed.
+type conn struct {
+	net.Conn
+	once   sync.Once
+	closed chan struct{} // closed by Close
+}
+
+func (c *conn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// connOf finds the conn below TLS.
+func connOf(c net.Conn) *conn {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	own, _ := c.(*conn)
+	return own
 }
 
 func (f *Forwarder) tlsConfig(t route.Target) *tls.Config {

@@ -135,7 +135,7 @@ func (f *Forwarder) Do(ctx context.Context, r *http.Request, rt *route.Route) (*
 	}
 	out.forceQuery = r.URL.ForceQuery
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
-		out.body, out.length = &Body{r: r.Body}, r.ContentLength
+		out.body, out.length = newBody(r.Body, r.ContentLength), r.ContentLength
 	}
 	return f.send(ctx, out, rt)
 }
@@ -301,7 +301,12 @@ func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Rout
 	var got atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(string) { got.Store(false) },
-		GotConn: func(httptrace.GotConnInfo) { got.Store(true) },
+		GotConn: func(info httptrace.GotConnInfo) {
+			got.Store(true)
+			if out.body != nil {
+				out.body.conn.Store(connOf(info.Conn))
+			}
+		},
 	})
 	req := (&http.Request{
 		Method:     out.method,
