@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,9 @@ const (
 	// pingInterval is how often Kafka is asked whether it is there, for Ready.
 	pingInterval = 2 * time.Second
 	pingTimeout  = 5 * time.Second
+	// readerMetadataMinAge is how soon the reader may ask for metadata again: a
+	// first listener waits for it.
+	readerMetadataMinAge = 250 * time.Millisecond
 	// maxRefreshInterval bounds how long a new topic or partition goes
 	// unnoticed, whatever the consumer properties say.
 	maxRefreshInterval = 10 * time.Second
@@ -51,6 +55,9 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	if err != nil {
 		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
 	}
+	if file := cfg.KafkaConsumerConfigFile; file != "" {
+		props.Reread(func() ([]byte, error) { return os.ReadFile(file) }) // a Secret that changes
+	}
 	exposed, err := exposure(cfg.Topics, cfg.TopicsExclude, props.TopicBlacklist())
 	if err != nil {
 		return nil, err
@@ -66,7 +73,10 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		return nil, err
 	}
 	r := &Relay{log: log, props: props, refresh: min(props.MetadataMaxAge(), maxRefreshInterval)}
-	if r.reader, err = kgo.NewClient(append(props.ClientOpts("read", log), props.ReadOpts()...)...); err != nil {
+	readerOpts := append(props.ClientOpts("read", log), props.ReadOpts()...)
+	// A topic that nobody read before is read as soon as its leaders are known.
+	readerOpts = append(readerOpts, kgo.MetadataMinAge(readerMetadataMinAge))
+	if r.reader, err = kgo.NewClient(readerOpts...); err != nil {
 		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
 	}
 	if r.asker, err = kgo.NewClient(props.ClientOpts("ask", log)...); err != nil {
