@@ -390,7 +390,7 @@ func misspelt(env map[string]string) []string {
 	}
 	var warnings []string
 	for name := range env {
-		if slices.Contains(known, name) || isServiceLink(name) {
+		if slices.Contains(known, name) || slices.Contains(foreign, name) || isServiceLink(name) {
 			continue
 		}
 		if near, ok := nearest(name, known); ok {
@@ -400,6 +400,9 @@ func misspelt(env map[string]string) []string {
 	slices.Sort(warnings)
 	return warnings
 }
+
+// foreign are names near to ours that libraries read.
+var foreign = []string{"SSL_CERT_FILE", "SSL_CERT_DIR"}
 
 // isServiceLink reports whether Kubernetes injected the variable for a Service:
 // X_SERVICE_HOST, X_SERVICE_PORT[_name], X_PORT[_80_TCP[_ADDR|_PORT|_PROTO]].

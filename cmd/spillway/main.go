@@ -98,6 +98,11 @@ type command struct {
 // call makes new ones: their options are theirs alone.
 func commands() []command {
 	return []command{
+		serveCommand(),
+		demoCommand(),
+		gatewayCommand(),
+		relayCommand(),
+		checkCommand(),
 		tailCommand(),
 		publishCommand(),
 		cursorCommand(),

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"spillway/grip"
+	"spillway/relay"
+)
+
+func relayCommand() command {
+	return command{
+		name:    "relay",
+		summary: "only the relay: publish topics to the GRIP proxies of GRIP_URL",
+		help: `  GRIP_URL=http://localhost:5561 RELAY_CHANNELS=topic \
+    KAFKA_CONSUMER_CONFIG='{"bootstrap.servers":"localhost:9092","group.id":"mygroup"}' \
+    spillway relay
+
+Usage: spillway relay
+
+Reads Kafka topics as a member of group.id, and publishes every record to all
+GRIP proxies that GRIP_URL names: Spillway gateways, Pushpin, Fastly Fanout. It
+commits what all of them have accepted. It takes no options: all settings are
+environment variables. The most used:
+
+  KAFKA_CONSUMER_CONFIG   consumer properties; bootstrap.servers and group.id
+  GRIP_URL                proxies, blank or comma separated
+  RELAY_CHANNELS          partition (<topic>.<p>), topic (<topic>), or both
+  TOPICS, TOPICS_EXCLUDE  patterns of the topics that are published
+
+'spillway help config' lists them all.
+`,
+		run: func(ctx context.Context, p *process, args []string) error {
+			if len(args) > 0 {
+				return wrongUsage("takes no argument, but got %q", args[0])
+			}
+			return runRelay(ctx, p)
+		},
+	}
+}
+
+// runRelay forwards until ctx ends.
+func runRelay(ctx context.Context, p *process) error {
+	var cfg Config
+	rlCfg := relay.Config{RequireGroup: true}
+	warnings, err := p.load(&cfg, &rlCfg)
+	var proxies []grip.Proxy
+	urls, urlErr := grip.ParseURLs(rlCfg.GripURL)
+	switch {
+	case urlErr != nil:
+		err = addProblem(err, fmt.Errorf("GRIP_URL: %w", urlErr))
+	case len(urls) == 0:
+		err = addProblem(err, errors.New("GRIP_URL: not set; name the proxies to publish to, such as http://localhost:5561"))
+	default:
+		proxies = urls
+	}
+	if err != nil {
+		return err
+	}
+	log := newLogger(cfg, p.stderr, p.terminal)
+	for _, w := range warnings {
+		log.Warn(w)
+	}
+	rlCfg.Instance = instanceName("relay")
+	reg := newRegistry()
+	ops, err := newOps(cfg, reg, log.With("part", "ops"))
+	if err != nil {
+		return err
+	}
+	f, err := relay.NewForwarder(rlCfg, grip.NewHTTPPublisher(proxies, http.DefaultClient), log.With("part", "relay"), reg)
+	if err != nil {
+		return errors.Join(usageError{err}, ops.Shutdown(ctx))
+	}
+	ops.AddCheck("relay", f.Ready)
+	log.Info("forwarding", "proxies", len(proxies), "channels", rlCfg.RelayChannels, "version", readBuild().version)
+	return lifecycle(ctx, cfg, log, ops,
+		part{"relay", f.Run, nil},
+		part{"kafka", nil, f.Close},
+		part{"ops", ops.Run, ops.Shutdown},
+	)
+}

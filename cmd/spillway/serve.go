@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"spillway/gateway"
+	"spillway/gateway/fanout"
+	"spillway/relay"
+)
+
+func serveCommand() command {
+	return command{
+		name:    "serve",
+		summary: "Kafka topics at /events/<topic>/: relay and gateway in one process",
+		help: `  KAFKA_CONSUMER_CONFIG='{"bootstrap.servers":"localhost:9092"}' spillway serve
+  curl -N http://localhost:7999/events/test/
+
+Usage: spillway serve
+
+Reads the Kafka topics that someone listens to, and serves them as Server-Sent
+Events, WebSocket messages, NDJSON or long polls. It takes no options: all
+settings are environment variables, and a .env file in the working directory is
+read too. The most used:
+
+  KAFKA_CONSUMER_CONFIG   consumer properties as JSON; bootstrap.servers is needed
+  TOPICS, TOPICS_EXCLUDE  patterns of the topics that are exposed; all by default
+  HTTP_ADDR               where clients connect, :7999
+  ROUTES                  other paths go to your API, such as '* localhost:8000'
+  CORS_ORIGINS            web origins whose pages may read
+  OPS_ADDR                /metrics, /livez and /readyz, 127.0.0.1:9464
+
+'spillway help config' lists them all; 'spillway check' tries them out.
+SIGTERM drains and ends the program, a second one ends it at once.
+`,
+		run: func(ctx context.Context, p *process, args []string) error {
+			if len(args) > 0 {
+				return wrongUsage("takes no argument, but got %q", args[0])
+			}
+			var s settings
+			warnings, err := s.load(p)
+			if err != nil {
+				return err
+			}
+			log := newLogger(s.program, p.stderr, p.terminal)
+			for _, w := range warnings {
+				log.Warn(w)
+			}
+			return serve(ctx, s, log, nil)
+		},
+	}
+}
+
+// settings is the configuration of everything that serve runs.
+type settings struct {
+	program Config
+	relay   relay.Config
+	gateway gateway.Config
+}
+
+// protections are settings that operators expect to keep readers out or data
+// hidden. To ignore one would be a leak, so each is an error until it works.
+var protections = []string{
+	"AUTH_URL", "AUTH_COOKIE", "JWT_JWKS_URL", "JWT_KEY", "JWT_ISSUER", "JWT_AUDIENCE", "JWT_ALGORITHMS", "JWT_TOPICS_CLAIM",
+	"TOPIC_RULES", "CURSOR_KEY",
+}
+
+// load reads and checks all of it, and copies what one part needs to know of
+// another.
+func (s *settings) load(p *process) (warnings []string, err error) {
+	warnings, err = p.load(&s.program, &s.relay, &s.gateway)
+	for _, name := range protections {
+		if p.env[name] != "" || p.env[name+"_FILE"] != "" {
+			err = addProblem(err, fmt.Errorf("%s: this version does not authenticate clients, so nothing would be protected; unset it, and keep HTTP_ADDR private", name))
+		}
+	}
+	if s.gateway.NormalEventsPath() == "" {
+		err = addProblem(err, errors.New("EVENTS_PATH=: serve has nothing to serve without a path; write /events/, or use spillway gateway"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.relay.EventsPath = s.gateway.NormalEventsPath()
+	s.relay.Instance = instanceName(s.gateway.HTTPAddr)
+	return warnings, nil
+}
+
+// instanceName tells replicas apart that have the same group.instance.id, on
+// one host too.
+func instanceName(httpAddr string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	sum := sha256.Sum256([]byte(httpAddr))
+	return host + "-" + hex.EncodeToString(sum[:4])
+}
+
+// serve runs relay and gateway in one process until ctx ends, then drains.
+// ready, where not nil, is told the address of clients once they can connect.
+//
+// Start here: a record enters at relay.hub.process, becomes bytes in
+// relay.channel.append, is kept by fanout.Engine, and leaves in gateway.
+func serve(ctx context.Context, s settings, log *slog.Logger, ready func(httpAddr string)) error {
+	reg := newRegistry()
+	ops, err := newOps(s.program, reg, log.With("part", "ops"))
+	if err != nil {
+		return err
+	}
+	engine := fanout.New(s.gateway.Fanout(), log.With("part", "fanout"), reg)
+	rl, err := relay.New(s.relay, engine, log.With("part", "relay"), reg)
+	if err != nil {
+		return errors.Join(usageError{err}, ops.Shutdown(ctx))
+	}
+	s.gateway.CheckPublish = func(channel string) error {
+		if rl.Exposed(channel) {
+			return fmt.Errorf("channel %q is a Kafka topic; produce to the topic instead", channel)
+		}
+		return nil
+	}
+	gw, err := gateway.New(s.gateway, engine, rl.Origin(), log.With("part", "gateway"), reg)
+	if err != nil {
+		return errors.Join(err, rl.Close(ctx), ops.Shutdown(ctx))
+	}
+	if err := gw.Listen(); err != nil {
+		return errors.Join(usageError{err}, rl.Close(ctx), ops.Shutdown(ctx))
+	}
+	ops.AddCheck("kafka", rl.Ready)
+	ops.Handle("GET /config", rl.ConfigHandler())
+	rl.LogConfig()
+	log.Warn("every topic that TOPICS exposes is readable by anyone who reaches HTTP_ADDR", "addr", gw.Addr().String(), "events", s.relay.EventsPath)
+	log.Info("serving", "http", gw.Addr().String(), "events", s.relay.EventsPath, "version", readBuild().version)
+	if ready != nil {
+		ready(gw.Addr().String())
+	}
+	return lifecycle(ctx, s.program, log, ops,
+		part{"gateway", gw.Run, gw.Drain},  // no new clients, and those that are here leave in order
+		part{"relay", rl.Run, nil},         // the last records are out
+		part{"kafka", nil, rl.Close},       // commit, then leave the group: never the other way round
+		part{"ops", ops.Run, ops.Shutdown}, // metrics and probes answer to the very end
+	)
+}
+
+// addProblem adds to the configuration problems that were found before.
+func addProblem(err, problem error) error {
+	var usage usageError
+	if errors.As(err, &usage) {
+		return usageError{configError(append(flatten(usage.error), problem))}
+	}
+	return usageError{configError{problem}}
+}
