@@ -28,14 +28,14 @@ func (l *logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
 	l.log.Log(context.Background(), slogLevel(level), msg, keyvals...)
 }
 
+// slogLevel lowers what the library calls info: it tells of every metadata
+// update and each step of a rebalance, which is ours to know when debugging.
 func slogLevel(level kgo.LogLevel) slog.Level {
 	switch level {
 	case kgo.LogLevelError:
 		return slog.LevelError
 	case kgo.LogLevelWarn:
 		return slog.LevelWarn
-	case kgo.LogLevelInfo:
-		return slog.LevelInfo
 	default:
 		return slog.LevelDebug
 	}
