@@ -22,6 +22,10 @@ import (
 // cannot tell the two apart, and must not.
 var errUnknownTopic = errors.New("unknown topic")
 
+// errRecreated means that a topic was deleted and created again since it was
+// looked up: looking it up once more gives the new one.
+var errRecreated = errors.New("topic was created again")
+
 // errUnavailable means that Kafka cannot be asked now. It wraps the reason.
 var errUnavailable = errors.New("kafka is unavailable")
 
@@ -147,6 +151,18 @@ func (c *catalog) cached(name string) (t *topicInfo, again bool, err error) {
 		c.negative(name, now)
 	}
 	return nil, again, errUnknownTopic
+}
+
+// doubt makes the next look-up of the topic ask Kafka: something happened that
+// an outdated entry would explain.
+func (c *catalog) doubt(t *topicInfo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.topics[t.name] == t {
+		delete(c.topics, t.name)
+		delete(c.negatives, t.name)
+		c.asked = time.Time{} // the limits are for names that clients make up
+	}
 }
 
 // negative remembers an unknown name. Call with mu held.

@@ -402,6 +402,7 @@ func (h *hub) failed(topicName string, partition int32, err error) {
 		// The client would repeat the error without back-off. Every stream asks
 		// its link, and the history it gets says what is missing.
 		h.reset(t)
+		h.catalog.doubt(t.info)
 	}
 	h.mu.Unlock()
 	h.log.Warn("reading stopped", "topic", topicName, "partition", partition, "reset", lost || gone, "err", err)

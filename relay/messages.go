@@ -167,11 +167,7 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 	if err != nil {
 		return refuse(err)
 	}
-	topics, err := o.find(r.Context(), s.topics)
-	if err != nil {
-		return refuse(err)
-	}
-	p, gaps, err := o.begin(r.Context(), s, topics)
+	p, gaps, err := o.begin(r.Context(), s)
 	if err != nil {
 		return refuse(err)
 	}

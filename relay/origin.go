@@ -90,8 +90,7 @@ func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string
 		o.serveHead(w, r, s)
 		return
 	}
-	topics, err := o.find(r.Context(), s.topics)
-	if err != nil {
+	if _, err := o.find(r.Context(), s.topics); err != nil {
 		o.fail(w, r, err)
 		return
 	}
@@ -99,7 +98,7 @@ func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string
 		w.WriteHeader(http.StatusNoContent) // EventSource stops for good
 		return
 	}
-	p, gaps, err := o.begin(r.Context(), s, topics)
+	p, gaps, err := o.begin(r.Context(), s)
 	if err != nil {
 		o.fail(w, r, err)
 		return
@@ -130,7 +129,24 @@ func (o *Origin) find(ctx context.Context, names []string) ([]*topicInfo, error)
 
 // begin resolves the position of a new stream, and makes the page that its
 // events begin on.
-func (o *Origin) begin(ctx context.Context, s *selection, topics []*topicInfo) (*page, []gap, error) {
+func (o *Origin) begin(ctx context.Context, s *selection) (p *page, gaps []gap, err error) {
+	for range recreations {
+		var topics []*topicInfo
+		if topics, err = o.find(ctx, s.topics); err != nil {
+			return nil, nil, err
+		}
+		if p, gaps, err = o.beginWith(ctx, s, topics); !errors.Is(err, errRecreated) {
+			break
+		}
+	}
+	return p, gaps, err
+}
+
+// recreations is how often a request begins anew because a topic was created
+// again meanwhile.
+const recreations = 3
+
+func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInfo) (*page, []gap, error) {
 	l := link{
 		Topics: s.topics, Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly,
 		Via: s.via, LongPoll: s.longPoll, Limit: s.limit, Marks: s.marks,
@@ -338,11 +354,20 @@ func (o *Origin) serveLink(w http.ResponseWriter, r *http.Request, sealed string
 
 // resume makes the page of a link, at the position that the gateway named or
 // else the link's own.
-func (o *Origin) resume(r *http.Request, l *link) (*page, error) {
-	topics, err := o.find(r.Context(), l.Topics)
-	if err != nil {
-		return nil, err
+func (o *Origin) resume(r *http.Request, l *link) (p *page, err error) {
+	for range recreations {
+		var topics []*topicInfo
+		if topics, err = o.find(r.Context(), l.Topics); err != nil {
+			return nil, err
+		}
+		if p, err = o.resumeWith(r, l, topics); !errors.Is(err, errRecreated) {
+			break
+		}
 	}
+	return p, err
+}
+
+func (o *Origin) resumeWith(r *http.Request, l *link, topics []*topicInfo) (*page, error) {
 	text := l.Cursor
 	lasts, err := grip.ParseLast(r.Header)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 // A resolver turns where a request wants to start into a position
 // (event-semantics.md 2 and 3.3).
 type resolver struct {
-	hub     *hub
+	catalog *catalog
 	offsets *offsets
 	blocks  *blocks
 	slack   time.Duration
@@ -221,12 +221,27 @@ func (v *resolver) check(ctx context.Context, t *topicInfo, want, oldest, head [
 		}
 		for p, w := range want {
 			if w > head[p] && w > marks[p] {
+				// A log that ends too early may be that of a new topic.
+				if err := v.confirm(ctx, t); err != nil {
+					return nil, nil, err
+				}
 				pos[p] = marks[p]
 				gaps = append(gaps, offsetGap(t.name, int32(p), gapTruncated, marks[p], w))
 			}
 		}
 	}
 	return pos, gaps, nil
+}
+
+// confirm asks Kafka whether the topic is still the one that was looked up. The
+// error is errRecreated when it is not.
+func (v *resolver) confirm(ctx context.Context, t *topicInfo) error {
+	v.catalog.doubt(t)
+	now, err := v.catalog.lookup(ctx, t.name)
+	if err == nil && now.id != t.id {
+		return errRecreated
+	}
+	return err
 }
 
 // limit moves pos forward to what one request may replay.

@@ -97,7 +97,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	r.origin = &Origin{
 		path: cfg.EventsPath, log: log, hub: r.hub, catalog: r.catalog, blocks: r.blocks, sealer: sealer,
 		resolver: &resolver{
-			hub: r.hub, offsets: offsets, blocks: r.blocks, slack: cfg.CursorTimeSlack,
+			catalog: r.catalog, offsets: offsets, blocks: r.blocks, slack: cfg.CursorTimeSlack,
 			maxRecs: cfg.ReplayMaxRecords, maxAge: cfg.ReplayMaxAge, now: time.Now,
 		},
 		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins), ignore: cfg.IgnoreParams,
