@@ -203,7 +203,7 @@ func (c *countingClient) connect(ctx context.Context, url string) error {
 	// Some connections are short, some see a good part of it all.
 	enough := c.rand.IntN(100)
 	if c.rand.IntN(4) > 0 {
-		enough = c.rand.IntN(c.want/4 + 1)
+		enough = c.rand.IntN(c.want/10 + 1)
 	}
 	for n := 0; n < enough || n == 0; {
 		b, err := r.next()

@@ -13,8 +13,8 @@ func gatewayCommand() command {
 	return command{
 		name:    "gateway",
 		summary: "only the GRIP gateway, in front of HTTP origins; no Kafka",
-		help: `  ROUTES='* localhost:8000' spillway gateway
-  spillway publish test 'hello there'
+		help: `  spillway gateway
+      with ROUTES=* localhost:8000 in .env, in front of an API on port 8000
 
 Usage: spillway gateway
 

@@ -14,9 +14,8 @@ func relayCommand() command {
 	return command{
 		name:    "relay",
 		summary: "only the relay: publish topics to the GRIP proxies of GRIP_URL",
-		help: `  GRIP_URL=http://localhost:5561 RELAY_CHANNELS=topic \
-    KAFKA_CONSUMER_CONFIG='{"bootstrap.servers":"localhost:9092","group.id":"mygroup"}' \
-    spillway relay
+		help: `  spillway relay
+      with KAFKA_CONSUMER_CONFIG and GRIP_URL=http://localhost:5561 in .env
 
 Usage: spillway relay
 

@@ -18,8 +18,8 @@ func serveCommand() command {
 	return command{
 		name:    "serve",
 		summary: "Kafka topics at /events/<topic>/: relay and gateway in one process",
-		help: `  KAFKA_CONSUMER_CONFIG='{"bootstrap.servers":"localhost:9092"}' spillway serve
-  curl -N http://localhost:7999/events/test/
+		help: `  spillway serve
+      with KAFKA_CONSUMER_CONFIG={"bootstrap.servers":"localhost:9092"} in .env
 
 Usage: spillway serve
 
@@ -28,8 +28,8 @@ Events, WebSocket messages, NDJSON or long polls. It takes no options: all
 settings are environment variables, and a .env file in the working directory is
 read too. The most used:
 
-  KAFKA_CONSUMER_CONFIG   consumer properties as JSON; bootstrap.servers is needed
-  TOPICS, TOPICS_EXCLUDE  patterns of the topics that are exposed; all by default
+  KAFKA_CONSUMER_CONFIG   consumer properties as JSON; needs bootstrap.servers
+  TOPICS, TOPICS_EXCLUDE  patterns of the topics that are exposed; default all
   HTTP_ADDR               where clients connect, :7999
   ROUTES                  other paths go to your API, such as '* localhost:8000'
   CORS_ORIGINS            web origins whose pages may read
