@@ -121,7 +121,7 @@ func (m *metrics) become(from, to transport) {
 // lostReason is why writing to a client ended in err.
 func lostReason(ctx context.Context, err error) closeReason {
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return closedStalled
 	case errors.Is(context.Cause(ctx), errCutOff):
 		return closedAborted

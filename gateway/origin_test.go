@@ -117,7 +117,7 @@ func (o *listOrigin) serveList(w http.ResponseWriter, r *http.Request) {
 		h.Set("Sec-WebSocket-Extensions", `grip; message-prefix=""`)
 		body := grip.AppendEvent(nil, grip.Event{Type: grip.EventOpen})
 		if r.URL.Query().Get("detach") != "" {
-			body = grip.AppendControl(body, grip.Control{Type: "detach"})
+			body = grip.AppendControlEvent(body, grip.Control{Type: "detach"})
 		}
 		if p := r.Header.Get("Sec-WebSocket-Protocol"); p != "" {
 			h.Set("Sec-WebSocket-Protocol", strings.TrimSpace(strings.Split(p, ",")[0]))
@@ -207,14 +207,14 @@ func (o *listOrigin) serveMessages(w http.ResponseWriter, r *http.Request) {
 		command, arg, _ := strings.Cut(string(e.Content), " ")
 		switch command {
 		case "subscribe": // to the list, from the beginning of history, under a name
-			out = grip.AppendControl(out, grip.Control{Type: "subscribe", Name: arg, Link: "/events/~next/ws/0"})
+			out = grip.AppendControlEvent(out, grip.Control{Type: "subscribe", Name: arg, Link: "/events/~next/ws/0"})
 		case "attach":
-			out = grip.AppendControl(out, grip.Control{Type: "subscribe", Name: arg, Channel: "list", PrevID: strconv.Itoa(at), HasPrevID: true, Link: "/events/~next/ws/0"})
+			out = grip.AppendControlEvent(out, grip.Control{Type: "subscribe", Name: arg, Channel: "list", PrevID: strconv.Itoa(at), HasPrevID: true, Link: "/events/~next/ws/0"})
 		case "unsubscribe":
-			out = grip.AppendControl(out, grip.Control{Type: "unsubscribe", Name: arg})
+			out = grip.AppendControlEvent(out, grip.Control{Type: "unsubscribe", Name: arg})
 			text("unsubscribed " + arg)
 		case "drop":
-			out = grip.AppendControl(out, grip.Control{Type: "unsubscribe", Channel: arg})
+			out = grip.AppendControlEvent(out, grip.Control{Type: "unsubscribe", Channel: arg})
 			text("dropped " + arg)
 		case "count":
 			n, _ := strconv.Atoi(r.Header.Get("Meta-Count"))

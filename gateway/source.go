@@ -66,18 +66,35 @@ func (s *localSource) next(ctx context.Context, link *grip.Link, lasts []grip.La
 		return nil, fmt.Errorf("next link: %w", err)
 	}
 	s.url = u
-	r, err := http.NewRequestWithContext(grip.WithLink(ctx), http.MethodGet, u.RequestURI(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("next link: %w", err)
+	for {
+		r, err := http.NewRequestWithContext(grip.WithLink(ctx), http.MethodGet, u.RequestURI(), nil)
+		if err != nil {
+			return nil, fmt.Errorf("next link: %w", err)
+		}
+		r.RequestURI, r.Host, r.RemoteAddr = u.RequestURI(), s.host, s.remote
+		grip.AppendLast(r.Header, lasts...)
+		p, err := s.g.call(r)
+		switch {
+		case err != nil:
+			return nil, err
+		case p.status == http.StatusServiceUnavailable:
+			// What the origin reads from is away. The client keeps its stream,
+			// and its keep-alives, until it is back.
+			select {
+			case <-time.After(localRetry + rand.N(localRetry)):
+				continue
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		case p.status < 200 || p.status > 299:
+			return nil, fmt.Errorf("next link: status %d", p.status)
+		}
+		return p, nil
 	}
-	r.RequestURI, r.Host, r.RemoteAddr = u.RequestURI(), s.host, s.remote
-	grip.AppendLast(r.Header, lasts...)
-	p, err := s.g.call(r)
-	if err == nil && (p.status < 200 || p.status > 299) {
-		err = fmt.Errorf("next link: status %d", p.status)
-	}
-	return p, err
 }
+
+// localRetry is the least wait before the origin in this process is asked again.
+const localRetry = 500 * time.Millisecond
 
 // call asks the origin in this process. It returns early when the request's
 // context ends only if the origin does.
@@ -117,6 +134,15 @@ func (g *Gateway) record(rec *recorder, r *http.Request) (err error) {
 	}()
 	g.origin.ServeHTTP(rec, r)
 	return nil
+}
+
+// newEventsRequest is a request with WebSocket events to where the handshake
+// went. The caller sets the headers.
+func newEventsRequest(ctx context.Context, handshake *http.Request, body []byte) *http.Request {
+	r := handshake.Clone(ctx)
+	r.Method, r.ContentLength = http.MethodPost, int64(len(body))
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return r
 }
 
 // A recorder is a response that stays here.

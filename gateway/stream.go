@@ -72,7 +72,7 @@ func (f *follow) run(ctx context.Context, ins *grip.Instruct) ending {
 				return *end
 			}
 		case ins.Hold == grip.HoldResponse: // a page may not be one
-			return ending{reason: closedOriginError, err: errors.New("a page of a stream holds a response")}
+			return ending{reason: closedOriginError, code: 1011, text: "internal error", err: errors.New("a page of a stream holds a response")}
 		case ins.Next == nil:
 			return ending{reason: closedByOrigin}
 		}
@@ -96,7 +96,7 @@ func (f *follow) run(ctx context.Context, ins *grip.Instruct) ending {
 func (f *follow) lost(ctx context.Context, err error) ending {
 	var broken *brokenPage
 	if errors.As(err, &broken) {
-		return ending{reason: closedOriginError, broken: true, err: err}
+		return ending{reason: closedOriginError, code: 1011, text: "internal error", broken: true, err: err}
 	}
 	return ending{reason: lostReason(ctx, err), broken: true}
 }
@@ -144,11 +144,10 @@ func (f *follow) hold(ctx context.Context, ins *grip.Instruct) ([]grip.Last, ask
 			continue
 		case fanout.Behind, fanout.Closed:
 			if ins.Next == nil {
-				reason := closedTooSlow
 				if status == fanout.Closed {
-					reason = closedByOrigin
+					return nil, "", &ending{reason: closedByOrigin}
 				}
-				return nil, "", &ending{reason: reason, code: 1013, text: "too slow", broken: true}
+				return nil, "", &ending{reason: closedTooSlow, code: 1013, text: "too slow", broken: true}
 			}
 			why := askedForBehind
 			if status == fanout.Closed {
