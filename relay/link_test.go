@@ -1,0 +1,149 @@
+package relay
+
+import (
+	"encoding/base64"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func newTestSealer(t *testing.T, secret string) *sealer {
+	t.Helper()
+	s, err := newSealer([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+const aSecret, anotherSecret = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
+
+func TestLinkSeal(t *testing.T) {
+	s := newTestSealer(t, aSecret)
+	l := &link{
+		Topics: []string{"a", "b"}, Form: formEnvelope, IDs: idBatch, Event: "header:x", Quiet: true, Via: overWebSocket,
+		Cursor: "1-hi3hk-4fz1q.3.xg.rq.3ej", LongPoll: true, Subscription: true, Limit: 7, Until: 8, Bound: "1-a", Marks: true,
+		Replayed: 9, ReplayBytes: 10, HeartbeatMS: 11,
+	}
+	for i := range reflect.ValueOf(l).Elem().NumField() {
+		if reflect.ValueOf(l).Elem().Field(i).IsZero() {
+			t.Errorf("the test leaves %s out", reflect.TypeOf(*l).Field(i).Name)
+		}
+	}
+	path, err := s.seal(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, ok := strings.CutPrefix(path, linkPrefix)
+	if !ok || strings.Trim(sealed, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		t.Errorf("%q is not a path that needs no escapes", path)
+	}
+	if again, _ := s.seal(l); again != path {
+		t.Error("equal links have different paths, so gateways cannot share their answers")
+	}
+	got, err := s.open(sealed)
+	if err != nil || !reflect.DeepEqual(got, l) {
+		t.Errorf("got %+v, %v; want %+v", got, err, l)
+	}
+	if same, err := newTestSealer(t, aSecret).open(sealed); err != nil || !reflect.DeepEqual(same, l) {
+		t.Errorf("a replica with the same key: %v", err)
+	}
+}
+
+func TestLinkThatIsNotOurs(t *testing.T) {
+	s := newTestSealer(t, aSecret)
+	path, err := s.seal(&link{Topics: []string{"a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := strings.TrimPrefix(path, linkPrefix)
+	raw, _ := base64.RawURLEncoding.DecodeString(sealed)
+	withJSON := func(text string) string {
+		b, err := s.siv.EncryptDeterministically([]byte(text), []byte(linkPrefix))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return base64.RawURLEncoding.EncodeToString(b)
+	}
+	random, err := newSealer(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, text string
+		s          *sealer
+	}{
+		{"another key", sealed, newTestSealer(t, anotherSecret)},
+		{"a key of this process alone", sealed, random},
+		{"empty", "", s},
+		{"not base64", "!" + sealed, s},
+		{"padded", sealed + "==", s},
+		{"cut short", sealed[:len(sealed)-4], s},
+		{"longer", sealed + "AAAA", s},
+		{"another version's member", withJSON(`{"t":["a"],"f":"plain","zz":1}`), s},
+		{"not JSON", withJSON(`t`), s},
+	} {
+		if _, err := tt.s.open(tt.text); !errors.Is(err, errLink) {
+			t.Errorf("%s: %v, want errLink", tt.name, err)
+		}
+	}
+	for i := range raw { // every single bit counts
+		forged := append([]byte(nil), raw...)
+		forged[i] ^= 1
+		if _, err := s.open(base64.RawURLEncoding.EncodeToString(forged)); !errors.Is(err, errLink) {
+			t.Fatalf("byte %d changed: %v, want errLink", i, err)
+		}
+	}
+}
+
+func TestParseSecret(t *testing.T) {
+	for _, tt := range []struct{ name, in, want, err string }{
+		{"text", aSecret, aSecret, ""},
+		{"base64", "base64:" + base64.StdEncoding.EncodeToString([]byte(aSecret)), aSecret, ""},
+		{"short text", aSecret[1:], "", "31 bytes are too few"},
+		{"long base64 of few bytes", "base64:" + base64.StdEncoding.EncodeToString([]byte(aSecret[1:])), "", "31 bytes are too few"},
+		{"not base64", "base64:" + strings.Repeat("!", 40), "", "not base64"},
+		{"empty", "", "", "0 bytes"},
+	} {
+		got, err := parseSecret(tt.in)
+		if string(got) != tt.want || (err == nil) != (tt.err == "") || (err != nil && !strings.Contains(err.Error(), tt.err)) {
+			t.Errorf("%s: got %q, %v; want %q, %q", tt.name, got, err, tt.want, tt.err)
+		}
+		if err != nil && strings.Contains(err.Error(), aSecret[5:20]) {
+			t.Errorf("%s: the error shows the secret: %v", tt.name, err)
+		}
+	}
+}
+
+func TestChannelNames(t *testing.T) {
+	name := func(r rendering, topics ...string) string { return channelName(topics, viewKey(topics), r) }
+	plain := rendering{form: formPlain}
+	if got := name(plain, "orders"); got != "orders" {
+		t.Errorf("the plain channel of a topic is %q, want its name", got)
+	}
+	seen := map[string]string{"orders": "plain"}
+	for what, n := range map[string]string{
+		"envelope":      name(rendering{form: formEnvelope}, "orders"),
+		"batch":         name(rendering{form: formPlain, ids: idBatch}, "orders"),
+		"every":         name(rendering{form: formPlain, ids: idEvery}, "orders"),
+		"event from":    name(rendering{form: formPlain, eventFrom: "key"}, "orders"),
+		"event from h":  name(rendering{form: formPlain, eventFrom: "header:key"}, "orders"),
+		"comments only": name(rendering{form: formPlain, commentOnly: true}, "orders"),
+		"hint":          name(hint, "orders"),
+		"two topics":    name(plain, "orders", "prices"),
+	} {
+		if other, taken := seen[n]; taken {
+			t.Errorf("%s and %s share the channel %s", what, other, n)
+		}
+		seen[n] = what
+		topics, hash, ok := strings.Cut(n, "~")
+		if want := strings.ReplaceAll(what, "two topics", "orders+prices"); !ok || len(hash) != 26 || hash != strings.ToLower(hash) ||
+			(topics != "orders" && topics != want) {
+			t.Errorf("%s: %q, want the topics, a tilde and 26 digits of base 32", what, n)
+		}
+	}
+	if name(hint, "a") != name(rendering{form: formHint}, "a") {
+		t.Error("the name is not a function of view and rendering")
+	}
+}
