@@ -28,7 +28,7 @@ func TestRecordKinds(t *testing.T) {
 		record kgo.Record
 
 		event string // of plain SSE
-		data  string // of plain SSE, as a browser gets it; "JSON" for the locator of the record
+		data  string // of plain SSE, as a browser gets it; "JSON" for the locator of an oversize record
 		ws    string // plain WebSocket message: "" none, "=" the value as text, "#" as binary, "JSON" as data
 
 		envelope string // members of the envelope besides topic, partition and offset
@@ -64,7 +64,7 @@ func TestRecordKinds(t *testing.T) {
 		{name: "as large as may be", record: kgo.Record{Value: []byte(long)},
 			event: "message", data: long, ws: "=", envelope: fmt.Sprintf(`{"value":%q}`, long)},
 		{name: "too large", record: kgo.Record{Value: []byte(long + "x")},
-			event: "oversize", data: "JSON", ws: "JSON", envelope: fmt.Sprintf(`{"size":%d}`, len(long)+1)},
+			event: "oversize", data: "JSON", ws: "JSON", envelope: fmt.Sprintf(`{"error":"oversize","size":%d}`, len(long)+1)},
 		{name: "key, headers and time", record: kgo.Record{
 			Key: []byte("42"), Value: []byte("v"), Timestamp: at,
 			Headers: []kgo.RecordHeader{
@@ -115,14 +115,24 @@ func TestRecordKinds(t *testing.T) {
 						if b.name != tt.event || b.id == "" {
 							t.Errorf("plain: got event %q, id %q, want %q and an id", b.name, b.id, tt.event)
 						}
+						wantLocator := func(got string) {
+							t.Helper()
+							wantJSON(t, got, locator)
+							wantJSON(t, got, fmt.Sprintf(`{"size":%d}`, len(tt.record.Value)))
+							wantNoMembers(t, got, `{"size":0}`)
+						}
 						if tt.data == "JSON" {
-							wantEnvelope(b.data)
+							wantLocator(b.data)
 						} else if b.data != tt.data {
 							t.Errorf("plain: got data %.200q, want %.200q", b.data, tt.data)
 						}
 
 						enveloped.t = t
-						wantEnvelope(enveloped.next().data)
+						if b := enveloped.next(); tt.data == "JSON" {
+							wantLocator(b.data)
+						} else {
+							wantEnvelope(b.data)
+						}
 
 						ndjson.t = t
 						line := ndjson.nextFull()
@@ -146,7 +156,7 @@ func TestRecordKinds(t *testing.T) {
 							if err != nil || typ != websocket.MessageText {
 								t.Fatalf("WebSocket: got %v, %v, want a text message", typ, err)
 							}
-							wantEnvelope(m)
+							wantLocator(m)
 						}
 					})
 				}

@@ -29,13 +29,17 @@ func TestKafkaGoesAwayAndComesBack(t *testing.T) {
 		ws.want(websocket.MessageText, "1")
 		id := live.lastID
 
-		for outage := range 2 {
+		outages := 1
+		if kafkatest.Full() {
+			outages = 2 // the second finds clients that have been through one
+		}
+		for outage := range outages {
 			k.Stop()
 			s.wantReady(http.StatusServiceUnavailable)
 			if _, body := s.readyz(); !strings.Contains(body, "kafka") {
 				t.Errorf("/readyz: got %s, want kafka as the reason", body)
 			}
-			for range 3 { // more than what was on its way
+			for range 2 { // more than what was on its way
 				live.heartbeat()
 			}
 			k.Start()
@@ -46,7 +50,7 @@ func TestKafkaGoesAwayAndComesBack(t *testing.T) {
 			ws.want(websocket.MessageText, want)
 		}
 		resumed := subscribe(t, url, "Last-Event-ID: "+id)
-		resumed.wantSet("after outage 0", "after outage 1")
+		resumed.wantSet([]string{"after outage 0", "after outage 1"}[:outages]...)
 	})
 }
 
@@ -121,7 +125,7 @@ func TestDrain(t *testing.T) {
 	})
 
 	t.Run("DRAIN_DELAY goes on as before, and /readyz says so", func(t *testing.T) {
-		s := serve(t, k, "DRAIN_DELAY=3s", "DRAIN_TIMEOUT=10s")
+		s := serve(t, k, "DRAIN_DELAY=3s", "DRAIN_TIMEOUT=4s")
 		st := subscribe(t, s.url+"/events/"+topic+"/")
 		s.signal(syscall.SIGTERM)
 		s.wantReady(http.StatusServiceUnavailable)
