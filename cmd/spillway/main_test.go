@@ -149,6 +149,7 @@ func TestParseFlags(t *testing.T) {
 		{"between arguments", "a -n 3 b", 3, "a b", false},
 		{"after -- nothing is an option", "a -- -n 3", 0, "a -n 3", false},
 		{"-- first", "-- -n", 0, "-n", false},
+		{"-- before an argument", "-- a -n 3", 0, "a -n 3", false},
 		{"a single dash is an argument", "- -n 3", 3, "-", false},
 		{"unknown after the argument", "a -x", 0, "", true},
 	} {
