@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hbollon/go-edlib"
+
 	"spillway/relay/cursor"
 )
 
@@ -138,32 +140,11 @@ func checkParams(query url.Values, ignore []string) error {
 func nearestParam(name string) (nearest string) {
 	best := -1
 	for known := range params {
-		if d := editDistance(name, known); best < 0 || d < best || (d == best && known < nearest) {
+		if d := edlib.OSADamerauLevenshteinDistance(name, known); best < 0 || d < best || (d == best && known < nearest) {
 			best, nearest = d, known
 		}
 	}
 	return nearest
-}
-
-// editDistance is Levenshtein's, over bytes.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 func parseTopics(path string, more []string) ([]string, error) {

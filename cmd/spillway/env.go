@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hbollon/go-edlib"
 	"github.com/kelseyhightower/envconfig"
 )
 
@@ -418,35 +419,10 @@ func isServiceLink(name string) bool {
 func nearest(s string, names []string) (string, bool) {
 	best, distance := "", min(2, max(1, len(s)/4))+1
 	for _, name := range names {
-		if d := edits(s, name); d < distance {
+		if d := edlib.OSADamerauLevenshteinDistance(s, name); d < distance {
 			best, distance = name, d
 		}
 	}
 	return best, best != "" && best != s
 }
 
-// edits counts the insertions, deletions, substitutions and swaps of
-// neighbours that turn a into b (optimal string alignment, in bytes).
-func edits(a, b string) int {
-	before := make([]int, len(b)+1) // the row before the last one
-	last := make([]int, len(b)+1)
-	row := make([]int, len(b)+1)
-	for j := range last {
-		last[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, last, row = last, row, before
-	}
-	return last[len(b)]
-}

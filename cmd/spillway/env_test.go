@@ -321,20 +321,6 @@ func TestMisspelt(t *testing.T) {
 	}
 }
 
-func TestEdits(t *testing.T) {
-	for _, tt := range []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"abc", "abc", 0}, {"abc", "abd", 1},
-		{"abc", "ac", 1}, {"abc", "acb", 1}, {"ca", "abc", 3}, {"kitten", "sitting", 3},
-	} {
-		if got := edits(tt.a, tt.b); got != tt.want {
-			t.Errorf("%q to %q: got %d, want %d", tt.a, tt.b, got, tt.want)
-		}
-	}
-}
-
 // Without any configuration the program's own part is valid.
 func TestDefaultsAreValid(t *testing.T) {
 	var cfg Config

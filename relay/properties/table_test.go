@@ -102,18 +102,3 @@ func TestNearest(t *testing.T) {
 	}
 }
 
-func TestEdits(t *testing.T) {
-	for _, tt := range []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0}, {"a", "", 1}, {"", "abc", 3}, {"kitten", "sitting", 3}, {"ab", "ba", 1}, {"group.id", "gruop.id", 1}, {"abc", "abc", 0},
-	} {
-		if got := edits(tt.a, tt.b); got != tt.want {
-			t.Errorf("%q to %q: got %d, want %d", tt.a, tt.b, got, tt.want)
-		}
-		if got := edits(tt.b, tt.a); got != tt.want {
-			t.Errorf("%q to %q: got %d, want %d", tt.b, tt.a, got, tt.want)
-		}
-	}
-}
