@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hbollon/go-edlib"
+	"github.com/agnivade/levenshtein"
 
 	"spillway/relay/cursor"
 )
@@ -140,7 +140,7 @@ func checkParams(query url.Values, ignore []string) error {
 func nearestParam(name string) (nearest string) {
 	best := -1
 	for known := range params {
-		if d := edlib.OSADamerauLevenshteinDistance(name, known); best < 0 || d < best || (d == best && known < nearest) {
+		if d := levenshtein.ComputeDistance(name, known); best < 0 || d < best || (d == best && known < nearest) {
 			best, nearest = d, known
 		}
 	}

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hbollon/go-edlib"
+	"github.com/agnivade/levenshtein"
 	"github.com/kelseyhightower/envconfig"
 )
 
@@ -419,10 +419,9 @@ func isServiceLink(name string) bool {
 func nearest(s string, names []string) (string, bool) {
 	best, distance := "", min(2, max(1, len(s)/4))+1
 	for _, name := range names {
-		if d := edlib.OSADamerauLevenshteinDistance(s, name); d < distance {
+		if d := levenshtein.ComputeDistance(s, name); d < distance {
 			best, distance = name, d
 		}
 	}
 	return best, best != "" && best != s
 }
-

@@ -1,6 +1,12 @@
 package properties
 
 import (
+	"strings"
+
+	"github.com/agnivade/levenshtein"
+)
+
+import (
 	"strconv"
 	"strings"
 	"unicode"
@@ -18,7 +24,7 @@ func nearest(name string, known []string) string {
 	name = plain(name[:min(len(name), longestName)])
 	best, bestEdits := "", 1<<30
 	for _, k := range known {
-		if n := edlib.OSADamerauLevenshteinDistance(name, plain(k)); n < bestEdits {
+		if n := levenshtein.ComputeDistance(name, plain(k)); n < bestEdits {
 			best, bestEdits = k, n
 		}
 	}

@@ -101,4 +101,3 @@ func TestNearest(t *testing.T) {
 		}
 	}
 }
-
