@@ -394,7 +394,9 @@ func misspelt(env map[string]string) []string {
 		if slices.Contains(known, name) || slices.Contains(foreign, name) || isServiceLink(name) {
 			continue
 		}
-		if near, ok := nearest(name, known); ok {
+		// One edit per four letters, so that a short name does not resemble
+		// everything.
+		if near, ok := nearest(name, known, min(2, max(1, len(name)/4))); ok {
 			warnings = append(warnings, fmt.Sprintf("%s is not a variable of ours; did you mean %s?", name, near))
 		}
 	}
@@ -413,11 +415,10 @@ func isServiceLink(name string) bool {
 		strings.Contains(name, "_PORT_") && (strings.Contains(name, "_TCP") || strings.Contains(name, "_UDP"))
 }
 
-// nearest returns the name that s was most likely meant to be: at most two
-// edits away, and at most one per four letters, so that a short name does not
-// resemble everything.
-func nearest(s string, names []string) (string, bool) {
-	best, distance := "", min(2, max(1, len(s)/4))+1
+// nearest returns the name that s was most likely meant to be, at most so many
+// edits away.
+func nearest(s string, names []string, edits int) (string, bool) {
+	best, distance := "", edits+1
 	for _, name := range names {
 		if d := levenshtein.ComputeDistance(s, name); d < distance {
 			best, distance = name, d

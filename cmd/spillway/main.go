@@ -158,7 +158,7 @@ func findCommand(name string) (command, error) {
 		names = append(names, c.name)
 	}
 	hint := "See spillway help"
-	if near, ok := nearest(name, names); ok {
+	if near, ok := nearest(name, names, 2); ok {
 		hint = fmt.Sprintf("Did you mean %s?", near)
 	}
 	return command{}, usageError{fmt.Errorf("unknown command %q. %s", name, hint)}

@@ -1,15 +1,11 @@
 package properties
 
 import (
-	"strings"
-
-	"github.com/agnivade/levenshtein"
-)
-
-import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/agnivade/levenshtein"
 )
 
 // longestName bounds the work that an unknown name can cause. The longest
