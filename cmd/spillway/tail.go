@@ -303,7 +303,7 @@ func (t *tail) wait(refused *refusedError) time.Duration {
 	d := t.retry
 	if t.failures > 1 {
 		d = max(min(d<<min(t.failures-1, 8), maxRetry), d)
-		d += time.Duration(rand.Int64N(int64(d)/5 + 1)) //nolint:gosec // spreads load, hides nothing
+		d += time.Duration(rand.Int64N(int64(d)/5 + 1))
 	}
 	if refused != nil {
 		d = max(d, refused.retryAfter)
