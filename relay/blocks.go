@@ -29,6 +29,8 @@ const (
 	recordOverhead = 256
 	// fetchAttempts bounds how often a block is asked for while leaders move.
 	fetchAttempts = 5
+	// fetchBackoff is how much longer each attempt waits than the one before.
+	fetchBackoff = 100 * time.Millisecond
 )
 
 // A block is a run of a partition as one fetch returned it. It is never changed.
@@ -70,6 +72,7 @@ type blockWant struct {
 type blocks struct {
 	client   *kgo.Client
 	catalog  *catalog
+	offsets  *offsets
 	settings properties.FetchSettings
 	maxBytes int64
 
@@ -93,10 +96,11 @@ type blockEntry struct {
 	use    *list.Element // nil while not ready
 }
 
-func newBlocks(client *kgo.Client, cat *catalog, settings properties.FetchSettings, maxBytes int64, reg prometheus.Registerer) *blocks {
+func newBlocks(client *kgo.Client, cat *catalog, offsets *offsets, settings properties.FetchSettings, maxBytes int64, reg prometheus.Registerer) *blocks {
 	b := &blocks{
 		client:   client,
 		catalog:  cat,
+		offsets:  offsets,
 		settings: settings,
 		maxBytes: maxBytes,
 		byPart:   make(map[blockKey][]*blockEntry),
@@ -225,9 +229,9 @@ func (b *blocks) fetchAll(ctx context.Context, wants []blockWant, entries []*blo
 	for attempt := 0; attempt < fetchAttempts && len(pending) > 0 && ctx.Err() == nil; attempt++ {
 		if attempt > 0 {
 			// Leaders moved, or a broker went away: look again where they are.
-			if err := b.catalog.refresh(ctx); err != nil {
-				wait(ctx, time.Duration(attempt)*100*time.Millisecond)
-			}
+			// An election takes a moment.
+			wait(ctx, time.Duration(attempt-1)*fetchBackoff)
+			_ = b.catalog.refresh(ctx) // without it, the old leaders are tried again
 		}
 		byLeader := make(map[int32][]int)
 		for i := range pending {
@@ -243,6 +247,11 @@ func (b *blocks) fetchAll(ctx context.Context, wants []blockWant, entries []*blo
 		for leader, indexes := range byLeader {
 			g.Go(func() error {
 				results, err := b.fetch(ctx, leader, wants, indexes)
+				for i, r := range results {
+					if errors.Is(r.err, kerr.OffsetOutOfRange) {
+						results[i] = fetched{err: b.outOfRange(ctx, wants[i])}
+					}
+				}
 				mu.Lock()
 				defer mu.Unlock()
 				for _, i := range indexes {
@@ -270,6 +279,25 @@ func (b *blocks) fetchAll(ctx context.Context, wants []blockWant, entries []*blo
 		}
 		b.settle(entries[i], nil, unavailable(fmt.Sprintf("read %s/%d at %d", wants[i].info.name, wants[i].partition, wants[i].offset), err))
 	}
+}
+
+// outOfRange asks where the log begins and ends now, since the answer to a
+// fetch leaves that out. The error is an *outOfRangeError, or why it is not
+// known, or that the offset is there after all.
+func (b *blocks) outOfRange(ctx context.Context, w blockWant) error {
+	starts, err := b.offsets.starts(ctx, w.info.name, int(w.partition)+1)
+	if err != nil {
+		return err
+	}
+	ends, err := b.offsets.highWatermarks(ctx, w.info.name, int(w.partition)+1)
+	if err != nil {
+		return err
+	}
+	start, end := starts[w.partition], ends[w.partition]
+	if start <= w.offset && w.offset <= end {
+		return fmt.Errorf("offset was out of range, and is within [%d, %d] now", start, end)
+	}
+	return &outOfRangeError{start, end}
 }
 
 func isOutOfRange(err error) bool {
@@ -359,7 +387,7 @@ func (b *blocks) decode(w blockWant, rp *kmsg.FetchResponseTopicPartition) fetch
 	}
 	fp, next := kgo.ProcessFetchPartition(opts, rp, kgo.DefaultDecompressor(), nil)
 	if errors.Is(fp.Err, kerr.OffsetOutOfRange) {
-		return fetched{err: &outOfRangeError{start: rp.LogStartOffset, end: rp.HighWatermark}}
+		return fetched{err: fp.Err} // it does not say where the log begins: see outOfRange
 	}
 	if fp.Err != nil {
 		return fetched{err: fp.Err}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/singleflight"
 
 	"spillway/relay/cursor"
@@ -54,7 +56,7 @@ func (t *topicInfo) partitions() int { return len(t.leaders) }
 // A catalog caches the metadata of the exposed topics, so that a request for
 // any name, known or not, is answered without asking a broker.
 type catalog struct {
-	admin   *kadm.Client
+	client  *kgo.Client
 	exposed func(name string) bool
 	log     *slog.Logger
 	now     func() time.Time
@@ -70,9 +72,9 @@ type catalog struct {
 	cluster   string
 }
 
-func newCatalog(admin *kadm.Client, exposed func(string) bool, log *slog.Logger) *catalog {
+func newCatalog(client *kgo.Client, exposed func(string) bool, log *slog.Logger) *catalog {
 	return &catalog{
-		admin:     admin,
+		client:    client,
 		exposed:   exposed,
 		log:       log,
 		now:       time.Now,
@@ -179,7 +181,12 @@ func (c *catalog) refresh(ctx context.Context) error {
 	done := c.flight.DoChan("all", func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metadataTimeout)
 		defer cancel()
-		m, err := c.admin.Metadata(ctx)
+		// Not through kadm, which answers from the client's cache: whoever
+		// comes here has reason to think that something changed.
+		m, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, c.client)
+		if err == nil {
+			err = kerr.ErrorForCode(m.ErrorCode)
+		}
 		c.store(m, err)
 		return nil, err
 	})
@@ -194,7 +201,7 @@ func (c *catalog) refresh(ctx context.Context) error {
 	}
 }
 
-func (c *catalog) store(m kadm.Metadata, err error) {
+func (c *catalog) store(m *kmsg.MetadataResponse, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
@@ -204,19 +211,23 @@ func (c *catalog) store(m kadm.Metadata, err error) {
 		return
 	}
 	c.refreshed = now
-	c.cluster = m.Cluster
+	if m.ClusterID != nil {
+		c.cluster = *m.ClusterID
+	}
 	topics := make(map[string]*topicInfo, len(m.Topics))
-	for name, detail := range m.Topics {
-		if detail.IsInternal || !c.exposed(name) {
+	for i := range m.Topics {
+		mt := &m.Topics[i]
+		if mt.Topic == nil || mt.IsInternal || !c.exposed(*mt.Topic) {
 			continue
 		}
-		if detail.Err != nil && !errors.Is(detail.Err, kerr.LeaderNotAvailable) {
-			if old := c.topics[name]; old != nil && kerr.IsRetriable(detail.Err) && !errors.Is(detail.Err, kerr.UnknownTopicOrPartition) {
+		name := *mt.Topic
+		if err := kerr.ErrorForCode(mt.ErrorCode); err != nil && !errors.Is(err, kerr.LeaderNotAvailable) {
+			if old := c.topics[name]; old != nil && kerr.IsRetriable(err) && !errors.Is(err, kerr.UnknownTopicOrPartition) {
 				topics[name] = old // a passing trouble does not delete a topic
 			}
 			continue
 		}
-		if t := newTopicInfo(name, detail, m.Cluster); t.partitions() > 0 {
+		if t := newTopicInfo(name, mt, c.cluster); t.partitions() > 0 {
 			topics[name] = t
 			delete(c.negatives, name)
 		}
@@ -224,14 +235,11 @@ func (c *catalog) store(m kadm.Metadata, err error) {
 	c.topics = topics
 }
 
-func newTopicInfo(name string, detail kadm.TopicDetail, cluster string) *topicInfo {
-	t := &topicInfo{name: name, id: detail.ID, leaders: make([]int32, len(detail.Partitions))}
-	for i := range t.leaders {
-		t.leaders[i] = -1
-	}
-	for p, d := range detail.Partitions {
-		if int(p) < len(t.leaders) {
-			t.leaders[p] = d.Leader
+func newTopicInfo(name string, mt *kmsg.MetadataResponseTopic, cluster string) *topicInfo {
+	t := &topicInfo{name: name, id: mt.TopicID, leaders: slices.Repeat([]int32{-1}, len(mt.Partitions))}
+	for _, p := range mt.Partitions {
+		if int(p.Partition) < len(t.leaders) {
+			t.leaders[p.Partition] = p.Leader
 		}
 	}
 	if t.id == (kadm.TopicID{}) {

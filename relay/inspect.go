@@ -49,8 +49,10 @@ func Inspect(ctx context.Context, cfg Config, log *slog.Logger) (*Report, error)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", strings.Join(props.Brokers(), ", "), err)
 	}
-	c := newCatalog(admin, exposed, log)
-	c.store(m, nil)
+	c := newCatalog(client, exposed, log)
+	if err := c.refresh(ctx); err != nil {
+		return nil, err
+	}
 	r := &Report{Cluster: m.Cluster}
 	for _, b := range m.Brokers {
 		r.Brokers = append(r.Brokers, fmt.Sprintf("%d %s:%d", b.NodeID, b.Host, b.Port))

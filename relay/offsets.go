@@ -3,20 +3,29 @@ package relay
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"golang.org/x/sync/singleflight"
 )
 
 const listOffsetsTimeout = 10 * time.Second
 
-// offsets asks Kafka where logs begin and end. Requests for the same answer
-// that arrive while one is on its way share it: a reconnect storm is one
-// ListOffsets per topic.
+// offsets asks Kafka where logs begin and end. Of each question at most one
+// is on its way and one waits; whoever asks meanwhile shares the one that
+// waits. So a reconnect storm is one ListOffsets after the other.
 type offsets struct {
-	admin  *kadm.Client
-	flight singleflight.Group
+	admin *kadm.Client
+	calls sync.WaitGroup // each ends by its own timeout
+
+	mu      sync.Mutex
+	waiting map[string]*call // by question, not sent yet
+	sent    map[string]*call
+}
+
+func newOffsets(admin *kadm.Client) *offsets {
+	return &offsets{admin: admin, waiting: make(map[string]*call), sent: make(map[string]*call)}
 }
 
 // starts are the log start offsets of a topic's n partitions.
@@ -49,36 +58,69 @@ func (o *offsets) after(ctx context.Context, topic string, n int, t time.Time) (
 	})
 }
 
+// A call is one question to Kafka, for all who asked before it was sent.
+type call struct {
+	done chan struct{} // closed when list or err is set
+	list []int64
+	err  error
+}
+
+// list asks, or waits for a call that has not been sent yet: the answer is
+// never older than the question, or a cursor that another replica wrote a
+// moment ago would look as if it lay past the end.
 func (o *offsets) list(ctx context.Context, kind, topic string, n int, ask func(context.Context) (kadm.ListedOffsets, error)) ([]int64, error) {
-	done := o.flight.DoChan(kind+" "+topic, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), listOffsetsTimeout)
-		defer cancel()
-		listed, err := ask(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if err := listed.Error(); err != nil {
-			return nil, err
-		}
-		byPartition := make([]int64, len(listed[topic]))
-		for p, l := range listed[topic] {
-			if int(p) < len(byPartition) {
-				byPartition[p] = l.Offset
-			}
-		}
-		return byPartition, nil
-	})
+	key := kind + " " + topic
+	o.mu.Lock()
+	c := o.waiting[key]
+	if c == nil {
+		c = &call{done: make(chan struct{})}
+		before := o.sent[key]
+		o.waiting[key] = c
+		o.calls.Go(func() { o.run(context.WithoutCancel(ctx), c, before, key, topic, ask) })
+	}
+	o.mu.Unlock()
 	select {
-	case r := <-done:
-		if r.Err != nil {
-			return nil, unavailable("list offsets of "+topic, r.Err)
+	case <-c.done:
+		if c.err != nil {
+			return nil, unavailable("list offsets of "+topic, c.err)
 		}
-		list := r.Val.([]int64)
-		if len(list) < n {
-			return nil, unavailable("list offsets of "+topic, fmt.Errorf("%d of %d partitions answered", len(list), n))
+		if len(c.list) < n {
+			return nil, unavailable("list offsets of "+topic, fmt.Errorf("%d of %d partitions answered", len(c.list), n))
 		}
-		return append([]int64(nil), list[:n]...), nil // shared with other callers
+		return slices.Clone(c.list[:n]), nil // shared with other callers
 	case <-ctx.Done():
 		return nil, unavailable("list offsets of "+topic, ctx.Err())
 	}
+}
+
+// run sends c as soon as the call before it, if any, was answered.
+func (o *offsets) run(ctx context.Context, c, before *call, key, topic string, ask func(context.Context) (kadm.ListedOffsets, error)) {
+	if before != nil {
+		<-before.done
+	}
+	o.mu.Lock()
+	delete(o.waiting, key)
+	o.sent[key] = c
+	o.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, listOffsetsTimeout)
+	defer cancel()
+	listed, err := ask(ctx)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err == nil {
+		c.list = make([]int64, len(listed[topic]))
+		for p, l := range listed[topic] {
+			if int(p) < len(c.list) {
+				c.list[p] = l.Offset
+			}
+		}
+	}
+	c.err = err
+	o.mu.Lock()
+	if o.sent[key] == c {
+		delete(o.sent, key)
+	}
+	o.mu.Unlock()
+	close(c.done)
 }

@@ -84,9 +84,9 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
 	}
 	admin := kadm.NewClient(r.asker)
-	r.catalog = newCatalog(admin, exposed, log)
-	offsets := &offsets{admin: admin}
-	r.blocks = newBlocks(r.asker, r.catalog, props.FetchSettings(), int64(cfg.HistoryCacheBytes), reg)
+	r.catalog = newCatalog(r.asker, exposed, log)
+	offsets := newOffsets(admin)
+	r.blocks = newBlocks(r.asker, r.catalog, offsets, props.FetchSettings(), int64(cfg.HistoryCacheBytes), reg)
 	r.hub = &hub{
 		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets,
 		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), pollMax: pollMax(props),
@@ -203,6 +203,7 @@ func (r *Relay) Close(ctx context.Context) error {
 	}
 	r.hub.starts.Wait()
 	r.blocks.loads.Wait()
+	r.hub.offsets.calls.Wait()
 	r.closeClients()
 	return err
 }
