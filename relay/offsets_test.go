@@ -2,12 +2,10 @@ package relay
 
 import (
 	"context"
-	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kadm"
 
 	"spillway/relay/kafkatest"
 )
@@ -15,57 +13,39 @@ import (
 // An answer must not be older than its question; those who ask while one is on
 // its way share the next.
 func TestOffsetQuestionsShareWhatIsNotSentYet(t *testing.T) {
-	k := kafkatest.Fake(t)
-	topic := kafkatest.UniqueTopic(t)
-	k.CreateTopic(topic, 1)
-	h := startRelay(t, k)
-	var requests atomic.Int64
-	asked, release := make(chan struct{}, 10), make(chan struct{})
-	k.Fake().ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
-		k.Fake().KeepControl()
-		requests.Add(1)
-		asked <- struct{}{}
-		k.Fake().SleepControl(func() { <-release })
-		return nil, nil, false
-	})
-	o := h.r.hub.offsets
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var answers [][]int64
-	ask := func() {
-		wg.Go(func() {
-			list, err := o.ends(context.Background(), topic, 1)
-			if err != nil {
-				t.Error(err)
-			}
-			mu.Lock()
-			answers = append(answers, list)
-			mu.Unlock()
-		})
-	}
-	ask()
-	<-asked
-	for range 5 {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffsets(nil)
+		release := make(chan struct{})
+		sent := 0
+		ask := func() {
+			go func() {
+				list, err := o.list(t.Context(), "ends", "t", 1, func(context.Context) (kadm.ListedOffsets, error) {
+					sent++
+					answer := int64(sent)
+					<-release
+					return kadm.ListedOffsets{"t": {0: {Offset: answer}}}, nil
+				})
+				if err != nil || list[0] < 1 || list[0] > 2 {
+					t.Errorf("answer %v, %v", list, err)
+				}
+				list[0] = -1 // everyone has a copy
+			}()
+		}
 		ask()
-	}
-	h.eventually("the others wait for a question of their own", func() bool {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		return o.waiting["ends "+topic] != nil
+		synctest.Wait()
+		for range 5 {
+			ask()
+		}
+		synctest.Wait()
+		if sent != 1 || o.waiting["ends t"] == nil {
+			t.Fatalf("%d sent while one is on its way", sent)
+		}
+		close(release)
+		synctest.Wait()
+		if sent != 2 || len(o.waiting)+len(o.sent) != 0 {
+			t.Errorf("%d sent, want one more for the five; %d wait, %d are on their way", sent, len(o.waiting), len(o.sent))
+		}
 	})
-	close(release)
-	wg.Wait()
-	if n := requests.Load(); n < 2 || n > 6 {
-		t.Errorf("%d requests, want the second for those who came after the first was sent", n)
-	}
-	if len(answers) != 6 || !slices.Equal(answers[5], []int64{0}) {
-		t.Errorf("answers %v", answers)
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.waiting)+len(o.sent) != 0 {
-		t.Errorf("%d calls wait and %d are on their way after all was answered", len(o.waiting), len(o.sent))
-	}
 }
 
 func TestOffsetsOfTooFewPartitions(t *testing.T) {
