@@ -211,10 +211,7 @@ func (c *Config) Validate() error {
 
 // Fanout is what the engine of this configuration is made with.
 func (c *Config) Fanout() fanout.Config {
-	logMemory := c.LogMemory
-	if logMemory == 0 {
-		logMemory = c.memoryLimit() / 4
-	}
+	_, logMemory := c.Memory()
 	return fanout.Config{
 		ChannelLogBytes: int64(c.ChannelLogBytes),
 		ChannelLogAge:   c.ChannelLogAge,
@@ -272,6 +269,16 @@ func (c *Config) trustedProxies() ([]netip.Prefix, error) {
 		prefixes = append(prefixes, p.Masked())
 	}
 	return prefixes, nil
+}
+
+// Memory is the memory that there is for the process, and the share of it that
+// channels may retain.
+func (c *Config) Memory() (limit, logs bytesize.Bytes) {
+	limit, logs = c.memoryLimit(), c.LogMemory
+	if logs == 0 {
+		logs = limit / 4
+	}
+	return limit, logs
 }
 
 // memoryLimit is the memory that there is for the process.

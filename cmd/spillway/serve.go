@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 
 	"spillway/gateway"
 	"spillway/gateway/fanout"
+	"spillway/grip/bytesize"
 	"spillway/relay"
 )
 
@@ -51,6 +53,7 @@ SIGTERM drains and ends the program, a second one ends it at once.
 			for _, w := range warnings {
 				log.Warn(w)
 			}
+			s.limitHeap(p)
 			return serve(ctx, s, log, nil)
 		},
 	}
@@ -82,12 +85,35 @@ func (s *settings) load(p *process) (warnings []string, err error) {
 	if s.gateway.NormalEventsPath() == "" {
 		err = addProblem(err, errors.New("EVENTS_PATH=: serve has nothing to serve without a path; write /events/, or use spillway gateway"))
 	}
+	if problem := s.checkMemory(); problem != nil && err == nil {
+		err = addProblem(nil, problem)
+	}
 	if err != nil {
 		return nil, err
 	}
 	s.relay.EventsPath = s.gateway.NormalEventsPath()
 	s.relay.Instance = instanceName(s.gateway.HTTPAddr)
 	return warnings, nil
+}
+
+// checkMemory holds the shares of memory that have a bound of their own against
+// the whole.
+func (s *settings) checkMemory() error {
+	limit, logs := s.gateway.Memory()
+	pages := s.relay.HistoryPageBytes * bytesize.Bytes(s.relay.CatchupPages)
+	if sum := logs + s.relay.HistoryCacheBytes + pages; sum > limit {
+		return fmt.Errorf("MEMORY_LIMIT: there are %d bytes, and LOG_MEMORY (%d), HISTORY_CACHE_BYTES (%d) and CATCHUP_PAGES of HISTORY_PAGE_BYTES (%d) may take %d; lower one of them",
+			int64(limit), int64(logs), int64(s.relay.HistoryCacheBytes), int64(pages), int64(sum))
+	}
+	return nil
+}
+
+// limitHeap makes the garbage collector keep to MEMORY_LIMIT, with a tenth for
+// what is not heap. GOMEMLIMIT wins, as everywhere in Go.
+func (s *settings) limitHeap(p *process) {
+	if limit, _ := s.gateway.Memory(); p.env["GOMEMLIMIT"] == "" {
+		debug.SetMemoryLimit(int64(limit - limit/10))
+	}
 }
 
 // instanceName tells replicas apart that have the same group.instance.id, on
