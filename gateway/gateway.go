@@ -274,6 +274,7 @@ func (g *Gateway) close() {
 // many had to be cut off.
 func (g *Gateway) Drain(ctx context.Context) error {
 	g.drain.begin(ctx)
+	g.clients.SetKeepAlivesEnabled(false) // what is idle closes, what answers says so
 	left := g.drain.wait(ctx)
 	if left > 0 {
 		g.cutOff(errCutOff)

@@ -17,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"spillway/gateway/fanout"
-	"spillway/grip"
 )
 
 const patience = 10 * time.Second
@@ -64,6 +63,9 @@ func start(t testing.TB, change func(*Config)) *fixture {
 	if err := f.Listen(); err != nil {
 		t.Fatal(err)
 	}
+	if capped, ok := f.clientListener.(*cappedListener); ok {
+		capped.Listener = tightListener{capped.Listener}
+	}
 	f.url = "http://" + f.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { f.done <- f.Run(ctx) }()
@@ -76,6 +78,31 @@ func start(t testing.TB, change func(*Config)) *fixture {
 		http.DefaultClient.CloseIdleConnections()
 	})
 	return f
+}
+
+// tightListener gives connections small buffers, so that a client that does not
+// read is felt soon.
+type tightListener struct{ net.Listener }
+
+func (l tightListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if c, ok := conn.(*net.TCPConn); ok {
+		c.SetWriteBuffer(16 << 10)
+	}
+	return conn, err
+}
+
+// tightClient is the other side of it.
+func tightClient(t testing.TB) *http.Client {
+	tr := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		if c, ok := conn.(*net.TCPConn); ok {
+			c.SetReadBuffer(16 << 10)
+		}
+		return conn, err
+	}}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
 }
 
 // checkGoroutines fails the test when goroutines are left behind in the end.
@@ -259,5 +286,8 @@ func TestHistoryInPages(t *testing.T) {
 	}
 }
 
-var _ net.Conn
-var _ grip.Item
+func contextWithTimeout() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), patience)
+}
+
+func bufioReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }

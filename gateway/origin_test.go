@@ -20,6 +20,7 @@ type listOrigin struct {
 	engine *fanout.Engine
 	page   int           // lines on a page of history
 	wait   string        // of long polls, in seconds
+	pad    string        // makes lines longer
 	keep   string        // value of Grip-Keep-Alive; empty: none
 	gate   chan struct{} // where set, pages wait until it is closed
 
@@ -56,7 +57,7 @@ func (o *listOrigin) publish(n int) {
 		line := strconv.Itoa(len(o.lines) + 1)
 		o.lines = append(o.lines, line)
 		items[i] = grip.Item{
-			HTTPStream: &grip.HTTPStream{Content: []byte(sse(line))},
+			HTTPStream: &grip.HTTPStream{Content: []byte(o.sse(line))},
 			WSMessage:  &grip.WSMessage{Content: []byte(line)},
 		}
 	}
@@ -69,6 +70,10 @@ func (o *listOrigin) act(it grip.Item) {
 	defer o.mu.Unlock()
 	o.lines = append(o.lines, "")
 	o.channel.Append([]grip.Item{it})
+}
+
+func (o *listOrigin) sse(line string) string {
+	return "id: " + line + "\ndata: " + line + o.pad + "\n\n"
 }
 
 func sse(line string) string { return "id: " + line + "\ndata: " + line + "\n\n" }
@@ -182,7 +187,7 @@ func (o *listOrigin) serveLink(w http.ResponseWriter, r *http.Request, rest stri
 		case via == "ws":
 			body = grip.AppendEvent(body, grip.Event{Type: grip.EventText, Content: []byte(line)})
 		default:
-			body = append(body, sse(line)...)
+			body = append(body, o.sse(line)...)
 		}
 	}
 	w.Write(body)

@@ -1,11 +1,11 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"spillway/gateway/fanout"
@@ -36,7 +36,7 @@ func (g *Gateway) poll(out *output, r *http.Request, p *page, status int, from s
 		form = fanout.Any
 	}
 	for {
-		got, b, ids := g.await(r.Context(), form, p.ins.Channels, from.local(), deadline, &drains)
+		got, b, ids := g.await(r.Context(), form, p.ins.Channels, from, deadline, &drains)
 		if got == pollLeft {
 			g.metrics.closed[lostReason(r.Context(), nil)].Inc()
 			return nil, false
@@ -103,9 +103,9 @@ func pollReason(e pollEvent) closeReason {
 
 // await waits for an item on channels. drains is set to nil once it was seen:
 // then the deadline is that of the drain.
-func (g *Gateway) await(ctx context.Context, form fanout.Form, channels []grip.Subscription, local bool,
+func (g *Gateway) await(ctx context.Context, form fanout.Form, channels []grip.Subscription, from source,
 	deadline *time.Timer, drains *chan struct{}) (pollEvent, fanout.Batch, []grip.Last) {
-	sub, ok := g.engine.Subscribe(form, wants(channels), local)
+	sub, ok := g.engine.Subscribe(form, wants(channels, from.prefix()), from.local())
 	if !ok {
 		return pollAgain, fanout.Batch{}, lastsOf(channels)
 	}
@@ -116,7 +116,7 @@ func (g *Gateway) await(ctx context.Context, form fanout.Form, channels []grip.S
 		case fanout.Ready:
 			return pollItem, b, nil
 		case fanout.Hint, fanout.Behind, fanout.Closed:
-			return pollAgain, b, sub.Detach()
+			return pollAgain, b, detach(sub, from.prefix())
 		case fanout.End, fanout.Refresh:
 			continue
 		}
@@ -170,46 +170,61 @@ func (g *Gateway) answerItem(out *output, p *page, item *grip.HTTPResponse) {
 	_ = out.body(status, body)
 }
 
-// keptBody remembers what a client sent, so that a request can be repeated.
+// keptBody remembers what a client sent, so that a request can be repeated. It
+// is read on a goroutine of the upstream package.
 type keptBody struct {
-	buf   bytes.Buffer
-	total int64
+	length  int64 // as announced; -1: unknown
+	reading sync.Mutex
+	body    io.ReadCloser // guarded by reading
+
+	mu    sync.Mutex
+	buf   []byte // the first MaxHoldBody bytes; guarded by mu
+	total int64  // guarded by mu
 }
 
 // keepBody makes r's body remember what is read of it.
 func keepBody(r *http.Request) *keptBody {
-	k := &keptBody{}
+	k := &keptBody{length: r.ContentLength, body: http.NoBody}
 	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.TeeReader(r.Body, k), r.Body}
+		k.body = r.Body
+		r.Body = k
 	}
 	return k
 }
 
-func (k *keptBody) Write(p []byte) (int, error) {
-	k.total += int64(len(p))
-	if room := grip.MaxHoldBody - k.buf.Len(); room > 0 {
-		k.buf.Write(p[:min(room, len(p))])
-	}
-	return len(p), nil
+func (k *keptBody) Read(p []byte) (int, error) {
+	k.reading.Lock()
+	defer k.reading.Unlock()
+	n, err := k.body.Read(p)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.total += int64(n)
+	k.buf = append(k.buf, p[:min(n, grip.MaxHoldBody-len(k.buf))]...)
+	return n, err
 }
+
+func (k *keptBody) Close() error { return k.body.Close() }
 
 // tooLarge reports whether the request is too large to be held (GRIP reference,
 // 1.5).
-func (k *keptBody) tooLarge() bool { return k.total > grip.MaxHoldBody }
+func (k *keptBody) tooLarge() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return max(k.total, k.length) > grip.MaxHoldBody
+}
 
-func (k *keptBody) bytes() []byte { return k.buf.Bytes() }
-
-// rest reads what the origin left unread, as far as it may be.
-func (k *keptBody) rest(r *http.Request) error {
-	if r.Body == nil {
-		return nil
+// whole returns the body, and reads what the origin left unread. ok is false
+// when it is too large, or the client broke off.
+func (k *keptBody) whole() (body []byte, ok bool) {
+	k.mu.Lock()
+	left := grip.MaxHoldBody + 1 - k.total
+	k.mu.Unlock()
+	if left > 0 {
+		if _, err := io.CopyN(io.Discard, k, left); err != nil && err != io.EOF {
+			return nil, false
+		}
 	}
-	_, err := io.CopyN(io.Discard, r.Body, grip.MaxHoldBody+1-k.total)
-	if err != nil && err != io.EOF {
-		return err
-	}
-	return nil
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.buf, k.total <= grip.MaxHoldBody
 }

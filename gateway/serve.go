@@ -61,15 +61,16 @@ func (g *Gateway) serveRoute(out *output, r *http.Request, rt *route.Route) {
 			g.badGateway(out, r, rt, perr)
 			return
 		}
-		lasts, again := g.deliver(out, r, withPrefix(p, rt), &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt})
-		if !again {
+		lasts, redo := g.deliver(out, r, p, &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt, named: rt.Prefix})
+		if !redo {
 			return
 		}
-		if err := body.rest(r); err != nil || body.tooLarge() {
+		again, ok := body.whole()
+		if !ok {
 			out.text(http.StatusBadRequest, "Request too large to accept GRIP instruct.")
 			return
 		}
-		resp, err = g.upstream.Redo(r.Context(), r, rt, body.bytes(), lasts)
+		resp, err = g.upstream.Redo(r.Context(), r, rt, again, lasts)
 	}
 }
 
@@ -196,16 +197,6 @@ func (g *Gateway) endOfAge(now time.Time) time.Time {
 		return time.Time{}
 	}
 	return now.Add(age*8/10 + rand.N(age*4/10+1))
-}
-
-// withPrefix puts the route's prefix before the channel names.
-func withPrefix(p *page, rt *route.Route) *page {
-	if rt.Prefix != "" {
-		for i := range p.ins.Channels {
-			p.ins.Channels[i].Channel = rt.Prefix + p.ins.Channels[i].Channel
-		}
-	}
-	return p
 }
 
 // mentionsEvents reports whether a request claims to come from a gateway that

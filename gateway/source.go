@@ -44,6 +44,10 @@ type source interface {
 	// local reports whether the origin is in this process: its channels are
 	// open ones, and the rules that go beyond GRIP hold.
 	local() bool
+
+	// prefix stands before the names of channels where items are published,
+	// and not where the origin says them (a route's prefix=).
+	prefix() string
 }
 
 // localSource is the origin in this process, following links from one request.
@@ -58,7 +62,8 @@ func (g *Gateway) newLocalSource(r *http.Request) *localSource {
 	return &localSource{g: g, remote: r.RemoteAddr, host: r.Host, url: r.URL}
 }
 
-func (s *localSource) local() bool { return true }
+func (s *localSource) local() bool    { return true }
+func (s *localSource) prefix() string { return "" }
 
 func (s *localSource) next(ctx context.Context, link *grip.Link, lasts []grip.Last) (*page, error) {
 	u, err := s.url.Parse(link.URL)
@@ -171,9 +176,11 @@ type httpSource struct {
 	g     *Gateway
 	base  *url.URL     // of the newest page
 	route *route.Route // by which it came; nil: directly
+	named string       // prefix of the first response's route
 }
 
-func (s *httpSource) local() bool { return false }
+func (s *httpSource) local() bool    { return false }
+func (s *httpSource) prefix() string { return s.named }
 
 // retries are the waits before a link is asked again, plus up to a second
 // (GRIP reference, 7.2).

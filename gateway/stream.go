@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"spillway/gateway/fanout"
@@ -107,7 +108,7 @@ func (f *follow) hold(ctx context.Context, ins *grip.Instruct) ([]grip.Last, ask
 	if ins.Next == nil && !f.source.local() && hasPrevID(ins.Channels) {
 		return nil, "", &ending{reason: closedByOrigin} // GRIP reference, 4.1
 	}
-	sub, ok := f.g.engine.Subscribe(f.sink.form(), wants(ins.Channels), f.source.local())
+	sub, ok := f.g.engine.Subscribe(f.sink.form(), wants(ins.Channels, f.source.prefix()), f.source.local())
 	if !ok {
 		if ins.Next == nil {
 			return nil, "", &ending{reason: closedByOrigin}
@@ -139,7 +140,7 @@ func (f *follow) hold(ctx context.Context, ins *grip.Instruct) ([]grip.Last, ask
 			continue
 		case fanout.Hint:
 			if ins.Next != nil {
-				return sub.Detach(), askedForHint, f.flush(ctx)
+				return detach(sub, f.source.prefix()), askedForHint, f.flush(ctx)
 			}
 			continue
 		case fanout.Behind, fanout.Closed:
@@ -153,7 +154,7 @@ func (f *follow) hold(ctx context.Context, ins *grip.Instruct) ([]grip.Last, ask
 			if status == fanout.Closed {
 				why = askedForClosed
 			}
-			return sub.Detach(), why, f.flush(ctx)
+			return detach(sub, f.source.prefix()), why, f.flush(ctx)
 		case fanout.End:
 			if end := f.flush(ctx); end != nil {
 				return nil, "", end
@@ -178,7 +179,7 @@ func (f *follow) hold(ctx context.Context, ins *grip.Instruct) ([]grip.Last, ask
 				return nil, "", end
 			}
 			if link {
-				return sub.Detach(), askedForQuiet, nil
+				return detach(sub, f.source.prefix()), askedForQuiet, nil
 			}
 		}
 	}
@@ -406,12 +407,22 @@ func hasPrevID(channels []grip.Subscription) bool {
 	return false
 }
 
-func wants(channels []grip.Subscription) []fanout.Want {
+func wants(channels []grip.Subscription, prefix string) []fanout.Want {
 	wants := make([]fanout.Want, len(channels))
 	for i, c := range channels {
-		wants[i] = fanout.Want{Channel: c.Channel, PrevID: c.PrevID, HasPrevID: c.HasPrevID}
+		wants[i] = fanout.Want{Channel: prefix + c.Channel, PrevID: c.PrevID, HasPrevID: c.HasPrevID}
 	}
 	return wants
+}
+
+// detach ends a subscription and returns its last ids, as the origin knows the
+// channels.
+func detach(sub *fanout.Subscriber, prefix string) []grip.Last {
+	lasts := sub.Detach()
+	for i := range lasts {
+		lasts[i].Channel = strings.TrimPrefix(lasts[i].Channel, prefix)
+	}
+	return lasts
 }
 
 // lastsOf are the ids that a response already contains.

@@ -26,7 +26,7 @@ func (f *Forwarder) Redo(ctx context.Context, r *http.Request, rt *route.Route, 
 	}
 	grip.AppendLast(out.header, lasts...)
 	if len(body) > 0 {
-		out.body, out.length = &Body{r: io.NopCloser(bytes.NewReader(body))}, int64(len(body))
+		out.body, out.length = newBody(io.NopCloser(bytes.NewReader(body)), int64(len(body))), int64(len(body))
 	}
 	return f.send(ctx, out, rt)
 }
