@@ -33,8 +33,9 @@ func patched(body []byte, patch json.RawMessage) ([]byte, error) {
 	default:
 		return nil, errors.New("body: neither an object nor an array")
 	}
+	room := maxCopied
 	for i, op := range ops {
-		if doc, err = op.apply(doc); err != nil {
+		if doc, err = op.apply(doc, &room); err != nil {
 			return nil, fmt.Errorf("operation %d: %s %s: %w", i, op.Op, op.Path, err)
 		}
 	}
@@ -47,6 +48,10 @@ func patched(body []byte, patch json.RawMessage) ([]byte, error) {
 	return append(bytes.TrimSuffix(out.Bytes(), []byte("\n")), end...), nil
 }
 
+// maxCopied bounds what the copy operations of one patch copy, in bytes of JSON:
+// each could double the document.
+const maxCopied = 1 << 20
+
 type patchOp struct {
 	Op    string          `json:"op"`
 	Path  string          `json:"path"`
@@ -56,7 +61,7 @@ type patchOp struct {
 
 var errNoPlace = errors.New("there is no such place")
 
-func (op patchOp) apply(doc any) (any, error) {
+func (op patchOp) apply(doc any, room *int) (any, error) {
 	switch op.Op {
 	case "add", "replace", "test":
 		if op.Value == nil {
@@ -100,7 +105,7 @@ func (op patchOp) apply(doc any) (any, error) {
 			if doc, err = edit(doc, op.From, remove); err != nil {
 				return nil, err
 			}
-		} else if value, err = copyJSON(value); err != nil {
+		} else if value, err = copyJSON(value, room); err != nil {
 			return nil, err
 		}
 		return edit(doc, op.Path, add(value))
@@ -278,10 +283,13 @@ func decodeJSON(b []byte) (any, error) {
 	return v, nil
 }
 
-func copyJSON(v any) (any, error) {
+func copyJSON(v any, room *int) (any, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
+	}
+	if *room -= len(b); *room < 0 {
+		return nil, errors.New("copies too much")
 	}
 	return decodeJSON(b)
 }
