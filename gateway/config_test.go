@@ -194,7 +194,7 @@ func TestPatched(t *testing.T) {
 		{"unknown operation", `{}`, `[{"op":"jump","path":"/a"}]`, ""},
 		{"not a container", `"text"`, `[]`, ""},
 		{"not JSON", `{`, `[]`, ""},
-		{"copies that double", `{"a":[1]}`, "[" + strings.Repeat(`{"op":"copy","from":"","path":"/b"},`, 64) + `{"op":"test","path":"/a/0","value":1}]`, ""},
+		{"copies that double", `[1]`, "[" + strings.Repeat(`{"op":"copy","from":"","path":"/-"},`, 64) + `{"op":"test","path":"/0","value":1}]`, ""},
 		{"into a number", `{"a":1}`, `[{"op":"add","path":"/a/b","value":1}]`, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
