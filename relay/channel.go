@@ -166,8 +166,8 @@ func (c *channel) appendHint(h vector, topic int, partition int32, records []*kg
 func (c *channel) appendIDOnly(h vector, now time.Time) {
 	minute := now.Unix() / 60
 	id := h.appendCursor(nil, 0, minute, c.tags)
-	if len(id) > cursor.MaxBytes {
-		id = appendTimeOnly(nil, minute, c.tags, h)
+	if len(id) > c.maxID {
+		id = appendTimeOnly(nil, 0, minute, c.tags, h)
 	}
 	stream, message := c.idOnly(id)
 	item := grip.Item{}
@@ -212,7 +212,7 @@ func (c *channel) cursorAround(h vector, topic int, partition int32) (before, af
 func (c *channel) wireID(id []byte, h vector, minute int64, lastOfBatch bool, now time.Time) []byte {
 	var timeOnly bool
 	switch {
-	case len(id) > cursor.MaxBytes:
+	case len(id) > c.maxID:
 		timeOnly = true
 	case c.ids == idEvery, c.ids == idAuto && len(id) <= cursor.EveryEventBytes:
 		return id
@@ -223,15 +223,15 @@ func (c *channel) wireID(id []byte, h vector, minute int64, lastOfBatch bool, no
 	}
 	c.sinceID, c.lastID = 0, now
 	if timeOnly {
-		return appendTimeOnly(nil, minute, c.tags, h)
+		return appendTimeOnly(nil, 0, minute, c.tags, h)
 	}
 	return id
 }
 
 // appendTimeOnly writes a cursor that resumes by time: for views with more
 // partitions than a request header has room for.
-func appendTimeOnly(dst []byte, minute int64, tags []cursor.Tag, h vector) []byte {
-	dst = cursor.AppendHead(dst, 0, minute)
+func appendTimeOnly(dst []byte, phase cursor.Phase, minute int64, tags []cursor.Tag, h vector) []byte {
+	dst = cursor.AppendHead(dst, phase, minute)
 	for t := range h {
 		dst = append(dst, separator(t))
 		dst = cursor.AppendUnknown(dst, tags[t], len(h[t]))

@@ -19,6 +19,7 @@ type writer struct {
 	rendering
 	channel  string // carried by formJSON messages
 	maxBytes int    // a larger value is an oversize event
+	maxID    int    // a longer cursor is written without offsets; cursor.MaxBytes
 }
 
 // A recordKind is which row of event-semantics.md section 5 a record is.

@@ -46,7 +46,8 @@ type hub struct {
 	offsets   *offsets
 	linger    time.Duration
 	heartbeat time.Duration
-	maxBytes  int
+	maxBytes  int // of a value
+	maxID     int // of a cursor with offsets
 	pollMax   int
 	metrics   hubMetrics
 	now       func() time.Time
@@ -246,7 +247,7 @@ func (h *hub) channel(infos []*topicInfo, r rendering) (*channel, vector, bool) 
 			tags[i] = t.info.tag
 		}
 		ch = &channel{
-			writer:   writer{rendering: r, channel: channelName(names, key, r), maxBytes: h.maxBytes},
+			writer:   writer{rendering: r, channel: channelName(names, key, r), maxBytes: h.maxBytes, maxID: h.maxID},
 			tags:     tags,
 			index:    newIndex(tags, pos, now.Unix()/60),
 			lastItem: now,
@@ -283,8 +284,9 @@ func channelName(topics []string, key string, r rendering) string {
 }
 
 // attach finds where a client that holds position want joins the channel: the
-// oldest position of the log at or past it. It waits for the hub to get there.
-func (h *hub) attach(ctx context.Context, ch *channel, topics []*topicInfo, want vector) (vector, error) {
+// oldest position of the log at or past it, and a time (in minutes) before all
+// that follows. It waits for the hub to get there.
+func (h *hub) attach(ctx context.Context, ch *channel, topics []*topicInfo, want vector) (at vector, minute int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, catchUpWait)
 	defer cancel()
 	for {
@@ -292,18 +294,18 @@ func (h *hub) attach(ctx context.Context, ch *channel, topics []*topicInfo, want
 		pos, ok := h.positionOf(topics)
 		if !ok {
 			h.mu.Unlock()
-			return nil, unavailable("attach", errors.New("a topic stopped being read"))
+			return nil, 0, unavailable("attach", errors.New("a topic stopped being read"))
 		}
 		// The log may have evicted items by age since the last append.
 		first, _ := ch.log.Retained()
 		ch.index.trim(first)
-		if at, ok := ch.index.attach(want); ok {
+		if at, minute, ok := ch.index.attach(want); ok {
 			h.mu.Unlock()
-			return at, nil
+			return at, minute, nil
 		}
 		if pos.covers(want) {
 			h.mu.Unlock()
-			return pos, nil
+			return pos, h.now().Unix() / 60, nil
 		}
 		if h.moved == nil {
 			h.moved = make(chan struct{})
@@ -313,7 +315,7 @@ func (h *hub) attach(ctx context.Context, ch *channel, topics []*topicInfo, want
 		select {
 		case <-moved:
 		case <-ctx.Done():
-			return nil, unavailable("wait for the hub to reach the cursor", ctx.Err())
+			return nil, 0, unavailable("wait for the hub to reach the cursor", ctx.Err())
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"slices"
 	"sync"
 
 	"spillway/relay/cursor"
@@ -31,6 +32,7 @@ const indexBlockItems = 256
 // An indexBlock covers the items [block*256, block*256+256).
 type indexBlock struct {
 	before vector // position before its first item
+	minute int64  // of the record before its first item
 	items  []indexItem
 	jumps  map[int]vector // full positions of items with topic -1
 }
@@ -45,7 +47,7 @@ type indexItem struct {
 func newIndex(tags []cursor.Tag, base vector, minute int64) *index {
 	return &index{
 		tags:   tags,
-		blocks: []*indexBlock{{before: base.clone(), items: make([]indexItem, 1, 4)}}, // item 0 stands for the beginning
+		blocks: []*indexBlock{{before: base.clone(), minute: minute, items: make([]indexItem, 1, 4)}}, // item 0 stands for the beginning
 		next:   1,
 		first:  1,
 		base:   base.clone(),
@@ -92,7 +94,7 @@ func (x *index) jump(to vector, minute int64) {
 // grow returns the block of the next item. Call with mu held.
 func (x *index) grow() *indexBlock {
 	if x.next%indexBlockItems == 0 {
-		x.blocks = append(x.blocks, &indexBlock{before: x.last.clone()})
+		x.blocks = append(x.blocks, &indexBlock{before: x.last.clone(), minute: x.minute})
 	}
 	return x.blocks[len(x.blocks)-1]
 }
@@ -133,13 +135,14 @@ func (x *index) at(seq uint64) vector {
 }
 
 // attach finds the oldest log position at or past want in every partition,
-// and returns the position after it. ok is false when the newest item is not
-// there yet; then the hub's own position decides.
-func (x *index) attach(want vector) (at vector, ok bool) {
+// and returns the position after it and a time that is not later than it. ok
+// is false when the newest item is not there yet; then the hub's own position
+// decides.
+func (x *index) attach(want vector) (at vector, minute int64, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !x.last.covers(want) {
-		return nil, false
+		return nil, 0, false
 	}
 	lo, hi := x.first-1, x.next-1 // at(hi) covers want
 	for lo < hi {
@@ -150,8 +153,12 @@ func (x *index) attach(want vector) (at vector, ok bool) {
 			lo = mid + 1
 		}
 	}
-	return x.at(lo), true
+	return x.at(lo), x.minuteAt(lo), true
 }
+
+// minuteAt is the time of a record not far before item seq: exact to a block.
+// Call with mu held.
+func (x *index) minuteAt(seq uint64) int64 { return x.blocks[seq/indexBlockItems-x.block0].minute }
 
 // oldest returns the position before the oldest item that the log holds.
 func (x *index) oldest() vector {
@@ -167,19 +174,15 @@ func (x *index) ID(seq uint64) (string, bool) {
 	if seq+1 < x.first || seq >= x.next {
 		return "", false
 	}
-	return string(x.at(seq).appendCursor(nil, 0, x.minute, x.tags)), true
+	return string(x.at(seq).appendCursor(nil, 0, x.minuteAt(seq), x.tags)), true
 }
 
 // Seq implements grip.IDs. The id must be one that this process wrote: a
 // position that the hub has been at. Then the newest item at or before it is
 // the last one that the holder of the id has.
 func (x *index) Seq(id string) (uint64, bool) {
-	c, err := cursor.Parse(id)
-	if err != nil {
-		return 0, false
-	}
-	pos, ok := vectorOf(c, x.tags)
-	if !ok {
+	pos, tags, _, ok := parsePosition(id)
+	if !ok || !slices.Equal(tags, x.tags) {
 		return 0, false
 	}
 	x.mu.Lock()

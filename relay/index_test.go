@@ -129,7 +129,7 @@ func TestIndexAgainstModel(t *testing.T) {
 		for i := range 700 {
 			w.step()
 			want := w.probe()
-			gotAt, gotOK := w.x.attach(want)
+			gotAt, _, gotOK := w.x.attach(want)
 			wantAt, wantOK := w.m.attach(want)
 			if gotOK != wantOK || !sameVector(gotAt, wantAt) {
 				t.Fatalf("seed %d, step %d: attach(%v) = %v, %v; want %v, %v", seed, i, want, gotAt, gotOK, wantAt, wantOK)
@@ -146,11 +146,7 @@ func TestIndexAgainstModel(t *testing.T) {
 			if known := n+1 >= w.m.first && n < uint64(len(w.m.after)); ok != known {
 				t.Fatalf("seed %d, step %d: ID(%d) known %v, want %v", seed, i, n, ok, known)
 			} else if known {
-				c, err := cursor.Parse(id)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if got, ok := vectorOf(c, w.tags); !ok || !sameVector(got, w.m.after[n]) {
+				if got, _, _, ok := parsePosition(id); !ok || !sameVector(got, w.m.after[n]) {
 					t.Fatalf("seed %d, step %d: ID(%d) = %v, want %v", seed, i, n, got, w.m.after[n])
 				}
 			}
@@ -188,7 +184,7 @@ func TestIndexRefusesForeignIDs(t *testing.T) {
 		{"another time", string(vector{{11, 10}}.appendCursor(nil, 0, 999, tags)), true},
 		{"before the beginning", string(vector{{9, 10}}.appendCursor(nil, 0, 1, tags)), false},
 		{"another topic", string(vector{{11, 10}}.appendCursor(nil, 0, 1, []cursor.Tag{cursor.TagOfName("c", "u")})), false},
-		{"no offsets", string(appendTimeOnly(nil, 1, tags, vector{{11, 10}})), false},
+		{"no offsets", string(appendTimeOnly(nil, 0, 1, tags, vector{{11, 10}})), false},
 		{"not a cursor", "42", false},
 		{"empty", "", false},
 	} {

@@ -29,6 +29,10 @@ type link struct {
 	// none: the gateway says where it is, with Grip-Last.
 	Cursor string `json:"c,omitempty"`
 
+	// Since is a time, in minutes since 1970, such that the client has seen
+	// nothing after it that it did not ask for again.
+	Since int64 `json:"si,omitempty"`
+
 	LongPoll     bool  `json:"lp,omitempty"`
 	Subscription bool  `json:"s,omitempty"` // made by a message on a WebSocket; its end is not the socket's
 	Limit        int64 `json:"l,omitempty"` // records still to send; 0: no limit

@@ -24,7 +24,7 @@ func TestLinkSeal(t *testing.T) {
 	l := &link{
 		Topics: []string{"a", "b"}, Form: formEnvelope, IDs: idBatch, Event: "header:x", Quiet: true, Via: overWebSocket,
 		Cursor: "1-hi3hk-4fz1q.3.xg.rq.3ej", LongPoll: true, Subscription: true, Limit: 7, Until: 8, Bound: "1-a", Marks: true,
-		Replayed: 9, ReplayBytes: 10, HeartbeatMS: 11,
+		Replayed: 9, ReplayBytes: 10, HeartbeatMS: 11, Since: 12,
 	}
 	for i := range reflect.ValueOf(l).Elem().NumField() {
 		if reflect.ValueOf(l).Elem().Field(i).IsZero() {

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -150,7 +151,7 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 	l := link{
 		Topics: s.topics, Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly,
 		Via: s.via, LongPoll: s.longPoll, Limit: s.limit, Marks: s.marks,
-		HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.replay,
+		HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.replay, Since: s.start.minute(o.now()),
 	}
 	if !s.until.IsZero() {
 		l.Until = s.until.UnixMilli()
@@ -171,8 +172,8 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 
 func (o *Origin) newPage(l link, topics []*topicInfo, pos vector) *page {
 	p := &page{
-		link: l, topics: topics, tags: make([]cursor.Tag, len(topics)), pos: pos, now: o.now(), maxBytes: o.pageBytes,
-		w: &writer{rendering: l.rendering(), channel: channelName(l.Topics, viewKey(l.Topics), l.rendering()), maxBytes: o.maxBytes},
+		link: l, topics: topics, tags: make([]cursor.Tag, len(topics)), pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes,
+		w: &writer{rendering: l.rendering(), channel: channelName(l.Topics, viewKey(l.Topics), l.rendering()), maxBytes: o.maxBytes, maxID: o.hub.maxID},
 	}
 	for i, t := range topics {
 		p.tags[i] = t.tag
@@ -371,35 +372,38 @@ func (o *Origin) resumeWith(r *http.Request, l *link, topics []*topicInfo) (*pag
 	text := l.Cursor
 	lasts, err := grip.ParseLast(r.Header)
 	if err != nil {
-		return nil, badf("Grip-Last: %v", err)
+		return nil, fmt.Errorf("Grip-Last: %w", err)
 	}
-	if len(lasts) > 0 && lasts[0].ID != "" {
+	// Between two pages there is no channel, whatever was held before.
+	if len(lasts) > 0 && lasts[0].ID != "" && (text == "" || l.LongPoll) {
 		text = lasts[0].ID
 	}
-	c, err := cursor.Parse(text)
-	if err != nil {
-		return nil, badf("position: %v", err)
+	pos, tags, minute, ok := parsePosition(text)
+	if !ok {
+		return nil, fmt.Errorf("position %q is none of ours", text)
 	}
 	p := o.newPage(*l, topics, nil)
-	if l.Bound != "" {
-		if bound, err := cursor.Parse(l.Bound); err == nil {
-			p.until, _ = vectorOf(bound, p.tags)
-		}
+	p.minute = minute
+	if l.Cursor == "" { // a stream that had caught up
+		p.link.Since = minute
 	}
 	ch, head, err := o.hub.open(r.Context(), topics, l.holdRendering())
 	if err != nil {
 		return nil, err
 	}
-	if pos, ok := vectorOf(c, p.tags); ok && head.covers(pos) {
+	if slices.Equal(tags, p.tags) && head.covers(pos) {
 		p.pos = pos
+		if l.Bound != "" {
+			p.until, _, _, _ = parsePosition(l.Bound)
+		}
 		return p, nil
 	}
 	// A topic was created again under the stream, or its log was cut off.
-	pos, gaps, err := o.resolver.resolve(r.Context(), topics, ch, head, start{kind: startCursor, cursor: c})
+	var gaps []gap
+	p.pos, gaps, err = o.resolver.resolve(r.Context(), topics, ch, head, start{kind: startCursor, cursor: pos.cursor(minute, tags)})
 	if err != nil {
 		return nil, err
 	}
-	p.pos = pos
 	for _, g := range gaps {
 		o.metrics.gaps[g.Reason].Inc()
 		p.control(g.event(), 0)
@@ -481,12 +485,9 @@ func pollBody(p *page) []byte {
 	if p.ended != "" {
 		phase = cursor.PhaseEnd
 	}
-	if p.minute == 0 {
-		p.minute = p.now.Unix() / 60
-	}
 	body := append([]byte(`{"events":[`), p.out...)
 	body = append(body, `],"id":"`...)
-	body = p.appendID(body, phase)
+	body, _ = p.appendID(body, phase)
 	return append(body, "\"}\n"...)
 }
 

@@ -7,7 +7,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"spillway/grip"
 	"spillway/relay/cursor"
 )
 
@@ -32,23 +31,34 @@ type page struct {
 	out     []byte
 	id      []byte
 	events  int64
-	minute  int64
+	minute  int64 // of the newest record before pos, for cursors
 	sinceID int64 // events since one carried an id
+	length  int   // of the cursor when the page began, in bytes; 0: not yet measured
 	spent   bool  // ReplayBytes are used up
 	ended   string
+
+	// caughtUp says that pos is where the live channel goes on, and liveMinute
+	// is then a time before all that follows. See appendID.
+	caughtUp   bool
+	liveMinute int64
+
+	last      *kgo.Record // the newest that was written,
+	lastStart int         // and where in out it begins
 }
 
 // record implements walker.
 func (p *page) record(_ int, r *kgo.Record) bool {
-	p.minute = minuteOf(r.Timestamp, p.now)
-	p.id = p.appendID(p.id[:0], 0)
-	id := p.id
-	if long := len(id) > cursor.EveryEventBytes && p.w.ids != idEvery; long && p.sinceID+1 < batchIDEvents {
-		p.sinceID++
-		id = nil
-	} else {
-		p.sinceID = 0
+	if !p.wide() {
+		p.minute = minuteOf(r.Timestamp, p.now)
 	}
+	p.sinceID++
+	var id []byte
+	if p.idIsDue() {
+		if id = p.visibleID(0); len(id) > 0 {
+			p.sinceID = 0
+		}
+	}
+	p.last, p.lastStart = r, len(p.out)
 	p.add(func(dst []byte) []byte { return p.w.appendRecord(dst, p.link.Via, r, id) })
 	p.events++
 	p.link.Replayed++
@@ -67,6 +77,31 @@ func (p *page) record(_ int, r *kgo.Record) bool {
 	return len(p.out) < p.maxBytes && (p.maxEvents == 0 || p.events < p.maxEvents)
 }
 
+// wide reports whether there are more partitions than a walk merges by time.
+// Then the time of one record says nothing of the other partitions.
+func (p *page) wide() bool {
+	n := 0
+	for _, t := range p.topics {
+		n += t.partitions()
+	}
+	return n > mergeWidth
+}
+
+// idIsDue reports whether the next event carries an id, by the rule for long
+// cursors (event-semantics.md 3.6). The last event of a page does anyway.
+func (p *page) idIsDue() bool {
+	if p.length == 0 {
+		p.length = len(p.pos.appendCursor(nil, 0, p.minute, p.tags))
+	}
+	switch {
+	case p.length > p.w.maxID && !p.link.LongPoll:
+		return false // see visibleID
+	case p.w.ids == idBatch, p.w.ids == idAuto && p.length > cursor.EveryEventBytes:
+		return p.sinceID >= batchIDEvents
+	}
+	return true
+}
+
 // missing implements walker: retention passed the reader.
 func (p *page) missing(t int, partition int32, from, to int64) {
 	p.control(offsetGap(p.topics[t].name, partition, gapRetention, from, to).event(), 0)
@@ -74,36 +109,50 @@ func (p *page) missing(t int, partition int32, from, to int64) {
 
 // control adds a control event, with the id of where the page is now.
 func (p *page) control(e controlEvent, phase cursor.Phase) {
-	if p.minute == 0 {
-		p.minute = p.now.Unix() / 60
-	}
-	p.id = p.appendID(p.id[:0], phase)
-	p.add(func(dst []byte) []byte { return p.w.appendControl(dst, p.link.Via, e, p.id) })
+	id := p.visibleID(phase)
+	p.add(func(dst []byte) []byte { return p.w.appendControl(dst, p.link.Via, e, id) })
 	p.sinceID = 0
 }
 
-// mark ends a page whose last events carried no id, so that a reconnect does
-// not repeat them.
+// mark gives the page's last event the id that it was spared, so that a
+// reconnect does not repeat what came before it.
 func (p *page) mark() {
-	p.sinceID = 0
-	stream, message := p.w.idOnly(p.id)
-	switch {
-	case p.link.LongPoll: // the answer carries the id
-	case p.link.Via == overHTTP:
-		p.out = append(p.out, stream...)
-	case message != nil:
-		p.out = grip.AppendEvent(p.out, grip.Event{Type: grip.EventText, Content: message})
+	id := p.visibleID(0)
+	if p.sinceID == 0 || len(id) == 0 || p.link.LongPoll { // the answer to a long poll has an id of its own
+		return
 	}
+	p.sinceID = 0
+	p.out = p.w.appendRecord(p.out[:p.lastStart], p.link.Via, p.last, id)
 }
 
-// appendID is the cursor of where the page is, in the form that clients see.
-func (p *page) appendID(dst []byte, phase cursor.Phase) []byte {
+// visibleID is the id of an event here, or nil where it must have none: a
+// cursor without offsets says "all before this time was sent", which is not
+// true before the page has caught up. Without an id the client comes back with
+// what it came with.
+func (p *page) visibleID(phase cursor.Phase) []byte {
+	var exact bool
+	p.id, exact = p.appendID(p.id[:0], phase)
+	if !exact && !p.caughtUp && phase != cursor.PhaseEnd {
+		return nil
+	}
+	return p.id
+}
+
+// appendID is the cursor of where the page is, in the form that clients see:
+// exact, or for views of very many partitions, a time before which all was
+// sent. The answer to a long poll is no header, so its id may be long; by time
+// alone a poll that is cut off at its most events would never get on.
+func (p *page) appendID(dst []byte, phase cursor.Phase) (id []byte, exact bool) {
 	start := len(dst)
 	dst = p.pos.appendCursor(dst, phase, p.minute, p.tags)
-	if len(dst)-start > cursor.MaxBytes {
-		dst = appendTimeOnly(dst[:start], p.minute, p.tags, p.pos)
+	if len(dst)-start <= p.w.maxID || p.link.LongPoll {
+		return dst, true
 	}
-	return dst
+	minute := p.link.Since
+	if p.caughtUp {
+		minute = p.liveMinute
+	}
+	return appendTimeOnly(dst[:start], phase, minute, p.tags, p.pos), false
 }
 
 // add appends one event; in a long poll, one member of the events array.
@@ -121,7 +170,7 @@ func (p *page) add(write func(dst []byte) []byte) {
 
 // internalID is the exact position, for the gateway and for links.
 func (p *page) internalID() string {
-	return string(p.pos.appendCursor(nil, 0, p.now.Unix()/60, p.tags))
+	return string(p.pos.appendCursor(nil, 0, p.minute, p.tags))
 }
 
 // follow makes the page that a link asks for, from position pos on. After it,
@@ -147,31 +196,28 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 	case p.spent:
 		// The rest of what was asked for is more than one request may replay.
 		for t, topic := range p.topics {
-			for i := range to[t] {
-				if from, end := p.pos[t][i], to[t][i]; from < end {
+			for i := range bounded[t] {
+				if from, end := p.pos[t][i], bounded[t][i]; from < end {
 					p.pos[t][i] = end
 					p.control(offsetGap(topic.name, int32(i), gapReplayLimit, from, end).event(), 0)
 				}
 			}
 		}
-	case p.until != nil && p.pos.covers(p.until):
-		p.ended = "until"
 	}
-	if p.sinceID > 0 && p.ended == "" {
-		p.mark()
+	if p.ended == "" && p.until != nil && p.pos.covers(p.until) {
+		p.ended = "until"
 	}
 	if p.ended != "" {
 		p.control(controlEvent{name: "end", data: endData{Reason: p.ended}}, cursor.PhaseEnd)
 		return ch, false, nil
 	}
-	if !p.pos.covers(to) {
-		return ch, false, nil
-	}
-	if p.link.Marks && !p.link.LongPoll {
+	p.caughtUp = p.pos.covers(to)
+	if p.caughtUp && p.link.Marks && !p.link.LongPoll {
 		p.control(controlEvent{name: "live", data: liveData{Replayed: p.link.Replayed}}, 0)
 		p.link.Marks = false
 	}
-	return ch, true, nil
+	p.mark()
+	return ch, p.caughtUp, nil
 }
 
 // target is where the page's stream joins the live channel.
@@ -188,13 +234,14 @@ func (o *Origin) target(ctx context.Context, p *page) (*channel, vector, error) 
 			if p.until, err = o.resolver.after(ctx, p.topics, head, until); err != nil {
 				return nil, nil, err
 			}
-			p.link.Bound = string(p.until.appendCursor(nil, 0, p.now.Unix()/60, p.tags))
+			p.link.Bound = string(p.until.appendCursor(nil, 0, p.minute, p.tags))
 		}
 	}
-	to, err := o.hub.attach(ctx, ch, p.topics, p.pos)
+	to, minute, err := o.hub.attach(ctx, ch, p.topics, p.pos)
 	if err != nil {
 		return nil, nil, err
 	}
+	p.liveMinute = minute
 	if ch.form == formHint {
 		// A hint has no content to skip: the newest position saves going
 		// through them one by one.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"spillway/grip"
+	"spillway/relay/cursor"
 	"spillway/relay/properties"
 )
 
@@ -89,7 +90,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	r.blocks = newBlocks(r.asker, r.catalog, offsets, props.FetchSettings(), int64(cfg.HistoryCacheBytes), reg)
 	r.hub = &hub{
 		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets,
-		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), pollMax: pollMax(props),
+		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), maxID: cursor.MaxBytes, pollMax: pollMax(props),
 		now:    time.Now,
 		topics: make(map[string]*topic), views: make(map[string]*view), dropped: make(map[string][]int32),
 	}

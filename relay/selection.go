@@ -22,6 +22,20 @@ type start struct {
 	last   int64
 }
 
+// minute is a time before everything that follows the start, in minutes since
+// 1970; 0 where it is not known.
+func (s *start) minute(now time.Time) int64 {
+	switch s.kind {
+	case startLive:
+		return now.Unix() / 60
+	case startCursor:
+		return cursor.Minute(s.cursor.Time)
+	case startTime:
+		return minuteOf(s.time, now)
+	}
+	return 0
+}
+
 type startKind uint8
 
 const (

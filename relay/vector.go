@@ -2,6 +2,9 @@ package relay
 
 import (
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"spillway/relay/cursor"
 )
@@ -76,17 +79,53 @@ func (v vector) appendCursor(dst []byte, phase cursor.Phase, minute int64, tags 
 	return dst
 }
 
-// vectorOf reads the internal form that appendCursor wrote.
-func vectorOf(c cursor.Cursor, tags []cursor.Tag) (vector, bool) {
-	if len(c.Blocks) != len(tags) {
-		return nil, false
+// parsePosition reads what appendCursor wrote. Unlike cursor.Parse it takes a
+// text of any length: the ids that we and the gateway tell each other are
+// never shortened.
+func parsePosition(text string) (v vector, tags []cursor.Tag, minute int64, ok bool) {
+	rest, ok := strings.CutPrefix(text, "1-")
+	if !ok {
+		return nil, nil, 0, false
 	}
-	v := make(vector, len(tags))
-	for t, b := range c.Blocks {
-		if b.Tag != tags[t] || b.Unknown || b.Parts != nil {
-			return nil, false
+	time, blocks, ok := strings.Cut(rest, "-")
+	minute, err := strconv.ParseInt(time, 36, 64)
+	if !ok || err != nil || len(time) > len("zzzzzz") {
+		return nil, nil, 0, false
+	}
+	for block := range strings.SplitSeq(blocks, "~") {
+		tag, offsets, ok := parseDense(block)
+		if !ok {
+			return nil, nil, 0, false
 		}
-		v[t] = slices.Clone(b.Offsets)
+		v, tags = append(v, offsets), append(tags, tag)
 	}
-	return v, true
+	return v, tags, minute, true
+}
+
+// parseDense reads tag "." n 1*( "." off ).
+func parseDense(block string) (tag cursor.Tag, offsets []int64, ok bool) {
+	name, rest, _ := strings.Cut(block, ".")
+	count, rest, _ := strings.Cut(rest, ".")
+	n, err := strconv.Atoi(count)
+	if copy(tag[:], name) != len(tag) || len(name) != len(tag) || err != nil || n < 1 || n > len(rest) {
+		return tag, nil, false
+	}
+	offsets = make([]int64, 0, n)
+	for off := range strings.SplitSeq(rest, ".") {
+		o, err := strconv.ParseInt(off, 36, 64)
+		if err != nil || o < 0 {
+			return tag, nil, false
+		}
+		offsets = append(offsets, o)
+	}
+	return tag, offsets, len(offsets) == n
+}
+
+// cursor is v as the client's cursor would say it.
+func (v vector) cursor(minute int64, tags []cursor.Tag) cursor.Cursor {
+	c := cursor.Cursor{Time: time.Unix(minute*60, 0), Blocks: make([]cursor.Block, len(v))}
+	for t := range v {
+		c.Blocks[t] = cursor.Block{Tag: tags[t], Partitions: int32(len(v[t])), Offsets: v[t]}
+	}
+	return c
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"slices"
 	"testing"
 
 	"spillway/relay/cursor"
@@ -61,19 +62,38 @@ func TestVectorArithmetic(t *testing.T) {
 func TestVectorAsCursor(t *testing.T) {
 	tags := []cursor.Tag{cursor.TagOfName("c", "a"), cursor.TagOfName("c", "b")}
 	v := vector{{1204, 998, 4411}, {0}}
-	text := string(v.appendCursor(nil, cursor.PhaseEnd, 29_000_000, tags))
-	c, err := cursor.Parse(text)
-	if err != nil {
-		t.Fatalf("%s: %v", text, err)
+	text := string(v.appendCursor(nil, 0, 29_000_000, tags))
+	got, gotTags, minute, ok := parsePosition(text)
+	if !ok || !sameVector(got, v) || !slices.Equal(gotTags, tags) || minute != 29_000_000 {
+		t.Errorf("%s: got %v %v at %d, %v; want %v %v", text, got, gotTags, minute, ok, v, tags)
 	}
-	got, ok := vectorOf(c, tags)
-	if !ok || !sameVector(got, v) || c.Phase != cursor.PhaseEnd {
-		t.Errorf("%s: got %v %v %q, want %v", text, got, ok, c.Phase, v)
+	if c := v.cursor(29_000_000, tags).String(); c != text {
+		t.Errorf("as a client's cursor it is %s, want %s", c, text)
 	}
-	if _, ok := vectorOf(c, tags[:1]); ok {
-		t.Error("a cursor of two topics is none of one")
+	// Longer than any client's cursor may be.
+	many := vector{slices.Repeat([]int64{1 << 40}, 5000)}
+	if got, _, _, ok := parsePosition(string(many.appendCursor(nil, 0, 1, tags[:1]))); !ok || !sameVector(got, many) {
+		t.Errorf("5000 partitions: %v", ok)
 	}
-	if _, ok := vectorOf(c, []cursor.Tag{tags[1], tags[0]}); ok {
-		t.Error("tags decide, not places")
+}
+
+func FuzzParsePosition(f *testing.F) {
+	for _, s := range []string{"1-hi3hk-4fz1q.3.xg.rq.3ej", "1-0-aaaaa.1.0~bbbbb.2.1.2", "1e-0-aaaaa.1.0", "1-0-aaaaa.3!", "1-0-aaaaa.2.1", "1-0-aaaaa.1.-1", "1-0-aa.1.1", "1-0-aaaaa.1.1_1", "1-1000000-00000.3.0.0.0", ""} {
+		f.Add(s)
 	}
+	f.Fuzz(func(t *testing.T, s string) {
+		v, tags, minute, ok := parsePosition(s)
+		if !ok {
+			return
+		}
+		again := string(v.appendCursor(nil, 0, minute, tags))
+		v2, tags2, minute2, ok := parsePosition(again)
+		if !ok || !sameVector(v2, v) || !slices.Equal(tags2, tags) || minute2 != minute {
+			t.Errorf("%q → %q: %v %v %d, want %v %v %d", s, again, v2, tags2, minute2, v, tags, minute)
+		}
+		// What a client's parser takes in this form, this one takes alike.
+		if c, err := cursor.Parse(s); err == nil && c.String() != again {
+			t.Errorf("%q reads as %q and as %s", s, again, c)
+		}
+	})
 }
