@@ -291,3 +291,18 @@ func contextWithTimeout() (context.Context, context.CancelFunc) {
 }
 
 func bufioReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }
+
+// The series exist before the first thing goes wrong.
+func TestMetricsExistFromTheStart(t *testing.T) {
+	f := start(t, nil)
+	for _, r := range closeReasons {
+		f.wantMetric(t, "spillway_connections_closed_total", prometheus.Labels{"reason": string(r)}, 0)
+	}
+	for _, r := range askReasons {
+		f.wantMetric(t, "spillway_links_asked_total", prometheus.Labels{"reason": string(r)}, 0)
+	}
+	for _, name := range []string{"spillway_channels", "spillway_subscribers", "spillway_log_bytes", "spillway_fell_behind_total",
+		"spillway_evicted_items_total", "spillway_refused_total", "spillway_subscriptions_ignored_total"} {
+		f.metric(t, name, nil)
+	}
+}

@@ -58,7 +58,7 @@ func (o *listOrigin) publish(n int) {
 		o.lines = append(o.lines, line)
 		items[i] = grip.Item{
 			HTTPStream: &grip.HTTPStream{Content: []byte(o.sse(line))},
-			WSMessage:  &grip.WSMessage{Content: []byte(line)},
+			WSMessage:  &grip.WSMessage{Content: []byte(line + o.wsPad())},
 		}
 	}
 	o.channel.Append(items)
@@ -75,6 +75,9 @@ func (o *listOrigin) act(it grip.Item) {
 func (o *listOrigin) sse(line string) string {
 	return "id: " + line + "\ndata: " + line + o.pad + "\n\n"
 }
+
+// wsPad makes messages longer in a way that a reader need not look at.
+func (o *listOrigin) wsPad() string { return strings.Repeat(" ", len(o.pad)) }
 
 func sse(line string) string { return "id: " + line + "\ndata: " + line + "\n\n" }
 
@@ -185,7 +188,7 @@ func (o *listOrigin) serveLink(w http.ResponseWriter, r *http.Request, rest stri
 		switch {
 		case line == "": // was an action
 		case via == "ws":
-			body = grip.AppendEvent(body, grip.Event{Type: grip.EventText, Content: []byte(line)})
+			body = grip.AppendEvent(body, grip.Event{Type: grip.EventText, Content: []byte(line + o.wsPad())})
 		default:
 			body = append(body, o.sse(line)...)
 		}

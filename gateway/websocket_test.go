@@ -47,7 +47,7 @@ func (c *wsClient) want(texts ...string) {
 	c.t.Helper()
 	for _, want := range texts {
 		typ, got, err := c.conn.Read(c.ctx)
-		if err != nil || typ != websocket.MessageText || string(got) != want {
+		if err != nil || typ != websocket.MessageText || strings.TrimRight(string(got), " ") != want {
 			c.t.Fatalf("message: got %v %q, %v, want %q", typ, got, err, want)
 		}
 	}
@@ -98,7 +98,7 @@ func TestWebSocket(t *testing.T) {
 	c.want("count 1 id true")
 	c.send("count")
 	c.want("count 2 id true")
-	c.send("c:{\"type\":\"detach\"}") // of a client it is a message like any other
+	c.send("c:{\"type\":\"none\"}") // of a client it is a message like any other
 	c.send("count")
 	c.want("count 3 id true")
 	f.wantMetric(t, "spillway_connections", prometheus.Labels{"transport": "websocket"}, 1)
@@ -285,4 +285,55 @@ func TestWebSocketEventsFromClients(t *testing.T) {
 		c := f.get(t, "/events/list/", name, "application/websocket-events").wantStatus(403)
 		c.wantEnd("Client not allowed to send WebSocket events directly.\n")
 	}
+}
+
+func (f *fixture) dialTight(t testing.TB, path string, header http.Header) *wsClient {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
+	t.Cleanup(cancel)
+	conn, resp, err := websocket.Dial(ctx, f.url+path, &websocket.DialOptions{HTTPClient: tightClient(t), HTTPHeader: header})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.CloseNow() })
+	return &wsClient{t, ctx, conn, resp}
+}
+
+// A client that reads nothing until the log is past it gets all the same.
+func TestWebSocketBehind(t *testing.T) {
+	f := start(t, func(c *Config) { c.ChannelLogBytes = 32 << 10 })
+	f.list.pad = strings.Repeat(".", 500)
+	f.list.page = 50
+	c := f.dialTight(t, "/events/list/", nil)
+	f.attached(t, 1)
+	for range 500 {
+		f.list.publish(4)
+	}
+	f.attached(t, 0) // fell behind
+	c.wantLines(1, 2000)
+	f.list.publish(1)
+	c.wantLines(2001, 2001)
+	if got := f.metric(t, "spillway_links_asked_total", prometheus.Labels{"reason": "behind"}); got == 0 {
+		t.Error("did not fall behind: the test shows nothing")
+	}
+}
+
+func TestWebSocketStalled(t *testing.T) {
+	f := start(t, func(c *Config) { c.WriteTimeout, c.ChannelLogBytes = time.Second, 64<<20 })
+	f.dialTight(t, "/events/list/", nil)
+	f.attached(t, 1)
+	content := []byte(strings.Repeat("x", 64<<10))
+	for range 100 {
+		f.list.channel.Append([]grip.Item{{WSMessage: &grip.WSMessage{Content: content}}})
+	}
+	f.wantMetric(t, "spillway_connections_closed_total", prometheus.Labels{"reason": "write_timeout"}, 1)
+	f.attached(t, 0)
+}
+
+// A client that does not answer pings is gone.
+func TestWebSocketSilent(t *testing.T) {
+	f := start(t, func(c *Config) { c.WriteTimeout = time.Second })
+	f.list.keep = "x; timeout=1"
+	f.dial(t, "/events/list/") // does not read, so sends no pong
+	f.wantMetric(t, "spillway_connections_closed_total", prometheus.Labels{"reason": "write_timeout"}, 1)
 }

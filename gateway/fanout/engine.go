@@ -166,6 +166,13 @@ func (e *Engine) Open(name string, ids grip.IDs) grip.Channel {
 	return handle{ch}
 }
 
+// count is how many channels there are.
+func (e *Engine) count() int {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return len(e.channels)
+}
+
 // IsOpen reports whether a publisher in this process owns the channel.
 func (e *Engine) IsOpen(name string) bool {
 	e.mu.RLock()

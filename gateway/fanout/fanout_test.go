@@ -365,11 +365,11 @@ func TestAgeAndLinger(t *testing.T) {
 		subscribe(t, e, Stream, Want{"c", "1", true}).Close() // behind the newest, which is gone
 		s.Close()
 		time.Sleep(50 * time.Second)
-		if got := len(e.channels); got != 2 {
+		if got := e.count(); got != 2 {
 			t.Errorf("channels 50s after the last subscriber left: got %d, want 2", got)
 		}
 		time.Sleep(20 * time.Second)
-		if got := len(e.channels); got != 1 || !e.IsOpen("c") {
+		if got := e.count(); got != 1 || !e.IsOpen("c") {
 			t.Errorf("channels 70s after: got %d, want only c", got)
 		}
 		cancel()

@@ -43,11 +43,7 @@ func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 		with.NewCounterFunc(prometheus.CounterOpts{Name: "spillway_" + name, Help: help, ConstLabels: labels},
 			func() float64 { return float64(n.Load()) })
 	}
-	gauge("channels", "Channels that exist.", func() float64 {
-		e.mu.RLock()
-		defer e.mu.RUnlock()
-		return float64(len(e.channels))
-	})
+	gauge("channels", "Channels that exist.", func() float64 { return float64(e.count()) })
 	gauge("subscribers", "Subscriptions of streams, sockets and long polls to channels.", func() float64 {
 		return float64(e.subscribers.Load())
 	})
