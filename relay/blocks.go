@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +25,10 @@ const (
 	// blockFetchBytes is what one read of history asks of a partition. Kafka
 	// answers with at least one batch, however large.
 	blockFetchBytes = 256 << 10
+	// blockFetchMinBytes is the least, and blockRecordBytes what a record is
+	// taken for where few are wanted.
+	blockFetchMinBytes = 16 << 10
+	blockRecordBytes   = 1 << 10
 	// blockFetchMaxBytes bounds the answer for all partitions of one broker.
 	blockFetchMaxBytes = 16 << 20
 	// recordOverhead is what a decoded record costs beside its bytes.
@@ -65,6 +71,13 @@ type blockWant struct {
 	info      *topicInfo
 	partition int32
 	offset    int64
+	end       int64 // records from here on are not wanted now
+}
+
+// bytes is how much to ask for: not a whole block for the few records that a
+// client missed while it reconnected.
+func (w blockWant) bytes() int32 {
+	return int32(min(max((w.end-w.offset)*blockRecordBytes, blockFetchMinBytes), blockFetchBytes))
 }
 
 // blocks reads history, and shares what it read: two requests for the same
@@ -329,7 +342,7 @@ func (b *blocks) fetch(ctx context.Context, leader int32, wants []blockWant, ind
 	req := kmsg.NewPtrFetchRequest()
 	req.MaxWaitMillis = int32(b.settings.MaxWait / time.Millisecond)
 	req.MinBytes = 1
-	req.MaxBytes = int32(min(blockFetchMaxBytes, blockFetchBytes*len(indexes)))
+	req.MaxBytes = blockFetchMaxBytes
 	if b.settings.ReadCommitted {
 		req.IsolationLevel = 1
 	}
@@ -345,7 +358,7 @@ func (b *blocks) fetch(ctx context.Context, leader int32, wants []blockWant, ind
 			req.Topics = append(req.Topics, rt)
 		}
 		rp := kmsg.NewFetchRequestTopicPartition()
-		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = w.partition, w.offset, blockFetchBytes
+		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = w.partition, w.offset, w.bytes()
 		req.Topics[t].Partitions = append(req.Topics[t].Partitions, rp)
 	}
 	kresp, err := b.client.Broker(int(leader)).RetriableRequest(ctx, req)
@@ -395,16 +408,49 @@ func (b *blocks) decode(w blockWant, rp *kmsg.FetchResponseTopicPartition) fetch
 	if next <= w.offset {
 		return fetched{err: errors.New("no records yet")}
 	}
-	blk := &block{start: w.offset, next: next}
-	for _, r := range fp.Records {
-		if r.Attrs.IsControl() || r.Offset < w.offset {
-			continue
-		}
-		blk.records = append(blk.records, r)
+	records := slices.DeleteFunc(fp.Records, func(r *kgo.Record) bool { return r.Attrs.IsControl() || r.Offset < w.offset })
+	blk := &block{start: w.offset, next: next, bytes: recordOverhead}
+	for _, r := range records {
 		blk.bytes += recordBytes(r)
 	}
-	blk.bytes += recordOverhead
+	blk.records = detached(records)
 	return fetched{block: blk}
+}
+
+// detached copies records into memory of their own. As the library returns
+// them they share that of the whole answer, so that one block would keep the
+// answers for all partitions alive.
+func detached(records []*kgo.Record) []*kgo.Record {
+	bytes := 0
+	for _, r := range records {
+		bytes += len(r.Key) + len(r.Value)
+		for _, h := range r.Headers {
+			bytes += len(h.Value)
+		}
+	}
+	arena := make([]byte, 0, bytes)
+	keep := func(b []byte) []byte {
+		if b == nil {
+			return nil // is a tombstone, and empty is not
+		}
+		start := len(arena)
+		arena = append(arena, b...)
+		return arena[start:len(arena):len(arena)]
+	}
+	slab := make([]kgo.Record, len(records))
+	copies := make([]*kgo.Record, len(records))
+	for i, r := range records {
+		slab[i] = kgo.Record{
+			Key: keep(r.Key), Value: keep(r.Value), Headers: slices.Clone(r.Headers), Timestamp: r.Timestamp,
+			Topic: r.Topic, Partition: r.Partition, Attrs: r.Attrs, Offset: r.Offset,
+		}
+		for j := range slab[i].Headers {
+			h := &slab[i].Headers[j]
+			h.Key, h.Value = strings.Clone(h.Key), keep(h.Value)
+		}
+		copies[i] = &slab[i]
+	}
+	return copies
 }
 
 func recordBytes(r *kgo.Record) int64 {

@@ -265,3 +265,23 @@ func TestWalkMergesByTimestamp(t *testing.T) {
 		t.Errorf("stopped at %v, want %v", pos[0], want)
 	}
 }
+
+func TestDetachedRecordsShareNothing(t *testing.T) {
+	answer := []byte("keyvaluehead")
+	in := &kgo.Record{
+		Key: answer[:3], Value: answer[3:8], Topic: "t", Partition: 2, Offset: 7, Timestamp: time.UnixMilli(5),
+		Headers: []kgo.RecordHeader{{Key: "h", Value: answer[8:]}, {Key: "none"}},
+	}
+	out := detached([]*kgo.Record{in, {Value: nil}, {Value: []byte{}}})
+	clear(answer)
+	r := out[0]
+	if string(r.Key) != "key" || string(r.Value) != "value" || string(r.Headers[0].Value) != "head" || r.Headers[1].Value != nil {
+		t.Errorf("got %q %q %q, want the bytes from before", r.Key, r.Value, r.Headers)
+	}
+	if r.Topic != "t" || r.Partition != 2 || r.Offset != 7 || !r.Timestamp.Equal(time.UnixMilli(5)) {
+		t.Errorf("got %+v, want the same place and time", r)
+	}
+	if out[1].Value != nil || out[2].Value == nil {
+		t.Errorf("got %#v and %#v, want a tombstone and an empty value", out[1].Value, out[2].Value)
+	}
+}

@@ -87,7 +87,7 @@ func (b *blocks) fill(ctx context.Context, topics []*topicInfo, active []*strand
 				if *at >= end {
 					continue
 				}
-				wants = append(wants, blockWant{topics[s.topic], s.partition, *at})
+				wants = append(wants, blockWant{topics[s.topic], s.partition, *at, end})
 				empty = append(empty, s)
 			}
 			kept = append(kept, s)
