@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"slices"
 	"time"
 )
@@ -24,9 +23,9 @@ type fanout struct {
 	Most      *step  `json:"most"`      // of the server; nil when even the first load was too much
 	MostFloor *step  `json:"mostFloor"` // of the floor
 	Steps     []step `json:"steps"`     // all of the searches
-	Profiled  *step  `json:"profiled"`  // the load under which the profile was taken
 
-	Ratios []comparison `json:"ratios"`
+	Profiles []profile    `json:"profiles"`
+	Ratios   []comparison `json:"ratios"`
 }
 
 // A comparison is a figure of the server divided by the same of the floor.
@@ -79,7 +78,7 @@ type fanoutOptions struct {
 	pairs     int
 	refine    int
 	searchFor time.Duration // no further load is tried in a search after this
-	profile   string        // file name; empty: none
+	profile   func(name string) (file string)
 }
 
 // errTimeUp ends a search.
@@ -133,8 +132,19 @@ func (r *runner) runFanout(ctx context.Context, srv *server, fl *floorTarget, o 
 		}
 		return out, nil
 	}
+	profiled := func(name string, l load) error {
+		p := profile{name, o.profile(name), fmt.Sprintf("%s msg/s to each of %d clients", short(l.rate), r.clients)}
+		l.time = max(l.time, 5*time.Second)
+		l.during = func(ctx context.Context) error { return srv.profile(ctx, p.File, l.time) }
+		res.Profiles = append(res.Profiles, p)
+		_, err := one(srv, l)
+		return err
+	}
 	light := load{rate: o.light, group: 1, time: o.step}
 	if res.Light, err = pairs(light, light); err != nil {
+		return nil, err
+	}
+	if err := profiled("light", light); err != nil {
 		return nil, err
 	}
 
@@ -177,30 +187,14 @@ func (r *runner) runFanout(ctx context.Context, srv *server, fl *floorTarget, o 
 	if res.Busy, err = pairs(busy, grouped); err != nil {
 		return nil, err
 	}
-	if o.profile != "" {
-		profiled := busy
-		profiled.time = max(o.step, 5*time.Second)
-		profiled.during = func(ctx context.Context) error {
-			return srv.profile(ctx, o.profile, profiled.time)
-		}
-		if res.Profiled, err = one(srv, profiled); err != nil {
-			return nil, err
-		}
+	if err := profiled("busy", busy); err != nil {
+		return nil, err
 	}
 	if res.MostFloor, err = most(fl, res.Most.Rate/2); err != nil {
 		return nil, err
 	}
 	res.compare()
 	return res, nil
-}
-
-// profile writes the server's CPU profile of the next while to a file.
-func (s *server) profile(ctx context.Context, name string, while time.Duration) error {
-	body, err := s.get(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", int(while.Seconds())))
-	if err != nil {
-		return fmt.Errorf("profile: %w", err)
-	}
-	return os.WriteFile(name, body, 0o644)
 }
 
 // median returns the middle value, and the least and the greatest, of at least

@@ -312,6 +312,18 @@ func TestParseIO(t *testing.T) {
 	}
 }
 
+func TestFindSeries(t *testing.T) {
+	page := []byte("# HELP a_total x\na_total 3\na_total{reason=\"b\"} 1.5e+06\nlast 7\n")
+	for series, want := range map[string]float64{"a_total": 3, `a_total{reason="b"}`: 1.5e6, "last": 7} {
+		if got, err := findSeries(page, series); err != nil || got != want {
+			t.Errorf("%s: got %v, %v, want %v", series, got, err, want)
+		}
+	}
+	if _, err := findSeries(page, "a"); err == nil {
+		t.Error("found a series that is not there")
+	}
+}
+
 func TestOptions(t *testing.T) {
 	if _, err := parseOptions([]string{"-clients", "10", "fanout"}); err != nil {
 		t.Errorf("got %v for a good command line", err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"syscall"
@@ -21,6 +22,8 @@ type idleView struct {
 	// ProducedPerSecond is what the producer and the broker made of it while
 	// the records were read live: a bound of Live.
 	ProducedPerSecond float64 `json:"producedPerSecond"`
+
+	Profile profile `json:"profile"` // of the same again, live, until it was long enough
 }
 
 // A reading is how records came out.
@@ -30,14 +33,21 @@ type reading struct {
 	CPU       float64 `json:"cpuSeconds"`
 	WireBytes uint64  `json:"wireBytes,omitempty"`
 	Writes    uint64  `json:"writes,omitempty"`
+
+	// FellBehind is how often the client was further behind than the channel's
+	// log reaches, and was served from history until it had caught up.
+	FellBehind int `json:"fellBehind,omitempty"`
 }
+
+// behindSeries counts that.
+const behindSeries = `spillway_links_asked_total{reason="behind"}`
 
 func (r reading) perSecond() float64    { return float64(r.Records) / r.Seconds }
 func (r reading) perCPUSecond() float64 { return float64(r.Records) / r.CPU }
 
 // runIdle measures the server with one client. It is the runner's scenario only
 // in so far as both use fleets: r has one client.
-func (r *runner) runIdle(ctx context.Context, srv *server, records int, progress func(name string, got reading)) (*idleView, error) {
+func (r *runner) runIdle(ctx context.Context, srv *server, records int, profileFile func(name string) string, progress func(name string, got reading)) (*idleView, error) {
 	res := &idleView{Records: records, Size: r.size}
 	f, err := r.fleet(ctx, srv)
 	if err != nil {
@@ -47,6 +57,10 @@ func (r *runner) runIdle(ctx context.Context, srv *server, records int, progress
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		defer cancel()
 		before, err := readUsage(srv.pid())
+		if err != nil {
+			return got, 0, err
+		}
+		behindBefore, err := srv.counter(ctx, behindSeries)
 		if err != nil {
 			return got, 0, err
 		}
@@ -76,6 +90,10 @@ func (r *runner) runIdle(ctx context.Context, srv *server, records int, progress
 		if err != nil {
 			return got, 0, err
 		}
+		behind, err := srv.counter(ctx, behindSeries)
+		if err != nil {
+			return got, 0, err
+		}
 		tally, _ := f.result()
 		if bad := tally.repeated + tally.late + tally.other; bad > 0 {
 			return got, 0, fmt.Errorf("%d repeated, %d late, %d other events: %s", tally.repeated, tally.late, tally.other, tally.oddity)
@@ -87,7 +105,7 @@ func (r *runner) runIdle(ctx context.Context, srv *server, records int, progress
 		}
 		got = reading{
 			Records: tally.delivered, Seconds: tally.last.Sub(began).Seconds(), CPU: used.cpu.Seconds(),
-			WireBytes: tally.bytes, Writes: used.writes,
+			WireBytes: tally.bytes, Writes: used.writes, FellBehind: int(behind - behindBefore),
 		}
 		progress(name, got)
 		return got, took, nil
@@ -108,7 +126,20 @@ func (r *runner) runIdle(ctx context.Context, srv *server, records int, progress
 		return nil, err
 	}
 	progress("consumer", res.Consumer)
-	return res, nil
+
+	res.Profile = profile{"idle-view", profileFile("idle-view"), fmt.Sprintf("%d records at a time to one client", records)}
+	profiled := make(chan error, 1)
+	go func() { profiled <- srv.profile(ctx, res.Profile.File, 5*time.Second) }() // waited for below
+	for {
+		select {
+		case err := <-profiled:
+			return res, err
+		default:
+		}
+		if _, _, err := read("profiled", false); err != nil {
+			return nil, errors.Join(err, <-profiled)
+		}
+	}
 }
 
 // consume reads the records with a bare client in a process of its own.

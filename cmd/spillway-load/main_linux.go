@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -38,7 +37,8 @@ loss, and beside a floor program that only writes. Both, unless one is named.
   -pairs N          times that server and floor are compared (3)
   -for DURATION     search for the most, of each of the two (30s)
   -out FILE         results as JSON (bin/load.json)
-  -profile FILE     CPU profile of the server in fanout (bin/serve.pprof)
+  -profiles DIR     CPU profiles of the server (bin): serve-idle-view.pprof,
+                    serve-light.pprof, serve-busy.pprof
 `
 
 type options struct {
@@ -49,7 +49,7 @@ type options struct {
 	step              time.Duration
 	pairs             int
 	searchFor         time.Duration
-	out, profile      string
+	out, profiles     string
 	scenarios         []string
 }
 
@@ -111,7 +111,7 @@ func parseOptions(args []string) (o options, err error) {
 	fs.IntVar(&o.pairs, "pairs", 3, "")
 	fs.DurationVar(&o.searchFor, "for", 30*time.Second, "")
 	fs.StringVar(&o.out, "out", "bin/load.json", "")
-	fs.StringVar(&o.profile, "profile", "bin/serve.pprof", "")
+	fs.StringVar(&o.profiles, "profiles", "bin", "")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return o, err
 	} else if err != nil {
@@ -178,6 +178,7 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, k.close()) }()
+	profileFile := func(name string) string { return filepath.Join(o.profiles, "serve-"+name+".pprof") }
 	// Each has a server of its own: one would begin with the memory that the
 	// other one needed.
 	scenario := func(name string, clients int, body func(*runner, *server) error) error {
@@ -197,7 +198,7 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 		return nil
 	}
 	err = scenario("idle-view", 1, func(r *runner, srv *server) (err error) {
-		res.Idle, err = r.runIdle(ctx, srv, o.records, func(name string, got reading) {
+		res.Idle, err = r.runIdle(ctx, srv, o.records, profileFile, func(name string, got reading) {
 			fmt.Fprintf(stderr, "idle-view %s: %s records/s\n", name, short(got.perSecond()))
 		})
 		return err
@@ -212,7 +213,8 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 		}
 		defer fl.end()
 		res.Fanout, err = r.runFanout(ctx, srv, fl, fanoutOptions{
-			light: o.light, step: o.step, pairs: o.pairs, refine: 3, profile: o.profile, searchFor: o.searchFor,
+			light: o.light, step: o.step, pairs: o.pairs, refine: 3, searchFor: o.searchFor,
+			profile: profileFile,
 		}, func(s step) {
 			word := "borne"
 			if !s.borne() {
@@ -228,9 +230,9 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 	if err := res.write(stdout); err != nil {
 		return err
 	}
-	if res.Fanout != nil && res.Fanout.Profiled != nil {
-		if err := top(ctx, o.profile, stdout); err != nil {
-			fmt.Fprintf(stderr, "go tool pprof -top %s: %v\n", o.profile, err)
+	for _, p := range res.profiles() {
+		if err := p.top(ctx, stdout); err != nil {
+			fmt.Fprintln(stderr, err) // there may be no go here
 		}
 	}
 	text, err := json.MarshalIndent(res, "", "  ")
@@ -238,20 +240,4 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 		return err
 	}
 	return os.WriteFile(o.out, append(text, '\n'), 0o644)
-}
-
-// top prints where the server's CPU time went.
-func top(ctx context.Context, profile string, stdout io.Writer) error {
-	for _, by := range []string{"-flat", "-cum"} {
-		fmt.Fprintf(stdout, "\nCPU profile of the server when busy (%s), by %s time:\n\n", profile, by[1:])
-		cmd := exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-nodecount=20", by, profile)
-		out, err := cmd.Output()
-		if err != nil {
-			return err
-		}
-		if _, err := stdout.Write(out); err != nil {
-			return err
-		}
-	}
-	return nil
 }

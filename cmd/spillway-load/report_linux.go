@@ -20,6 +20,17 @@ type report struct {
 	Fanout  *fanout   `json:"fanout,omitempty"`
 }
 
+// profiles are those of all scenarios.
+func (r *report) profiles() (all []profile) {
+	if r.Idle != nil {
+		all = append(all, r.Idle.Profile)
+	}
+	if r.Fanout != nil {
+		all = append(all, r.Fanout.Profiles...)
+	}
+	return all
+}
+
 type machine struct {
 	CPUs   int    `json:"cpus"`
 	System string `json:"system"`
@@ -44,13 +55,14 @@ func (r *report) write(out io.Writer) error {
 	row := func(cells ...string) { fmt.Fprintln(w, strings.Join(cells, "\t")+"\t") }
 	if v := r.Idle; v != nil {
 		fmt.Fprintf(w, "\nidle-view: %d records of %d bytes to one client\n\n", v.Records, v.Size)
-		row("", "records/s", "per CPU-s", "CPU µs/record", "of the consumer, per CPU-s")
+		row("", "records/s", "per CPU-s", "CPU µs/record", "of the consumer, per CPU-s", "fell behind")
 		for _, line := range []struct {
 			name string
 			reading
 		}{{"live", v.Live}, {"backlog", v.Backlog}, {"bare consumer", v.Consumer}} {
 			row(line.name, short(line.perSecond()), short(line.perCPUSecond()),
-				fmt.Sprintf("%.2f", 1e6/line.perCPUSecond()), ratio(line.perCPUSecond()/v.Consumer.perCPUSecond()))
+				fmt.Sprintf("%.2f", 1e6/line.perCPUSecond()), ratio(line.perCPUSecond()/v.Consumer.perCPUSecond()),
+				fmt.Sprint(line.FellBehind))
 		}
 		fmt.Fprintf(w, "\nlive is bounded by the producer and the broker: %s records/s\n", short(v.ProducedPerSecond))
 	}
