@@ -13,6 +13,8 @@ TESTFLAGS ?=
 FUZZTIME  ?= 5s
 BENCH     ?= .
 COUNT     ?= 1
+# Options and scenarios of spillway-load; empty: none.
+LOAD      ?= idle-view fanout
 
 # Tools of development, built from modules of their own into bin/.
 TOOLS := helm helm-docs helm-unittest benchstat kubectl-validate golangci-lint
@@ -61,12 +63,16 @@ kafka: ## a real Kafka on localhost:9092, until Ctrl-C (with Java, or docker)
 	testdata/kafka/kafka.sh start --foreground
 
 .PHONY: bench
-bench: bin/benchstat ## benchmarks BENCH (all), COUNT (1) times, into bin/bench.txt
+bench: bin/benchstat build ## benchmarks BENCH (all), COUNT (1) times; then LOAD on the binary
 	@mkdir -p bin
 	@# A pipe would hide that go test failed.
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout 60m $(PACKAGES) >bin/bench.txt || { cat bin/bench.txt; exit 1; }
 	@grep -v -e '^PASS' -e '^ok' -e 'no test files' bin/bench.txt
 	@if [ $(COUNT) -gt 1 ]; then bin/benchstat bin/bench.txt; fi
+	@# Method and results are in BENCHMARKS.md.
+	@if [ -z '$(LOAD)' ]; then exit 0; fi; \
+	if [ "$$(go env GOOS)" != linux ]; then echo 'spillway-load needs Linux: left out'; exit 0; fi; \
+	go build -o bin/spillway-load ./cmd/spillway-load && bin/spillway-load $(LOAD)
 
 .PHONY: lint
 lint: bin/golangci-lint ## go vet, gofmt and golangci-lint
