@@ -1,0 +1,37 @@
+package relay
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// What a client can ask for, and what it can be told, stands in the README.
+func TestWordsDocumented(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := []string{codeKafkaUnavailable, codeTopicDeleted, codeDraining, codeTooManyConnections, codeInternal}
+	for _, reason := range gapReasons {
+		words = append(words, string(reason))
+	}
+	for event := range reservedEvents {
+		if event != "open" && event != "error" && event != "undecodable" { // the browser's own, and one that nothing sends yet
+			words = append(words, event)
+		}
+	}
+	for _, w := range words {
+		if !strings.Contains(string(text), "`"+w+"`") {
+			t.Errorf("README.md has no row for %q", w)
+		}
+	}
+	for name := range params {
+		if name == "access_token" || name == "lastEventId" { // taken away unread, and a second spelling
+			continue
+		}
+		if !strings.Contains(string(text), name+"=") {
+			t.Errorf("README.md does not name the parameter %s", name)
+		}
+	}
+}
