@@ -272,54 +272,50 @@ func (v *resolver) limit(ctx context.Context, topics []*topicInfo, pos, head vec
 	return limited, gaps, nil
 }
 
-// cut finds one time for all partitions from which at most maxRecs offsets,
-// and if possible at least half of that, are left.
+// cut finds the earliest start from which at most maxRecs offsets are left,
+// using at least half of that: one time for all partitions. Where no time
+// parts the records so, because too many have the same or none that fits, each
+// partition gives up its share.
 func (v *resolver) cut(ctx context.Context, topics []*topicInfo, pos, head vector) (vector, error) {
-	best := head
-	try := func(age time.Duration) (offsets int64, err error) {
+	early, late := pos, head // too much, and within the limit
+	within, beyond := time.Duration(0), time.Duration(0)
+	for age := time.Minute; ; {
 		at, err := v.after(ctx, topics, head, v.now().Add(-age))
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		at = latest(pos, at)
-		n := at.distance(head)
-		if n <= v.maxRecs && n > best.distance(head) {
-			best = at
+		if n := at.distance(head); n > v.maxRecs {
+			early, beyond = at, age
+		} else if late, within = at, age; n > v.maxRecs/2 {
+			return late, nil
 		}
-		return n, nil
-	}
-	within, beyond := time.Duration(0), time.Minute // ages
-	for {
-		n, err := try(beyond)
-		if err != nil {
-			return nil, err
-		}
-		if n > v.maxRecs {
-			break
-		}
-		if n > v.maxRecs/2 {
-			return best, nil
-		}
-		within = beyond
-		if beyond *= 4; beyond > 100*365*24*time.Hour {
-			return best, nil // timestamps do not say which records are older
-		}
-	}
-	for beyond-within > time.Millisecond {
-		middle := within + (beyond-within)/2
-		n, err := try(middle)
 		switch {
-		case err != nil:
-			return nil, err
-		case n > v.maxRecs:
-			beyond = middle
-		case n > v.maxRecs/2:
-			return best, nil
+		case beyond == 0 && age > 100*365*24*time.Hour: // timestamps do not say which records are older
+			return between(early, late, head, v.maxRecs), nil
+		case beyond == 0:
+			age *= 4
+		case beyond-within <= time.Millisecond: // as fine as Kafka's clock is
+			return between(early, late, head, v.maxRecs), nil
 		default:
-			within = middle
+			age = within + (beyond-within)/2
 		}
 	}
-	return best, nil
+}
+
+// between is a position from early to late from which at most most offsets,
+// and hardly fewer, are left to head.
+func between(early, late, head vector, most int64) vector {
+	out := late.clone()
+	room, all := float64(most-late.distance(head)), float64(early.distance(late))
+	for t := range out {
+		for p := range out[t] {
+			if d := late[t][p] - early[t][p]; d > 0 {
+				out[t][p] -= int64(float64(d) * room / all)
+			}
+		}
+	}
+	return out
 }
 
 // latest is the later of two positions, partition by partition.
