@@ -78,7 +78,7 @@ type fanoutOptions struct {
 	pairs     int
 	refine    int
 	searchFor time.Duration // no further load is tried in a search after this
-	profile   func(name string) (file string)
+	profiling func(name, load string) profile
 }
 
 // errTimeUp ends a search.
@@ -133,9 +133,9 @@ func (r *runner) runFanout(ctx context.Context, srv *server, fl *floorTarget, o 
 		return out, nil
 	}
 	profiled := func(name string, l load) error {
-		p := profile{name, o.profile(name), fmt.Sprintf("%s msg/s to each of %d clients", short(l.rate), r.clients)}
-		l.time = max(l.time, 5*time.Second)
-		l.during = func(ctx context.Context) error { return srv.profile(ctx, p.File, l.time) }
+		p := o.profiling(name, fmt.Sprintf("%s msg/s to each of %d clients", short(l.rate), r.clients))
+		l.time = time.Duration(p.seconds) * time.Second
+		l.during = func(ctx context.Context) error { return p.take(ctx, srv) }
 		res.Profiles = append(res.Profiles, p)
 		_, err := one(srv, l)
 		return err

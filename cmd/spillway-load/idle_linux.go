@@ -47,7 +47,7 @@ func (r reading) perCPUSecond() float64 { return float64(r.Records) / r.CPU }
 
 // runIdle measures the server with one client. It is the runner's scenario only
 // in so far as both use fleets: r has one client.
-func (r *runner) runIdle(ctx context.Context, srv *server, records int, profileFile func(name string) string, progress func(name string, got reading)) (*idleView, error) {
+func (r *runner) runIdle(ctx context.Context, srv *server, records int, profiling func(name, load string) profile, progress func(name string, got reading)) (*idleView, error) {
 	res := &idleView{Records: records, Size: r.size}
 	f, err := r.fleet(ctx, srv)
 	if err != nil {
@@ -127,9 +127,9 @@ func (r *runner) runIdle(ctx context.Context, srv *server, records int, profileF
 	}
 	progress("consumer", res.Consumer)
 
-	res.Profile = profile{"idle-view", profileFile("idle-view"), fmt.Sprintf("%d records at a time to one client", records)}
+	res.Profile = profiling("idle-view", fmt.Sprintf("%d records at a time to one client", records))
 	profiled := make(chan error, 1)
-	go func() { profiled <- srv.profile(ctx, res.Profile.File, 5*time.Second) }() // waited for below
+	go func() { profiled <- res.Profile.take(ctx, srv) }() // waited for below
 	for {
 		select {
 		case err := <-profiled:

@@ -50,6 +50,7 @@ type options struct {
 	pairs             int
 	searchFor         time.Duration
 	out, profiles     string
+	profileFor        time.Duration // no option
 	scenarios         []string
 }
 
@@ -117,6 +118,7 @@ func parseOptions(args []string) (o options, err error) {
 	} else if err != nil {
 		return o, usageError{err}
 	}
+	o.profileFor = 5 * time.Second
 	o.scenarios = fs.Args()
 	if len(o.scenarios) == 0 {
 		o.scenarios = []string{"idle-view", "fanout"}
@@ -178,7 +180,9 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, k.close()) }()
-	profileFile := func(name string) string { return filepath.Join(o.profiles, "serve-"+name+".pprof") }
+	profiling := func(name, load string) profile {
+		return profile{Name: name, File: filepath.Join(o.profiles, "serve-"+name+".pprof"), Load: load, seconds: int(o.profileFor.Seconds())}
+	}
 	// Each has a server of its own: one would begin with the memory that the
 	// other one needed.
 	scenario := func(name string, clients int, body func(*runner, *server) error) error {
@@ -198,7 +202,7 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 		return nil
 	}
 	err = scenario("idle-view", 1, func(r *runner, srv *server) (err error) {
-		res.Idle, err = r.runIdle(ctx, srv, o.records, profileFile, func(name string, got reading) {
+		res.Idle, err = r.runIdle(ctx, srv, o.records, profiling, func(name string, got reading) {
 			fmt.Fprintf(stderr, "idle-view %s: %s records/s\n", name, short(got.perSecond()))
 		})
 		return err
@@ -214,7 +218,7 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 		defer fl.end()
 		res.Fanout, err = r.runFanout(ctx, srv, fl, fanoutOptions{
 			light: o.light, step: o.step, pairs: o.pairs, refine: 3, searchFor: o.searchFor,
-			profile: profileFile,
+			profiling: profiling,
 		}, func(s step) {
 			word := "borne"
 			if !s.borne() {

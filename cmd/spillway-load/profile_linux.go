@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"time"
 )
 
 // A profile is the server's CPU profile under a load.
@@ -16,15 +15,17 @@ type profile struct {
 	Name string `json:"name"`
 	File string `json:"file"`
 	Load string `json:"load"` // in words
+
+	seconds int // of the load
 }
 
-// profile writes the server's CPU profile of the next while to a file.
-func (s *server) profile(ctx context.Context, file string, while time.Duration) error {
-	body, err := s.get(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", int(while.Seconds())))
+// take writes the server's CPU profile of the next seconds to the file.
+func (p profile) take(ctx context.Context, s *server) error {
+	body, err := s.get(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", p.seconds))
 	if err != nil {
 		return fmt.Errorf("profile: %w", err)
 	}
-	return os.WriteFile(file, body, 0o644)
+	return os.WriteFile(p.File, body, 0o644)
 }
 
 // top prints where the server's CPU time went: in which functions, and on whose
