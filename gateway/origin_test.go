@@ -28,6 +28,7 @@ type listOrigin struct {
 	lines   []string
 	channel grip.Channel
 	pages   int      // links answered
+	late    int      // links to be answered 503 before
 	asked   []string // Grip-Last of each
 	posts   []string // bodies of WebSocket requests
 	headers []http.Header
@@ -165,6 +166,12 @@ func (o *listOrigin) serveLink(w http.ResponseWriter, r *http.Request, rest stri
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.late > 0 {
+		o.late--
+		w.Header().Set("Retry-After", "0")
+		http.Error(w, "Kafka is away", http.StatusServiceUnavailable)
+		return
+	}
 	o.pages++
 	o.asked = append(o.asked, last)
 	end := min(at+o.page, len(o.lines))

@@ -21,7 +21,6 @@ type output struct {
 	request      *http.Request
 	writeTimeout time.Duration
 	contentType  string // of the head that was sent
-	sent         bool   // the head was
 }
 
 func newOutput(w http.ResponseWriter, r *http.Request, writeTimeout time.Duration) *output {
@@ -36,7 +35,6 @@ const writePiece = 64 << 10
 
 // Write sends p, or holds some of it back until Flush.
 func (o *output) Write(p []byte) (n int, err error) {
-	o.sent = true
 	for err == nil && n < len(p) {
 		piece := p[n:min(len(p), n+writePiece)]
 		o.deadline(o.writeTimeout)
@@ -49,14 +47,12 @@ func (o *output) Write(p []byte) (n int, err error) {
 }
 
 func (o *output) WriteHeader(status int) {
-	o.sent = true
 	o.contentType = o.Header().Get("Content-Type")
 	o.ResponseWriter.WriteHeader(status)
 }
 
 // flush sends what was held back.
 func (o *output) flush() error {
-	o.sent = true
 	o.deadline(o.writeTimeout)
 	err := o.control.Flush()
 	o.rest()
@@ -109,25 +105,25 @@ func (o *output) body(status int, body []byte) error {
 // bodyAllowed reports whether a response with this status has a body.
 func bodyAllowed(status int) bool { return status >= 200 && status != 204 && status != 304 }
 
-// copy sends a body as it comes.
-func (o *output) copy(body io.Reader) (wrote bool, read, write error) {
+// copy sends a body as it comes. The errors are those of reading and of
+// writing.
+func (o *output) copy(body io.Reader) (read, write error) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := body.Read(buf)
 		if n > 0 {
-			wrote = true
 			if _, write := o.Write(buf[:n]); write != nil {
-				return wrote, nil, write
+				return nil, write
 			}
 			if write := o.flush(); write != nil {
-				return wrote, nil, write
+				return nil, write
 			}
 		}
 		switch {
 		case err == io.EOF:
-			return wrote, nil, nil
+			return nil, nil
 		case err != nil:
-			return wrote, err, nil
+			return err, nil
 		}
 	}
 }
@@ -153,7 +149,7 @@ func (s httpSink) page(p *page) error {
 		return s.flush()
 	}
 	defer p.rest.Close()
-	_, read, write := s.copy(p.rest)
+	read, write := s.copy(p.rest)
 	if read != nil {
 		return &brokenPage{read}
 	}

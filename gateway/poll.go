@@ -35,7 +35,7 @@ func (g *Gateway) poll(out *output, r *http.Request, p *page, status int, from s
 	if linked {
 		form = fanout.Any
 	}
-	for {
+	for round := 1; ; round++ {
 		got, b, ids := g.await(r.Context(), form, p.ins.Channels, from, deadline, &drains)
 		if got == pollLeft {
 			g.metrics.closed[lostReason(r.Context(), nil)].Inc()
@@ -71,6 +71,9 @@ func (g *Gateway) poll(out *output, r *http.Request, p *page, status int, from s
 			return nil, false
 		case answer.ins.Hold == grip.HoldResponse && answer.ins.Next != nil && !over:
 			p = answer // for the rest of the time
+			if got == pollAgain {
+				pause(r.Context(), circling(round))
+			}
 			continue
 		}
 		g.metrics.closed[pollReason(got)].Inc()

@@ -42,7 +42,7 @@ func (g *Gateway) serveLocal(out *output, r *http.Request) {
 func (g *Gateway) serveRoute(out *output, r *http.Request, rt *route.Route) {
 	body := keepBody(r)
 	resp, err := g.upstream.Do(r.Context(), r, rt)
-	for {
+	for round := 1; ; round++ {
 		if err != nil {
 			g.badGateway(out, r, rt, err)
 			return
@@ -70,6 +70,9 @@ func (g *Gateway) serveRoute(out *output, r *http.Request, rt *route.Route) {
 			out.text(http.StatusBadRequest, "Request too large to accept GRIP instruct.")
 			return
 		}
+		if !pause(r.Context(), circling(round)) {
+			return
+		}
 		resp, err = g.upstream.Redo(r.Context(), r, rt, again, lasts)
 	}
 }
@@ -95,8 +98,7 @@ func passOn(out *output, resp *http.Response) {
 	defer resp.Body.Close()
 	upstream.CopyHeaders(out.Header(), resp.Header)
 	out.WriteHeader(resp.StatusCode)
-	_, read, _ := out.copy(resp.Body)
-	if read != nil {
+	if read, _ := out.copy(resp.Body); read != nil {
 		abort()
 	}
 }

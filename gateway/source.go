@@ -22,7 +22,6 @@ import (
 type page struct {
 	status int
 	ins    grip.Instruct // Header and Body are for the client
-	isGrip bool
 
 	// rest is what of the body was not read yet, after ins.Body; nil when that
 	// is all. Who takes the page closes it.
@@ -38,7 +37,8 @@ func (p *page) close() {
 // A source is an origin, as a held stream needs it.
 type source interface {
 	// next follows a link. It belongs to one goroutine at a time. An error
-	// means that the stream cannot go on.
+	// means that there is no page to go on with; the answer may be there all
+	// the same.
 	next(ctx context.Context, link *grip.Link, lasts []grip.Last) (*page, error)
 
 	// local reports whether the origin is in this process: its channels are
@@ -71,35 +71,18 @@ func (s *localSource) next(ctx context.Context, link *grip.Link, lasts []grip.La
 		return nil, fmt.Errorf("next link: %w", err)
 	}
 	s.url = u
-	for {
-		r, err := http.NewRequestWithContext(grip.WithLink(ctx), http.MethodGet, u.RequestURI(), nil)
-		if err != nil {
-			return nil, fmt.Errorf("next link: %w", err)
-		}
-		r.RequestURI, r.Host, r.RemoteAddr = u.RequestURI(), s.host, s.remote
-		grip.AppendLast(r.Header, lasts...)
-		p, err := s.g.call(r)
-		switch {
-		case err != nil:
-			return nil, err
-		case p.status == http.StatusServiceUnavailable:
-			// What the origin reads from is away. The client keeps its stream,
-			// and its keep-alives, until it is back.
-			select {
-			case <-time.After(localRetry + rand.N(localRetry)):
-				continue
-			case <-ctx.Done():
-				return nil, context.Cause(ctx)
-			}
-		case p.status < 200 || p.status > 299:
-			return nil, fmt.Errorf("next link: status %d", p.status)
-		}
-		return p, nil
+	r, err := http.NewRequestWithContext(grip.WithLink(ctx), http.MethodGet, u.RequestURI(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("next link: %w", err)
 	}
+	r.RequestURI, r.Host, r.RemoteAddr = u.RequestURI(), s.host, s.remote
+	grip.AppendLast(r.Header, lasts...)
+	p, err := s.g.call(r)
+	if err == nil && (p.status < 200 || p.status > 299) {
+		err = fmt.Errorf("next link: status %d", p.status)
+	}
+	return p, err
 }
-
-// localRetry is the least wait before the origin in this process is asked again.
-const localRetry = 500 * time.Millisecond
 
 // call asks the origin in this process. It returns early when the request's
 // context ends only if the origin does.
@@ -114,8 +97,8 @@ func (g *Gateway) call(r *http.Request) (*page, error) {
 	if rec.head == nil {
 		rec.head = rec.header
 	}
-	p := &page{status: rec.status, isGrip: grip.IsInstruct(rec.head)}
-	if !p.isGrip {
+	p := &page{status: rec.status}
+	if !grip.IsInstruct(rec.head) {
 		p.ins = grip.Instruct{Header: rec.head, Body: rec.body.Bytes()}
 		return p, nil
 	}
@@ -195,9 +178,7 @@ func (s *httpSource) next(ctx context.Context, link *grip.Link, lasts []grip.Las
 		if attempt == len(retries) || ctx.Err() != nil {
 			return nil, err
 		}
-		select {
-		case <-time.After(retries[attempt] + rand.N(time.Second)):
-		case <-ctx.Done():
+		if !pause(ctx, retries[attempt]+rand.N(time.Second)) {
 			return nil, context.Cause(ctx)
 		}
 	}
@@ -228,8 +209,8 @@ func (s *httpSource) ask(ctx context.Context, link *grip.Link, lasts []grip.Last
 // body's first bytes: what fails before them can be asked for again. A body that
 // is part of the instructions is read to its end.
 func readPage(resp *http.Response, wait bool) (*page, error) {
-	p := &page{status: resp.StatusCode, isGrip: grip.IsInstruct(resp.Header), rest: resp.Body}
-	if !p.isGrip {
+	p := &page{status: resp.StatusCode, rest: resp.Body}
+	if !grip.IsInstruct(resp.Header) {
 		p.ins.Header = resp.Header
 		return p, nil
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -202,15 +204,10 @@ func (f *follow) ask(ctx context.Context, link *grip.Link, lasts []grip.Last, wh
 		err  error
 	}
 	answers := make(chan answer, 1)
-	pause := f.pause(why)
+	wait := f.restraint(why)
 	go func() { // ends with askCtx; waited for below
-		if pause > 0 {
-			select {
-			case <-time.After(pause):
-			case <-askCtx.Done():
-			}
-		}
-		p, err := f.source.next(askCtx, link, lasts)
+		pause(askCtx, wait)
+		p, err := f.fetch(askCtx, link, lasts)
 		answers <- answer{p, err}
 	}()
 	abandon := func(end *ending) (*page, *ending) {
@@ -251,17 +248,56 @@ func (f *follow) ask(ctx context.Context, link *grip.Link, lasts []grip.Last, wh
 	}
 }
 
-// pause slows down a stream that goes in circles: an origin whose holds can
+// fetch gets the page behind a link. While the origin in this process says that
+// it cannot make one now (503: Kafka is away), the client waits, connected.
+func (f *follow) fetch(ctx context.Context, link *grip.Link, lasts []grip.Last) (*page, error) {
+	for {
+		p, err := f.source.next(ctx, link, lasts)
+		if p == nil || p.status != http.StatusServiceUnavailable {
+			return p, err
+		}
+		wait := time.Second
+		if n, err := strconv.Atoi(p.ins.Header.Get("Retry-After")); err == nil && n >= 0 {
+			wait = min(time.Duration(n)*time.Second, time.Minute)
+		}
+		if !pause(ctx, wait+rand.N(wait/2+time.Millisecond)) {
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// restraint slows down a stream that goes in circles: an origin whose holds can
 // never be attached would be asked without end.
-func (f *follow) pause(why askReason) time.Duration {
+func (f *follow) restraint(why askReason) time.Duration {
 	if why != askedForAttach && why != askedForBehind && why != askedForClosed {
 		return 0
 	}
 	f.fruitless++
-	if f.fruitless <= 3 {
+	return circling(f.fruitless)
+}
+
+// circling is the wait before an origin is asked for the nth time in a row
+// without result: none for the first three.
+func circling(n int) time.Duration {
+	if n <= 3 {
 		return 0
 	}
-	return min(time.Second, 50*time.Millisecond<<min(f.fruitless-4, 5))
+	return min(time.Second, 50*time.Millisecond<<min(n-4, 5))
+}
+
+// pause waits for d, or until ctx ends; then it reports false.
+func pause(ctx context.Context, d time.Duration) bool {
+	if d == 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // bodyUnder is a body that is read under a context of its own.

@@ -159,6 +159,21 @@ func readLines(t *testing.T, f *fixture, tight *http.Client, client int, next *a
 	}
 }
 
+// While the origin cannot make a page, the client stays.
+func TestPageIsLate(t *testing.T) {
+	f := start(t, nil)
+	f.list.publish(3)
+	f.list.late = 3
+	c := f.get(t, "/events/list/", "Last-Event-ID", "1")
+	c.want(":ok\n\n")
+	c.wantLines(2, 3)
+
+	f.list.mu.Lock()
+	f.list.late = 1
+	f.list.mu.Unlock()
+	f.get(t, "/events/list/", "Last-Event-ID", "1", "Accept", "application/json").wantStatus(503).wantEnd("Kafka is away\n")
+}
+
 func TestMaxAge(t *testing.T) {
 	f := start(t, func(c *Config) { c.ConnectionMaxAge = time.Second })
 	began := time.Now()

@@ -59,6 +59,7 @@ type Engine struct {
 	logBytes    atomic.Int64 // memory of all logs
 	subscribers atomic.Int64 // members of all channels
 	order       order
+	warned      atomic.Int64 // when warnMemory last did, on the engine's clock
 
 	mu       sync.RWMutex
 	channels map[string]*channel // guarded by mu

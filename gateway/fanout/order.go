@@ -1,6 +1,9 @@
 package fanout
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // order lists the segments that may be evicted when all logs together are over
 // LogMemory, oldest first. The segments of each channel stand in its own order,
@@ -54,6 +57,7 @@ func (e *Engine) enforce() {
 	for e.logBytes.Load() > e.cfg.LogMemory {
 		s := e.order.first()
 		if s == nil {
+			e.warnMemory()
 			return
 		}
 		ch := s.ch
@@ -63,4 +67,15 @@ func (e *Engine) enforce() {
 		}
 		ch.mu.Unlock()
 	}
+}
+
+// warnMemory says, at most once a minute, that LogMemory does not suffice for
+// what the channels must keep.
+func (e *Engine) warnMemory() {
+	now, last := e.now(), e.warned.Load()
+	if last != 0 && int64(now)-last < int64(time.Minute) || !e.warned.CompareAndSwap(last, int64(now)) {
+		return
+	}
+	e.log.Warn("the newest items alone take more than LOG_MEMORY; raise it, or serve fewer channels",
+		"log_bytes", e.logBytes.Load(), "limit", e.cfg.LogMemory, "channels", e.count())
 }
