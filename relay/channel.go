@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"slices"
 	"strconv"
 	"time"
 
@@ -35,24 +34,40 @@ type channel struct {
 	lastID   time.Time // when an item last carried an id
 	sinceID  int       // events since then
 
-	// Scratch space, used again for every batch.
-	buf     []byte
-	items   []grip.Item
-	streams []grip.HTTPStream
-	message []grip.WSMessage
-	spans   []span
-
 	encoded *[numKinds]prometheus.Counter
 	unsent  prometheus.Counter
 }
 
-// A span is where the frames of one item lie in channel.buf.
+// A scratch is memory that is used again for every batch of every channel.
+// Guarded by hub.mu.
+type scratch struct {
+	buf      []byte
+	id       []byte
+	before   []byte
+	after    []byte
+	position vector
+	spans    []span
+	items    []grip.Item
+	streams  []grip.HTTPStream
+	messages []grip.WSMessage
+}
+
+const (
+	// flushBytes is how many bytes of frames are collected at most before the
+	// gateway gets them; one larger record still is one.
+	flushBytes = 1 << 20
+	// keepBytes is how large a buffer may be to be used again.
+	keepBytes = 4 << 20
+)
+
+// A span is where the frames of one item lie in scratch.buf.
 type span struct {
 	stream     [2]int
 	message    [2]int
 	raw        []byte // the message, where it is the value itself
 	typ        grip.MessageType
 	hasMessage bool
+	stale      bool // the hub moved over records that made no item before this one
 	topic      int32
 	partition  int32
 	next       int64
@@ -61,42 +76,50 @@ type span struct {
 
 // append adds the records of one partition to the channel. h is the hub's
 // position before them; afterwards the caller moves it past the last one.
-func (c *channel) append(h vector, topic int, partition int32, records []*kgo.Record, now time.Time) {
-	if !slices.ContainsFunc(records, func(r *kgo.Record) bool { return !r.Attrs.IsControl() }) {
-		c.stale = true
-		return
+func (c *channel) append(h vector, topic int, partition int32, records []*kgo.Record, now time.Time, sc *scratch) {
+	last := len(records) - 1
+	for last >= 0 && records[last].Attrs.IsControl() {
+		last--
 	}
-	if c.form == formHint {
-		c.appendHint(h, topic, partition, records, now)
-		return
+	moved := last < len(records)-1 // past the last item that follows from here
+	switch {
+	case last < 0:
+	case c.form == formHint:
+		c.appendHint(h, topic, partition, records[last], now)
+	default:
+		c.appendAll(h, topic, partition, records[:last+1], now, sc)
 	}
-	before, after := c.cursorAround(h, topic, partition)
-	c.buf, c.spans = c.buf[:0], c.spans[:0]
-	var id []byte
+	c.stale = c.stale || moved
+}
+
+// appendAll does so for records of which the last is an item.
+func (c *channel) appendAll(h vector, topic int, partition int32, records []*kgo.Record, now time.Time, sc *scratch) {
+	c.cursorAround(h, topic, partition, sc)
 	for i, r := range records {
 		if r.Attrs.IsControl() {
 			c.stale = true
 			continue
 		}
-		s := span{topic: int32(topic), partition: partition, next: r.Offset + 1, minute: minuteOf(r.Timestamp, now)}
-		id = cursor.AppendHead(id[:0], 0, s.minute)
-		id = append(id, before...)
-		id = strconv.AppendInt(id, s.next, 36)
-		id = append(id, after...)
+		s := span{topic: int32(topic), partition: partition, next: r.Offset + 1, minute: minuteOf(r.Timestamp, now), stale: c.stale}
+		c.stale = false
+		sc.id = cursor.AppendHead(sc.id[:0], 0, s.minute)
+		sc.id = append(sc.id, sc.before...)
+		sc.id = strconv.AppendInt(sc.id, s.next, 36)
+		sc.id = append(sc.id, sc.after...)
 		kind := c.kind(r)
 		c.encoded[kind].Inc()
-		wireID := c.wireID(id, h, s.minute, i == len(records)-1, now)
+		id := c.wireID(sc.id, h, s.minute, i == len(records)-1, now)
 
-		s.stream[0] = len(c.buf)
+		s.stream[0] = len(sc.buf)
 		if c.form != formJSON {
-			c.buf = c.appendStream(c.buf, r, kind, wireID)
+			sc.buf = c.appendStream(sc.buf, r, kind, id)
 		}
-		s.stream[1] = len(c.buf)
+		s.stream[1] = len(sc.buf)
 		if c.form != formNDJSON {
 			var content []byte
-			s.message[0] = len(c.buf)
-			c.buf, content, s.typ, s.hasMessage = c.appendMessage(c.buf, r, kind, wireID)
-			s.message[1] = len(c.buf)
+			s.message[0] = len(sc.buf)
+			sc.buf, content, s.typ, s.hasMessage = c.appendMessage(sc.buf, r, kind, id)
+			s.message[1] = len(sc.buf)
 			if s.message[0] == s.message[1] {
 				s.raw = content
 			}
@@ -104,61 +127,75 @@ func (c *channel) append(h vector, topic int, partition int32, records []*kgo.Re
 				c.unsent.Inc()
 			}
 		}
-		c.spans = append(c.spans, s)
+		sc.spans = append(sc.spans, s)
+		if len(sc.buf) >= flushBytes {
+			c.publish(h, now, sc)
+		}
 	}
-	c.publish(h, now)
+	c.publish(h, now, sc)
 }
 
 // publish hands the spans to the gateway, position by position.
-func (c *channel) publish(h vector, now time.Time) {
-	n := len(c.spans)
+func (c *channel) publish(h vector, now time.Time, sc *scratch) {
+	n := len(sc.spans)
 	if n == 0 {
 		return
 	}
-	c.items, c.streams, c.message = grown(c.items, n), grown(c.streams, n), grown(c.message, n)
-	for i, s := range c.spans {
-		c.items[i] = grip.Item{}
+	sc.items, sc.streams, sc.messages = grown(sc.items, n), grown(sc.streams, n), grown(sc.messages, n)
+	for i := range sc.spans {
+		s := &sc.spans[i]
+		sc.items[i] = grip.Item{}
 		if s.stream[1] > s.stream[0] {
-			c.streams[i] = grip.HTTPStream{Content: c.buf[s.stream[0]:s.stream[1]]}
-			c.items[i].HTTPStream = &c.streams[i]
+			sc.streams[i] = grip.HTTPStream{Content: sc.buf[s.stream[0]:s.stream[1]]}
+			sc.items[i].HTTPStream = &sc.streams[i]
 		}
 		if s.hasMessage {
 			content := s.raw
 			if content == nil {
-				content = c.buf[s.message[0]:s.message[1]]
+				content = sc.buf[s.message[0]:s.message[1]]
 			}
-			c.message[i] = grip.WSMessage{Type: s.typ, Content: content}
-			c.items[i].WSMessage = &c.message[i]
+			sc.messages[i] = grip.WSMessage{Type: s.typ, Content: content}
+			sc.items[i].WSMessage = &sc.messages[i]
 		}
-		if c.stale {
-			to := h.clone()
-			to[s.topic][s.partition] = s.next
-			c.index.jump(to, s.minute)
-			c.stale = false
-		} else {
-			c.index.item(s.topic, s.partition, s.next, s.minute)
-		}
+		c.note(h, s.stale, int(s.topic), s.partition, s.next, s.minute)
 	}
-	c.log.Append(c.items[:n])
+	c.appendItems(sc.items[:n], now)
+	clear(sc.spans) // no record must live as long as the scratch
+	clear(sc.messages)
+	sc.spans, sc.buf = sc.spans[:0], sc.buf[:0]
+	if cap(sc.buf) > keepBytes {
+		sc.buf = nil
+	}
+}
+
+// note tells the index of the next item, after which partition is at next.
+func (c *channel) note(h vector, stale bool, topic int, partition int32, next, minute int64) {
+	if !stale {
+		c.index.item(int32(topic), partition, next, minute)
+		return
+	}
+	to := h.clone()
+	to[topic][partition] = next
+	c.index.jump(to, minute)
+}
+
+// appendItems hands items that the index knows to the gateway.
+func (c *channel) appendItems(items []grip.Item, now time.Time) {
+	c.log.Append(items)
 	c.lastItem = now
 	first, _ := c.log.Retained()
 	c.index.trim(first)
 }
 
-// appendHint tells whoever waits that the view has news.
-func (c *channel) appendHint(h vector, topic int, partition int32, records []*kgo.Record, now time.Time) {
-	last := records[len(records)-1]
-	to := h.clone()
-	to[topic][partition] = last.Offset + 1
-	c.index.jump(to, minuteOf(last.Timestamp, now))
-	c.log.Append([]grip.Item{{
+// appendHint tells whoever waits that the view has news, up to last.
+func (c *channel) appendHint(h vector, topic int, partition int32, last *kgo.Record, now time.Time) {
+	c.note(h, c.stale, topic, partition, last.Offset+1, minuteOf(last.Timestamp, now))
+	c.stale = false
+	c.appendItems([]grip.Item{{
 		HTTPStream:   &grip.HTTPStream{Action: grip.ActionHint},
 		HTTPResponse: &grip.HTTPResponse{Action: grip.ActionHint},
 		WSMessage:    &grip.WSMessage{Action: grip.ActionHint},
-	}})
-	c.lastItem = now
-	first, _ := c.log.Retained()
-	c.index.trim(first)
+	}}, now)
 }
 
 // appendIDOnly moves the cursor of quiet listeners to the hub's position h
@@ -178,33 +215,30 @@ func (c *channel) appendIDOnly(h vector, now time.Time) {
 		item.WSMessage = &grip.WSMessage{Content: message}
 	}
 	c.index.jump(h, minute)
-	c.log.Append([]grip.Item{item})
-	c.stale, c.lastItem, c.lastID, c.sinceID = false, now, now, 0
-	first, _ := c.log.Retained()
-	c.index.trim(first)
+	c.stale, c.lastID, c.sinceID = false, now, 0
+	c.appendItems([]grip.Item{item}, now)
 }
 
-// cursorAround is the text of h's cursor before and after the offset of one
-// partition, without the head: the only parts that change from record to
+// cursorAround writes the text of h's cursor before and after the offset of
+// one partition, without the head: the only parts that change from record to
 // record are the head's time and that offset.
-func (c *channel) cursorAround(h vector, topic int, partition int32) (before, after []byte) {
-	var text []byte
-	var cut int
+func (c *channel) cursorAround(h vector, topic int, partition int32, sc *scratch) {
+	sc.before, sc.after = sc.before[:0], sc.after[:0]
+	text := &sc.before
 	for t := range h {
-		text = append(text, separator(t))
-		text = append(text, c.tags[t][:]...)
-		text = append(text, '.')
-		text = strconv.AppendInt(text, int64(len(h[t])), 10)
+		*text = append(*text, separator(t))
+		*text = append(*text, c.tags[t][:]...)
+		*text = append(*text, '.')
+		*text = strconv.AppendInt(*text, int64(len(h[t])), 10)
 		for p, next := range h[t] {
-			text = append(text, '.')
+			*text = append(*text, '.')
 			if t == topic && p == int(partition) {
-				cut = len(text)
+				text = &sc.after
 				continue
 			}
-			text = strconv.AppendInt(text, next, 36)
+			*text = strconv.AppendInt(*text, next, 36)
 		}
 	}
-	return text[:cut:cut], text[cut:]
 }
 
 // wireID is what an event shows of its id, by the rule for long cursors

@@ -27,6 +27,7 @@ type recordKind uint8
 
 const (
 	kindText recordKind = iota
+	kindJSON            // text that is one JSON text; not told apart in formPlain
 	kindBinary
 	kindDelete
 	kindOversize
@@ -34,7 +35,7 @@ const (
 )
 
 func (k recordKind) String() string {
-	return [numKinds]string{"text", "binary", "delete", "oversize"}[k]
+	return [numKinds]string{"text", "json", "binary", "delete", "oversize"}[k]
 }
 
 func (w *writer) kind(r *kgo.Record) recordKind {
@@ -45,8 +46,17 @@ func (w *writer) kind(r *kgo.Record) recordKind {
 		return kindOversize
 	case !utf8.Valid(r.Value):
 		return kindBinary
+	case w.form != formPlain && isJSON(r.Value):
+		return kindJSON
 	}
 	return kindText
+}
+
+// isJSON reports whether value is one JSON text. Most of what is none is told
+// by its first byte, which costs less than an error.
+func isJSON(value []byte) bool {
+	i := bytes.IndexFunc(value, func(c rune) bool { return c != ' ' && c != '\t' && c != '\n' && c != '\r' })
+	return i >= 0 && bytes.IndexByte([]byte(`{["-0123456789tfn`), value[i]) >= 0 && json.Valid(value)
 }
 
 // appendStream appends what a held HTTP stream receives for a record: one SSE
@@ -159,13 +169,12 @@ func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byt
 		dst = append(dst, `,"value_base64":"`...)
 		dst = base64.StdEncoding.AppendEncode(dst, r.Value)
 		dst = append(dst, '"')
+	case kindJSON:
+		dst = append(dst, `,"value":`...)
+		dst = appendOneLine(dst, r.Value)
 	default:
 		dst = append(dst, `,"value":`...)
-		if json.Valid(r.Value) {
-			dst = appendOneLine(dst, r.Value)
-		} else {
-			dst = appendJSONString(dst, r.Value)
-		}
+		dst = appendJSONString(dst, r.Value)
 	}
 	if len(id) > 0 {
 		dst = append(dst, `,"id":"`...)

@@ -96,13 +96,13 @@ func TestOneRecordInEveryForm(t *testing.T) {
 			if tt.envelope == "oversize" {
 				want = tt.plain // the locator, in every form of SSE
 			}
-			if got := string(envelope.appendStream(nil, r, kind, id)); got != want {
+			if got := string(envelope.appendStream(nil, r, envelope.kind(r), id)); got != want {
 				t.Errorf("envelope SSE: got %q, want %q", got, want)
 			}
 
 			lines := writer{rendering: rendering{form: formNDJSON}, maxBytes: limit}
 			want = "{" + place + strings.TrimSuffix(tt.ending, "}") + `,"id":"1-a"}` + "\n"
-			line := string(lines.appendStream(nil, r, kind, id))
+			line := string(lines.appendStream(nil, r, lines.kind(r), id))
 			if line != want {
 				t.Errorf("NDJSON: got %q, want %q", line, want)
 			}
@@ -112,7 +112,7 @@ func TestOneRecordInEveryForm(t *testing.T) {
 
 			sub := writer{rendering: rendering{form: formJSON}, channel: `o~"1`, maxBytes: limit}
 			want = `{"type":"record","channel":"o~\"1",` + want[1:len(want)-1]
-			if _, content, _, ok := sub.appendMessage(nil, r, kind, id); !ok || string(content) != want {
+			if _, content, _, ok := sub.appendMessage(nil, r, sub.kind(r), id); !ok || string(content) != want {
 				t.Errorf("spillway.v1.json: got %q, want %q", content, want)
 			}
 		})
@@ -146,6 +146,20 @@ func TestEnvelopeMembers(t *testing.T) {
 		}
 		if !json.Valid([]byte(got)) {
 			t.Errorf("%s: %s is not JSON", tt.name, got)
+		}
+	}
+}
+
+func TestIsJSON(t *testing.T) {
+	for _, tt := range []struct {
+		in   string
+		want bool
+	}{
+		{"{}", true}, {" \r\n\t[1]", true}, {`"s"`, true}, {"-1", true}, {"0", true}, {"9", true}, {"true", true}, {"false", true}, {"null", true},
+		{"", false}, {" ", false}, {"hello", false}, {"+1", false}, {"{} {}", false}, {"nope", false}, {"\u00a01", false}, {"\x00{}", false},
+	} {
+		if got := isJSON([]byte(tt.in)); got != tt.want || got != json.Valid([]byte(tt.in)) {
+			t.Errorf("isJSON(%q) = %v, want %v", tt.in, got, tt.want)
 		}
 	}
 }

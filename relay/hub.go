@@ -59,6 +59,7 @@ type hub struct {
 	views   map[string]*view
 	moved   chan struct{}      // closed when a position moves while someone waits; nil when nobody does
 	dropped map[string][]int32 // paused partitions that still have to be taken out of the client
+	scratch scratch
 }
 
 // A topic is one that is being read, or about to be.
@@ -371,10 +372,14 @@ func (h *hub) process(topicName string, partition int32, records []*kgo.Record) 
 	now := h.now()
 	for _, v := range t.views {
 		at := slices.Index(v.topics, t)
-		pos := v.position()
-		for _, ch := range v.channels {
-			ch.append(pos, at, partition, records, now)
+		pos := h.scratch.position[:0] // read only, and only until t.next moves
+		for _, t := range v.topics {
+			pos = append(pos, t.next)
 		}
+		for _, ch := range v.channels {
+			ch.append(pos, at, partition, records, now, &h.scratch)
+		}
+		h.scratch.position = pos
 	}
 	t.next[partition] = records[len(records)-1].Offset + 1
 	h.metrics.records.Add(float64(len(records)))

@@ -1,0 +1,210 @@
+package relay
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway/grip"
+	"spillway/relay/cursor"
+)
+
+// discard is a log that keeps only numbers, as far as retain.
+type discard struct{ last, retain uint64 }
+
+func (d *discard) Append(items []grip.Item) uint64 {
+	d.last += uint64(len(items))
+	return d.last
+}
+
+func (d *discard) Retained() (first, last uint64) {
+	if d.last > d.retain {
+		return d.last - d.retain + 1, d.last
+	}
+	return 1, d.last
+}
+func (d *discard) Subscribers() int { return 1 }
+func (d *discard) Close()           {}
+
+// newTestChannel is the channel of one topic "t" that begins at offset 0 of
+// every partition.
+func newTestChannel(r rendering, partitions int, log grip.Channel) (*channel, vector) {
+	tags := []cursor.Tag{cursor.TagOfName("c", "t")}
+	h := vector{make([]int64, partitions)}
+	var encoded [numKinds]prometheus.Counter
+	for i := range encoded {
+		encoded[i] = prometheus.NewCounter(prometheus.CounterOpts{Name: "n"})
+	}
+	return &channel{
+		writer: writer{rendering: r, channel: "t", maxBytes: 1 << 20, maxID: cursor.MaxBytes},
+		name:   "t", log: log, index: newIndex(tags, h, 0), tags: tags, lastItem: noon,
+		encoded: &encoded, unsent: prometheus.NewCounter(prometheus.CounterOpts{Name: "n"}),
+	}, h
+}
+
+func recordsOf(first int64, values ...string) (records []*kgo.Record) {
+	for i, v := range values {
+		records = append(records, &kgo.Record{Topic: "t", Offset: first + int64(i), Value: []byte(v), Timestamp: noon})
+	}
+	return records
+}
+
+// controlAt turns records at these places into marks of transactions.
+func controlAt(records []*kgo.Record, places ...int) []*kgo.Record {
+	for _, i := range places {
+		// Only the client can make one: the attributes of a batch, as on the wire.
+		*(*uint8)(unsafe.Pointer(&records[i].Attrs)) = 0b0010_0000
+	}
+	return records
+}
+
+// countOf reads a counter.
+func countOf(t *testing.T, c prometheus.Counter) float64 {
+	t.Helper()
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m.GetCounter().GetValue()
+}
+
+func TestChannelBatches(t *testing.T) {
+	g := newMemGateway()
+	c, h := newTestChannel(rendering{form: formPlain, ids: idBatch}, 2, nil)
+	c.log = g.Open("t", c.index)
+	mem := g.channels["t"]
+	var sc scratch
+	feed := func(records []*kgo.Record) {
+		c.append(h, 0, 1, records, noon, &sc)
+		h[0][1] = records[len(records)-1].Offset + 1
+	}
+	withIDs := func() (ids []string) {
+		for _, it := range mem.items {
+			_, id, found := strings.Cut(string(it.HTTPStream.Content), "\nid: ")
+			if id, _, _ = strings.Cut(id, "\n"); !found {
+				id = ""
+			}
+			ids = append(ids, id)
+		}
+		return ids
+	}
+	feed(controlAt(recordsOf(0, "a", "", "b", "c", ""), 1, 4))
+	if len(mem.items) != 3 {
+		t.Fatalf("%d items, want one for each record that is no mark", len(mem.items))
+	}
+	if ids := withIDs(); ids[2] == "" || !strings.HasSuffix(ids[2], ".2.0.4") {
+		t.Errorf("ids %q: the last event of a batch carries the position after it, though a mark follows", ids)
+	}
+	if !c.stale {
+		t.Error("the mark after the last item is forgotten: the cursor of a quiet listener will not move past it")
+	}
+	if got, _, ok := c.index.attach(vector{{0, 3}}); !ok || !sameVector(got, vector{{0, 3}}) {
+		t.Errorf("the position after b is %v, %v", got, ok)
+	}
+	feed(recordsOf(5, "d"))
+	if got, _ := c.index.ID(4); !strings.HasSuffix(got, ".2.0.6") {
+		t.Errorf("after the mark the position is %s", got)
+	}
+	feed(controlAt(recordsOf(6, ""), 0))
+	if len(mem.items) != 4 || !c.stale {
+		t.Errorf("%d items, stale %v; a mark alone makes no item and moves the cursor", len(mem.items), c.stale)
+	}
+	c.appendIDOnly(h, noon)
+	if got := string(mem.items[4].HTTPStream.Content); !strings.HasPrefix(got, "id: 1-") || !strings.HasSuffix(got, ".2.0.7\n\n") || c.stale {
+		t.Errorf("id-only block %q, stale %v", got, c.stale)
+	}
+}
+
+func TestChannelsFlushLargeBatches(t *testing.T) {
+	g := newMemGateway()
+	c, h := newTestChannel(rendering{form: formPlain}, 1, nil)
+	c.log = g.Open("t", c.index)
+	var sc scratch
+	var values []string
+	for i := range 20 {
+		values = append(values, strings.Repeat(fmt.Sprint(i%10), 600_000))
+	}
+	c.append(h, 0, 0, recordsOf(0, values...), noon, &sc)
+	for i, it := range g.channels["t"].items {
+		if !strings.HasSuffix(string(it.HTTPStream.Content), "data: "+values[i]+"\n\n") || string(it.WSMessage.Content) != values[i] {
+			t.Fatalf("item %d is not record %d", i, i)
+		}
+	}
+	if cap(sc.buf) > keepBytes {
+		t.Errorf("%d bytes are kept for the next batch, want at most %d", cap(sc.buf), keepBytes)
+	}
+	if n := len(g.channels["t"].items); n != len(values) {
+		t.Errorf("%d items, want %d", n, len(values))
+	}
+}
+
+func TestTombstonesThatAWebSocketCannotHave(t *testing.T) {
+	c, h := newTestChannel(rendering{form: formPlain}, 1, &discard{})
+	records := recordsOf(0, "a", "", "b")
+	records[1].Value = nil
+	c.append(h, 0, 0, records, noon, new(scratch))
+	if n := countOf(t, c.unsent); n != 1 {
+		t.Errorf("%v tombstones were counted, want 1", n)
+	}
+	for kind, want := range map[recordKind]float64{kindText: 2, kindDelete: 1, kindBinary: 0} {
+		if n := countOf(t, c.encoded[kind]); n != want {
+			t.Errorf("%v %s records were counted, want %v", n, kind, want)
+		}
+	}
+}
+
+var hotForms = []form{formPlain, formEnvelope, formNDJSON, formJSON, formHint}
+
+func TestAppendDoesNotAllocate(t *testing.T) {
+	for _, f := range hotForms {
+		c, h := newTestChannel(rendering{form: f}, 6, &discard{retain: 1000})
+		var sc scratch
+		records := recordsOf(0, slices.Repeat([]string{"some words"}, 100)...)
+		one := func() {
+			c.append(h, 0, 3, records, noon, &sc)
+			for _, r := range records {
+				r.Offset += int64(len(records))
+			}
+			h[0][3] += int64(len(records))
+		}
+		one()
+		// What is left is the index's: a few slices for every 256 items.
+		if n := testing.AllocsPerRun(100, one) / float64(len(records)); n > 0.05 {
+			t.Errorf("form=%s: %.2f allocations for each record, want none", f, n)
+		}
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	for _, f := range hotForms[:4] {
+		for _, partitions := range []int{6, 60} {
+			for _, size := range []int{128, 1024} {
+				b.Run(fmt.Sprintf("form=%s/partitions=%d/size=%d", f, partitions, size), func(b *testing.B) {
+					c, h := newTestChannel(rendering{form: f}, partitions, &discard{retain: 10_000})
+					var sc scratch
+					text := `{"order":42,"text":"` + strings.Repeat("x", size-22) + `"}`
+					records := recordsOf(0, slices.Repeat([]string{text}, 100)...)
+					b.SetBytes(int64(size))
+					b.ReportAllocs()
+					n := 0
+					for b.Loop() {
+						if n++; n == len(records) {
+							c.append(h, 0, 3, records, noon, &sc)
+							for _, r := range records {
+								r.Offset += int64(n)
+							}
+							h[0][3] += int64(n)
+							n = 0
+						}
+					}
+				})
+			}
+		}
+	}
+}
