@@ -120,7 +120,8 @@ type Config struct {
 	TLSKeyFile string `envconfig:"TLS_KEY_FILE"`
 
 	// TrustedProxies are the addresses or networks, comma separated, of
-	// proxies whose X-Forwarded-* headers are believed, such as 10.0.0.0/8.
+	// proxies whose X-Forwarded-* headers are believed, such as 10.0.0.0/8. With
+	// any, HTTP_ADDR also speaks HTTP/2 without TLS (h2c, prior knowledge).
 	TrustedProxies []string `envconfig:"TRUSTED_PROXIES"`
 
 	// CheckPublish, where set, is asked whether content may be published from

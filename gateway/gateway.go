@@ -103,6 +103,12 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 		ErrorLog:          slog.NewLogLogger(log.With("part", "http").Handler(), slog.LevelDebug),
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 500},
 	}
+	// Behind a proxy that speaks it, many streams share a connection without
+	// TLS. Who names no proxies gets no second protocol on the port.
+	g.clients.Protocols = new(http.Protocols)
+	g.clients.Protocols.SetHTTP1(true)
+	g.clients.Protocols.SetHTTP2(true)
+	g.clients.Protocols.SetUnencryptedHTTP2(len(g.trusted) > 0)
 	if cfg.TLSCertFile != "" {
 		cert, err := newCertificate(cfg.TLSCertFile, cfg.TLSKeyFile)
 		if err != nil {

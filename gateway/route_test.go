@@ -448,6 +448,37 @@ func TestQuietHTTP2(t *testing.T) {
 	c.want(":ok\n\n:\n\n") // the second after 3s of quiet
 }
 
+// Proxies may speak HTTP/2 without TLS, where any are named.
+func TestUnencryptedHTTP2(t *testing.T) {
+	for name, proxies := range map[string][]string{"with proxies": {"127.0.0.0/8"}, "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, func(c *Config) { c.TrustedProxies = proxies })
+			tr := &http.Transport{Protocols: new(http.Protocols)}
+			tr.Protocols.SetUnencryptedHTTP2(true)
+			defer tr.CloseIdleConnections()
+			resp, err := (&http.Client{Transport: tr, Timeout: patience}).Get(f.url + "/events/list/")
+			if proxies == nil {
+				if err == nil {
+					resp.Body.Close()
+					t.Fatalf("got %s, want no HTTP/2", resp.Proto)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.ProtoMajor != 2 {
+				t.Errorf("protocol: got %s, want HTTP/2", resp.Proto)
+			}
+			c := &client{t, resp, bufioReader(resp.Body)}
+			c.want(":ok\n\n")
+			f.list.publish(2)
+			c.wantLines(1, 2)
+		})
+	}
+}
+
 func writeCertificate(t *testing.T, certFile, keyFile string, serial int64) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -94,7 +94,7 @@ var configTable = []setting{
 	{part: "Gateway", name: "TLS_KEY_FILE", deflt: "", twin: false,
 		doc: "A PEM file with the key of TLS_CERT_FILE."},
 	{part: "Gateway", name: "TRUSTED_PROXIES", deflt: "", twin: false,
-		doc: "The addresses or networks, comma separated, of proxies whose X-Forwarded-* headers are believed, such as 10.0.0.0/8."},
+		doc: "The addresses or networks, comma separated, of proxies whose X-Forwarded-* headers are believed, such as 10.0.0.0/8. With any, HTTP_ADDR also speaks HTTP/2 without TLS (h2c, prior knowledge)."},
 	{part: "Program", name: "OPS_ADDR", deflt: "127.0.0.1:9464", twin: false,
 		doc: "Serves /metrics, /livez and /readyz, host:port. Empty turns it off. It is for operators only; keep it private."},
 	{part: "Program", name: "DEBUG", deflt: "false", twin: false,

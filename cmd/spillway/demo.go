@@ -67,14 +67,9 @@ func demo(ctx context.Context, p *process) error {
 	p.env["KAFKA_CONSUMER_CONFIG"] = fmt.Sprintf(`{"bootstrap.servers":%q,"group.id":"spillway-demo"}`, addr)
 	delete(p.env, "KAFKA_CONSUMER_CONFIG_FILE")
 
-	var s settings
-	warnings, err := s.load(p)
+	s, log, err := p.settle()
 	if err != nil {
 		return err
-	}
-	log := newLogger(s.program, p.stderr, p.terminal)
-	for _, w := range warnings {
-		log.Warn(w)
 	}
 	producer, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ProducerLinger(0), kgo.AllowAutoTopicCreation())
 	if err != nil {

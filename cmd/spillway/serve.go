@@ -44,16 +44,10 @@ SIGTERM drains and ends the program, a second one ends it at once.
 			if len(args) > 0 {
 				return wrongUsage("takes no argument, but got %q", args[0])
 			}
-			var s settings
-			warnings, err := s.load(p)
+			s, log, err := p.settle()
 			if err != nil {
 				return err
 			}
-			log := newLogger(s.program, p.stderr, p.terminal)
-			for _, w := range warnings {
-				log.Warn(w)
-			}
-			s.limitHeap(p)
 			return serve(ctx, s, log, nil)
 		},
 	}
@@ -64,6 +58,21 @@ type settings struct {
 	program Config
 	relay   relay.Config
 	gateway gateway.Config
+}
+
+// settle reads the settings, begins to log, and bounds the heap.
+func (p *process) settle() (settings, *slog.Logger, error) {
+	var s settings
+	warnings, err := s.load(p)
+	if err != nil {
+		return settings{}, nil, err
+	}
+	log := newLogger(s.program, p.stderr, p.terminal)
+	for _, w := range warnings {
+		log.Warn(w)
+	}
+	s.limitHeap(p)
+	return s, log, nil
 }
 
 // protections are settings that operators expect to keep readers out or data
