@@ -350,12 +350,14 @@ func appendDataText(dst, text []byte) []byte {
 func appendOneLine(dst, text []byte) []byte {
 	start := len(dst)
 	dst = append(dst, text...)
-	for i, c := range dst[start:] {
-		if c == '\n' || c == '\r' {
-			dst[start+i] = ' '
+	for rest := dst[start:]; ; {
+		i := bytes.IndexAny(rest, "\r\n")
+		if i < 0 {
+			return dst
 		}
+		rest[i] = ' '
+		rest = rest[i+1:]
 	}
-	return dst
 }
 
 // appendJSONString appends s as a JSON string (RFC 8259, section 7). s must be

@@ -39,7 +39,8 @@ type link struct {
 	Until        int64 `json:"u,omitempty"` // epoch milliseconds; 0: none
 	// Bound is where an until that has passed ends.
 	Bound       string `json:"b,omitempty"`
-	Marks       bool   `json:"m,omitempty"`  // a live event is owed
+	Marks       bool   `json:"m,omitempty"`  // a live event is owed,
+	Existed     string `json:"x,omitempty"`  // once all before this position has been sent
 	Replayed    int64  `json:"r,omitempty"`  // records sent so far, for the live event
 	ReplayBytes int64  `json:"rb,omitempty"` // bytes that may still be replayed; 0: no bound
 	HeartbeatMS int64  `json:"hb,omitempty"` // 0: the default

@@ -23,7 +23,7 @@ func TestLinkSeal(t *testing.T) {
 	s := newTestSealer(t, aSecret)
 	l := &link{
 		Topics: []string{"a", "b"}, Form: formEnvelope, IDs: idBatch, Event: "header:x", Quiet: true, Via: overWebSocket,
-		Cursor: "1-hi3hk-4fz1q.3.xg.rq.3ej", LongPoll: true, Subscription: true, Limit: 7, Until: 8, Bound: "1-a", Marks: true,
+		Cursor: "1-hi3hk-4fz1q.3.xg.rq.3ej", LongPoll: true, Subscription: true, Limit: 7, Until: 8, Bound: "1-a", Marks: true, Existed: "1-b",
 		Replayed: 9, ReplayBytes: 10, HeartbeatMS: 11, Since: 12,
 	}
 	for i := range reflect.ValueOf(l).Elem().NumField() {

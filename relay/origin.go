@@ -154,7 +154,7 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 		HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.replay, Since: s.start.minute(o.now()),
 	}
 	if !s.until.IsZero() {
-		l.Until = s.until.UnixMilli()
+		l.Until = max(s.until.UnixMilli(), 1) // 0 is none
 	}
 	ch, head, err := o.hub.open(ctx, topics, l.holdRendering())
 	if err != nil {
@@ -275,10 +275,14 @@ func (o *Origin) hold(h http.Header, ch *channel, p *page) {
 	l.Cursor, l.ReplayBytes, l.Replayed = "", 0, 0 // Grip-Last says where; the replay is over
 	timeout := ""
 	if l.Until > 0 && p.until == nil {
-		timeout = "; timeout=" + seconds(max(time.UnixMilli(l.Until).Sub(p.now), time.Millisecond))
+		timeout = "; timeout=" + seconds(min(max(time.UnixMilli(l.Until).Sub(p.now), time.Millisecond), longestTimeout))
 	}
 	o.setNext(h, &l, timeout)
 }
+
+// longestTimeout bounds how long a stream waits for a time that is far away
+// before it asks again.
+const longestTimeout = time.Hour
 
 // heartbeatOf spreads the heartbeats of many streams: up to 10 % later; the
 // gateway takes up to as much off again (GRIP reference, 2.2).
@@ -395,6 +399,9 @@ func (o *Origin) resumeWith(r *http.Request, l *link, topics []*topicInfo) (*pag
 		p.pos = pos
 		if l.Bound != "" {
 			p.until, _, _, _ = parsePosition(l.Bound)
+		}
+		if l.Existed != "" {
+			p.existed, _, _, _ = parsePosition(l.Existed)
 		}
 		return p, nil
 	}

@@ -27,6 +27,7 @@ type page struct {
 	maxBytes  int
 	maxEvents int64  // 0: none
 	until     vector // where a bounded replay ends; nil while unknown
+	existed   vector // what is before the live event; nil while unknown or not owed
 
 	out     []byte
 	id      []byte
@@ -169,8 +170,10 @@ func (p *page) add(write func(dst []byte) []byte) {
 }
 
 // internalID is the exact position, for the gateway and for links.
-func (p *page) internalID() string {
-	return string(p.pos.appendCursor(nil, 0, p.minute, p.tags))
+func (p *page) internalID() string { return p.positionID(p.pos) }
+
+func (p *page) positionID(pos vector) string {
+	return string(pos.appendCursor(nil, 0, p.minute, p.tags))
 }
 
 // follow makes the page that a link asks for, from position pos on. After it,
@@ -214,7 +217,7 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 	p.caughtUp = p.pos.covers(to)
 	if p.caughtUp && p.link.Marks && !p.link.LongPoll {
 		p.control(controlEvent{name: "live", data: liveData{Replayed: p.link.Replayed}}, 0)
-		p.link.Marks = false
+		p.link.Marks, p.link.Existed = false, ""
 	}
 	p.mark()
 	return ch, p.caughtUp, nil
@@ -229,15 +232,16 @@ func (o *Origin) target(ctx context.Context, p *page) (*channel, vector, error) 
 	if err := o.resolver.complete(ctx, p.topics, p.pos, head); err != nil {
 		return nil, nil, err
 	}
-	if p.link.Until > 0 && p.until == nil {
-		if until := time.UnixMilli(p.link.Until); !until.After(p.now) {
-			if p.until, err = o.resolver.after(ctx, p.topics, head, until); err != nil {
-				return nil, nil, err
-			}
-			p.link.Bound = string(p.until.appendCursor(nil, 0, p.minute, p.tags))
+	if err := o.bound(ctx, p, head); err != nil {
+		return nil, nil, err
+	}
+	want := p.pos
+	for _, bound := range []vector{p.until, p.existed} {
+		if bound != nil {
+			want = latest(want, bound) // the hub may not be there yet
 		}
 	}
-	to, minute, err := o.hub.attach(ctx, ch, p.topics, p.pos)
+	to, minute, err := o.hub.attach(ctx, ch, p.topics, want)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -250,6 +254,33 @@ func (o *Origin) target(ctx context.Context, p *page) (*channel, vector, error) 
 		}
 	}
 	return ch, to, o.resolver.complete(ctx, p.topics, p.pos, to)
+}
+
+// bound finds out where a time that has passed ends the replay, and where what
+// existed when it began does. Both are what Kafka has, not what the hub has
+// read: a record before the bound may still be on its way here.
+func (o *Origin) bound(ctx context.Context, p *page, head vector) error {
+	until := time.UnixMilli(p.link.Until)
+	untilPassed := p.link.Until > 0 && p.until == nil && !until.After(p.now)
+	marks := p.link.Marks && p.existed == nil
+	if !untilPassed && !marks {
+		return nil
+	}
+	ends, err := o.resolver.ends(ctx, p.topics, head)
+	if err != nil {
+		return err
+	}
+	if marks {
+		p.existed = ends
+		p.link.Existed = p.positionID(ends)
+	}
+	if untilPassed {
+		if p.until, err = o.resolver.after(ctx, p.topics, ends, until); err != nil {
+			return err
+		}
+		p.link.Bound = p.positionID(p.until)
+	}
+	return nil
 }
 
 // position is H of the topics now.
@@ -270,6 +301,8 @@ func earliest(a, b vector) vector {
 		for p := range out[t] {
 			if p < len(b[t]) {
 				out[t][p] = min(out[t][p], b[t][p])
+			} else {
+				out[t][p] = 0 // it was added after b, which ends before it
 			}
 		}
 	}

@@ -63,6 +63,18 @@ func (v *resolver) starts(ctx context.Context, topics []*topicInfo, head vector)
 	return pos, nil
 }
 
+// ends is where the logs end, of as many partitions as head has.
+func (v *resolver) ends(ctx context.Context, topics []*topicInfo, head vector) (vector, error) {
+	pos := make(vector, len(topics))
+	for i, t := range topics {
+		var err error
+		if pos[i], err = v.offsets.ends(ctx, t.name, len(head[i])); err != nil {
+			return nil, err
+		}
+	}
+	return pos, nil
+}
+
 // after is where records at or after t begin; never past head, since what
 // lies between is on its way to the hub.
 func (v *resolver) after(ctx context.Context, topics []*topicInfo, head vector, t time.Time) (vector, error) {
@@ -323,7 +335,9 @@ func latest(a, b vector) vector {
 	out := a.clone()
 	for t := range out {
 		for p := range out[t] {
-			out[t][p] = max(out[t][p], b[t][p])
+			if p < len(b[t]) {
+				out[t][p] = max(out[t][p], b[t][p])
+			}
 		}
 	}
 	return out

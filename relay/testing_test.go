@@ -209,6 +209,7 @@ type stream struct {
 	seq     uint64
 	lastID  string
 	next    string
+	timeout time.Duration // after which next is asked though nothing happened; 0: never
 	holding bool
 	ended   bool
 	ws      bool
@@ -234,9 +235,9 @@ func (s *stream) apply(w *httptest.ResponseRecorder) {
 	if err != nil {
 		s.h.t.Fatalf("instructions %v: %v", w.Header(), err)
 	}
-	s.holding, s.next = false, ""
+	s.holding, s.next, s.timeout = false, "", 0
 	if in.Next != nil {
-		s.next = in.Next.URL
+		s.next, s.timeout = in.Next.URL, in.Next.Timeout
 	}
 	if in.Hold == grip.HoldNone {
 		s.ended = s.next == ""
