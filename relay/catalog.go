@@ -39,6 +39,7 @@ const (
 	refreshMinInterval = time.Second     // at most one refresh per second and process
 	negativeTTL        = 5 * time.Second // how long "there is no such topic" holds
 	maxNegatives       = 10_000          // names remembered as unknown
+	lookupTries        = 10              // refreshes that one look-up waits for while others doubt the topic
 	metadataTimeout    = 10 * time.Second
 )
 
@@ -119,15 +120,18 @@ func (c *catalog) lookup(ctx context.Context, name string) (*topicInfo, error) {
 	if !c.exposed(name) {
 		return nil, errUnknownTopic
 	}
-	t, again, err := c.cached(name)
-	if !again {
-		return t, err
+	for range lookupTries {
+		t, again, err := c.cached(name)
+		if !again {
+			return t, err
+		}
+		if err := c.refresh(ctx); err != nil {
+			return nil, err
+		}
 	}
-	if err := c.refresh(ctx); err != nil {
-		return nil, err
-	}
-	t, _, err = c.cached(name)
-	return t, err
+	// Others doubt the topic faster than Kafka answers. That is no reason to
+	// say that there is none: a browser would give up for good.
+	return nil, unavailable("look up topic", errors.New("its metadata changes too fast"))
 }
 
 // cached answers from memory; again says that a refresh might change it.

@@ -3,7 +3,9 @@ package main
 import (
 	"io"
 	"log/slog"
+	"net"
 	"os"
+	"time"
 )
 
 // LOG_FORMAT values.
@@ -15,11 +17,23 @@ const (
 // newLogger returns the logger that all parts share. Nothing logs to
 // slog.Default.
 func newLogger(cfg Config, w io.Writer, terminal bool) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: cfg.LogLevel}
+	opts := &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: readable}
 	if cfg.LogFormat == logText || cfg.LogFormat == "" && terminal {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}
 	return slog.New(slog.NewJSONHandler(w, opts))
+}
+
+// readable writes durations and addresses as people do; as JSON they would be
+// nanoseconds and structs.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	switch v := a.Value.Any().(type) {
+	case time.Duration:
+		a.Value = slog.StringValue(v.String())
+	case net.Addr:
+		a.Value = slog.StringValue(v.String())
+	}
+	return a
 }
 
 // isTerminal reports whether f is a character device. That /dev/null is one
