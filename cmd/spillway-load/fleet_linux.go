@@ -108,9 +108,14 @@ func (f *fleet) connect(ctx context.Context, addr netip.AddrPort, path string) e
 
 // sourceOf is the address of client i.
 func sourceOf(i int) [4]byte {
-	const perAddress = 10_000
-	return [4]byte{127, 0, byte(i / perAddress), 1}
+	// Looking for a free port takes the kernel longer the more are taken.
+	const perAddress = 2500
+	return [4]byte{127, byte(i / perAddress >> 8), byte(i / perAddress), 1}
 }
+
+// ipBindAddressNoPort is IP_BIND_ADDRESS_NO_PORT (ip(7)), which package syscall
+// does not have.
+const ipBindAddressNoPort = 24
 
 // dial connects from source to addr and sends the request.
 func dial(source [4]byte, addr netip.AddrPort, request string) (fd int, err error) {
@@ -123,6 +128,15 @@ func dial(source [4]byte, addr netip.AddrPort, request string) (fd int, err erro
 			closeFDs(fd)
 		}
 	}()
+	// The port is chosen by connect, so that it need only be new for the server's
+	// address; and close forgets it at once, where it would else be taken for a
+	// minute (TIME_WAIT).
+	if err := syscall.SetsockoptInt(fd, syscall.IPPROTO_IP, ipBindAddressNoPort, 1); err != nil {
+		return -1, fmt.Errorf("IP_BIND_ADDRESS_NO_PORT: %w", err)
+	}
+	if err := syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1}); err != nil {
+		return -1, fmt.Errorf("SO_LINGER: %w", err)
+	}
 	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: source}); err != nil {
 		return -1, fmt.Errorf("bind to %v: %w", net.IP(source[:]), err)
 	}

@@ -65,12 +65,16 @@ func (f *testFloor) send(ctx context.Context, p plan) (*histogram, error) {
 	return nil, nil
 }
 
+func (f *testFloor) left(ctx context.Context) error {
+	_, err := f.send(ctx, plan{})
+	return err
+}
+
 // Steps against a server that is right, with groups and without, after its
 // clients went and came back.
 func TestSteps(t *testing.T) {
 	f := startTestFloor(t)
 	r := newRunner(50, 128)
-	defer r.close()
 	for _, tt := range []struct {
 		name  string
 		group int
@@ -78,7 +82,9 @@ func TestSteps(t *testing.T) {
 	}{{"one by one", 1, false}, {"in groups", 10, false}, {"with new clients", 1, true}} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.again {
-				r.release(f)
+				if err := r.release(t.Context(), f); err != nil {
+					t.Fatal(err)
+				}
 			}
 			s, err := r.step(t.Context(), f, load{rate: 1000, group: tt.group, time: 200 * time.Millisecond})
 			if err != nil {
@@ -98,6 +104,9 @@ func TestSteps(t *testing.T) {
 				t.Errorf("%d writes, want at most %d", s.Writes, most)
 			}
 		})
+	}
+	if err := r.releaseAll(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -339,7 +348,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// A fact of the sizes that the floor is compared by.
+// Every client gets an address of loopback, and none has more than its ports.
 func TestSourceAddresses(t *testing.T) {
 	seen := make(map[[4]byte]int)
 	for i := range 1_000_000 {

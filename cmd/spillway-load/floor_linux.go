@@ -23,7 +23,8 @@ import (
 // It keeps what is due in one run of bytes, with a place in it per client, so
 // that it writes more at once when it is late, as a good server does.
 //
-// Its command is a plan, its answer a floorAnswer when all has been written.
+// Its command is a plan, its answer a floorAnswer when all has been written. It
+// does not notice when clients go; a plan of no messages makes it drop them all.
 
 // A floorAnswer follows each command; the first one comes at the start, with
 // the address.
@@ -70,7 +71,9 @@ func runFloor(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 			return fmt.Errorf("command: %w", err)
 		}
 		var a floorAnswer
-		if err := f.send(ctx, p); err != nil {
+		if p.Count == 0 {
+			f.drop()
+		} else if err := f.send(ctx, p); err != nil {
 			a.Err = err.Error()
 		}
 		if err := answers.Encode(a); err != nil {
@@ -115,6 +118,15 @@ func (f *floor) greet(c net.Conn) {
 	if err != nil { // the next write to it fails as well
 		return
 	}
+}
+
+func (f *floor) drop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.conns {
+		c.Close()
+	}
+	f.conns = nil
 }
 
 // send carries out a plan.

@@ -195,7 +195,6 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 		}
 		defer srv.end()
 		r := newRunner(clients, o.size)
-		defer r.close()
 		if err := body(r, srv); err != nil {
 			return fmt.Errorf("%s: %w", name, srv.because(err))
 		}
@@ -205,7 +204,7 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 		res.Idle, err = r.runIdle(ctx, srv, o.records, profiling, func(name string, got reading) {
 			fmt.Fprintf(stderr, "idle-view %s: %s records/s\n", name, short(got.perSecond()))
 		})
-		return err
+		return errors.Join(err, r.releaseAll(ctx))
 	})
 	if err != nil {
 		return err
@@ -226,7 +225,7 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 			}
 			fmt.Fprintf(stderr, "fanout %-8s %6s msg/s to each of %d: %s\n", s.Target, short(s.Rate), s.Clients, word)
 		})
-		return err
+		return errors.Join(err, r.releaseAll(ctx))
 	})
 	if err != nil {
 		return err

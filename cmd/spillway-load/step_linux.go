@@ -102,8 +102,8 @@ func (r *runner) fleet(ctx context.Context, t target) (*fleet, error) {
 	}
 	const others = 100
 	if need := uint64(r.clients*(len(r.fleets)+1) + others); need > limit.Cur {
-		for t := range r.fleets {
-			r.release(t)
+		if err := r.releaseAll(ctx); err != nil {
+			return nil, err
 		}
 		if need := uint64(r.clients + others); need > limit.Cur {
 			return nil, fmt.Errorf("%d clients need %d descriptors, and the process has %d: fewer -clients, or raise ulimit -n", r.clients, need, limit.Cur)
@@ -117,12 +117,10 @@ func (r *runner) fleet(ctx context.Context, t target) (*fleet, error) {
 	}
 	r.fleets[t] = f
 	if err := f.connect(connectCtx, t.addr(), t.path()); err != nil {
-		r.release(t)
-		return nil, fmt.Errorf("connect to %s: %w", t.name(), err)
+		return nil, errors.Join(fmt.Errorf("connect to %s: %w", t.name(), err), r.release(ctx, t))
 	}
 	if err := r.sync(ctx, t, f); err != nil {
-		r.release(t)
-		return nil, err
+		return nil, errors.Join(err, r.release(ctx, t))
 	}
 	return f, nil
 }
@@ -143,18 +141,23 @@ func (r *runner) sync(ctx context.Context, t target, f *fleet) error {
 }
 
 // release closes a target's clients.
-func (r *runner) release(t target) {
-	if f := r.fleets[t]; f != nil {
-		f.close()
-		delete(r.fleets, t)
+func (r *runner) release(ctx context.Context, t target) error {
+	f := r.fleets[t]
+	if f == nil {
+		return nil
 	}
+	f.close()
+	delete(r.fleets, t)
+	return t.left(ctx)
 }
 
-// close closes all clients.
-func (r *runner) close() {
+// releaseAll closes all clients.
+func (r *runner) releaseAll(ctx context.Context) error {
+	var errs []error
 	for t := range r.fleets {
-		r.release(t)
+		errs = append(errs, r.release(ctx, t))
 	}
+	return errors.Join(errs...)
 }
 
 // plan makes the plan of count messages that begin now.
@@ -235,8 +238,9 @@ func (r *runner) step(ctx context.Context, t target, l load) (*step, error) {
 			s.Trouble = fmt.Sprintf("not everything arrived within %v of its end", grace)
 		}
 	}
-	if !s.borne() {
-		r.release(t) // the next step begins with clients that owe nothing
+	if s.borne() {
+		return s, nil
 	}
-	return s, nil
+	// The next step begins with clients that are owed nothing.
+	return s, r.release(ctx, t)
 }

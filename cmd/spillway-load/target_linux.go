@@ -31,6 +31,9 @@ type target interface {
 	// acked is how long after they were due the messages were safe in Kafka;
 	// nil where there is none.
 	send(ctx context.Context, p plan) (acked *histogram, err error)
+
+	// left says that all clients have gone.
+	left(ctx context.Context) error
 }
 
 // A server is spillway serve between Kafka and the clients.
@@ -141,6 +144,8 @@ func (s *server) addr() netip.AddrPort { return s.http }
 func (s *server) path() string         { return "/events/" + s.kafka.topic + "/" }
 
 func (s *server) send(ctx context.Context, p plan) (*histogram, error) { return s.kafka.send(ctx, p) }
+
+func (s *server) left(context.Context) error { return nil } // it sees for itself
 
 // A kafka is the producer's side of the server's topic.
 type kafka struct {
@@ -268,4 +273,9 @@ func (f *floorTarget) send(ctx context.Context, p plan) (*histogram, error) {
 		return nil, fmt.Errorf("floor: %s", a.Err)
 	}
 	return nil, nil
+}
+
+func (f *floorTarget) left(ctx context.Context) error {
+	_, err := f.send(ctx, plan{})
+	return err
 }
