@@ -142,10 +142,7 @@ func TestUntilSoon(t *testing.T) {
 	}
 	values(k, topic, "v0")
 	s.until("the record", func(string) bool { return len(s.events()) == 1 })
-	for !s.ended { // as often as a gateway would ask
-		<-time.After(s.timeout)
-		s.follow()
-	}
+	s.until("end", func(string) bool { return s.ended })
 	s.wantData("v0", `end {"reason":"until"}`)
 	if time.Now().Before(until) {
 		t.Error("it ended too early")

@@ -205,6 +205,22 @@ func (c *catalog) refresh(ctx context.Context) error {
 	}
 }
 
+// refreshSoon refreshes as soon as the limit of one a second allows, or waits
+// for who does.
+func (c *catalog) refreshSoon(ctx context.Context) error {
+	c.mu.Lock()
+	asked := c.asked
+	c.mu.Unlock()
+	wait(ctx, refreshMinInterval-c.now().Sub(asked))
+	c.mu.Lock()
+	done := c.asked.After(asked)
+	c.mu.Unlock()
+	if done {
+		return nil
+	}
+	return c.refresh(ctx)
+}
+
 func (c *catalog) store(m *kmsg.MetadataResponse, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -31,6 +31,7 @@ type channel struct {
 	// that made none.
 	stale    bool
 	lastItem time.Time
+	wanted   time.Time // when a stream was last attached, or a request asked for it
 	lastID   time.Time // when an item last carried an id
 	sinceID  int       // events since then
 

@@ -22,6 +22,7 @@
 //   - hub position (H): up to where every record of a topic has been
 //     appended to all channels.
 //
-// Locks, outermost first: hub.mu, then the gateway's own, then index.mu. A
-// lock is never held while Kafka is asked.
+// Locks, outermost first: hub.mu, then the gateway's own, then index.mu;
+// catalog.mu, blocks.mu and offsets.mu are innermost too. A lock is never held
+// while Kafka is asked.
 package relay

@@ -31,6 +31,8 @@ const (
 	dropInterval = time.Minute
 	// sweepInterval is how often lingering views and quiet channels are looked at.
 	sweepInterval = time.Second
+	// warnInterval is how often an error of reading is logged at most.
+	warnInterval = 10 * time.Second
 	// batchRecords bounds how many records are appended under one lock.
 	batchRecords = 1000
 )
@@ -59,6 +61,11 @@ type hub struct {
 	views   map[string]*view
 	moved   chan struct{}      // closed when a position moves while someone waits; nil when nobody does
 	dropped map[string][]int32 // paused partitions that still have to be taken out of the client
+	polls   uint64             // how many polls have returned
+
+	warned    time.Time // when an error of reading was last logged,
+	swallowed int       // and how many were not since
+
 	scratch scratch
 }
 
@@ -68,6 +75,7 @@ type topic struct {
 	started chan struct{} // closed when next or err is set
 	err     error
 	next    []int64 // H: by partition, the next offset to append
+	since   uint64  // hub.polls when it was started: what earlier polls returned is of a former life
 	views   []*view
 	idle    time.Time // since when no view wants it; zero while one does
 }
@@ -86,8 +94,7 @@ func (t *topic) reading() bool {
 type view struct {
 	key      string
 	topics   []*topic
-	channels map[string]*channel // by rendering key
-	wanted   time.Time           // when a request last asked for it
+	channels map[string]*channel // by rendering key; a view without channels is forgotten
 }
 
 type hubMetrics struct {
@@ -137,6 +144,9 @@ func (h *hub) open(ctx context.Context, topics []*topicInfo, r rendering) (*chan
 		if err := h.start(ctx, topics); err != nil {
 			return nil, nil, err
 		}
+		if err := h.grow(ctx, topics); err != nil {
+			return nil, nil, err
+		}
 		if ch, pos, ok := h.channel(topics, r); ok {
 			return ch, pos, nil
 		}
@@ -154,6 +164,10 @@ func (h *hub) start(ctx context.Context, infos []*topicInfo) error {
 	for _, info := range infos {
 		t := h.topics[info.name]
 		if t != nil && t.info.id != info.id && t.reading() {
+			if now, _, err := h.catalog.cached(info.name); err == nil && now.id == t.info.id {
+				h.mu.Unlock()
+				return unavailable("start reading "+info.name, errors.New("it was created again meanwhile"))
+			}
 			h.reset(t) // deleted and created again
 			t = nil
 		}
@@ -191,7 +205,7 @@ func (h *hub) startTopic(ctx context.Context, t *topic) {
 			delete(h.topics, t.info.name)
 		}
 	} else {
-		t.next = ends
+		t.next, t.since = ends, h.polls
 		t.idle = h.now()
 		h.consume(t, ends, 0)
 	}
@@ -239,7 +253,6 @@ func (h *hub) channel(infos []*topicInfo, r rendering) (*channel, vector, bool) 
 		}
 	}
 	now := h.now()
-	v.wanted = now
 	pos := v.position()
 	ch := v.channels[r.key()]
 	if ch == nil {
@@ -252,6 +265,7 @@ func (h *hub) channel(infos []*topicInfo, r rendering) (*channel, vector, bool) 
 			tags:     tags,
 			index:    newIndex(tags, pos, now.Unix()/60),
 			lastItem: now,
+			wanted:   now,
 			encoded:  &h.metrics.encoded,
 			unsent:   h.metrics.unsent,
 		}
@@ -259,6 +273,7 @@ func (h *hub) channel(infos []*topicInfo, r rendering) (*channel, vector, bool) 
 		ch.log = h.gateway.Open(ch.name, ch.index)
 		v.channels[r.key()] = ch
 	}
+	ch.wanted = now
 	return ch, pos, true
 }
 
@@ -342,26 +357,30 @@ func (h *hub) run(ctx context.Context) {
 		if fetches.IsClientClosed() {
 			return
 		}
+		h.mu.Lock()
+		h.polls++
+		poll := h.polls
+		h.mu.Unlock()
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 			if p.Err != nil && ctx.Err() == nil {
 				h.failed(p.Topic, p.Partition, p.Err)
 			}
 			for records := p.Records; len(records) > 0; {
 				n := min(len(records), batchRecords)
-				h.process(p.Topic, p.Partition, records[:n])
+				h.process(poll, p.Topic, p.Partition, records[:n])
 				records = records[n:]
 			}
 		})
 	}
 }
 
-// process appends records of one partition, control records included, to all
+// process appends what a poll returned of one partition, control records included, to all
 // channels of all views of the topic. This is the way of every live record.
-func (h *hub) process(topicName string, partition int32, records []*kgo.Record) {
+func (h *hub) process(poll uint64, topicName string, partition int32, records []*kgo.Record) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := h.topics[topicName]
-	if t == nil || !t.reading() || int(partition) >= len(t.next) {
+	if t == nil || !t.reading() || poll <= t.since || int(partition) >= len(t.next) {
 		return // dropped while the fetch was on its way
 	}
 	i := slices.IndexFunc(records, func(r *kgo.Record) bool { return r.Offset >= t.next[partition] })
@@ -411,8 +430,17 @@ func (h *hub) failed(topicName string, partition int32, err error) {
 		h.reset(t)
 		h.catalog.doubt(t.info)
 	}
+	now, swallowed := h.now(), h.swallowed
+	quiet := now.Sub(h.warned) < warnInterval
+	if quiet {
+		h.swallowed++
+	} else {
+		h.warned, h.swallowed = now, 0
+	}
 	h.mu.Unlock()
-	h.log.Warn("reading stopped", "topic", topicName, "partition", partition, "reset", lost || gone, "err", err)
+	if !quiet {
+		h.log.Warn("reading stopped", "topic", topicName, "partition", partition, "reset", lost || gone, "err", err, "others", swallowed)
+	}
 }
 
 // reset ends the reading of a topic and all its channels: streams that hold
@@ -459,17 +487,20 @@ func (h *hub) sweep() {
 	defer h.mu.Unlock()
 	now := h.now()
 	for _, v := range h.views {
-		listeners := 0
-		for _, ch := range v.channels {
-			n := ch.log.Subscribers()
-			listeners += n
-			if n > 0 && ch.stale && !ch.commentOnly && ch.form != formHint && now.Sub(ch.lastItem) >= h.heartbeat {
+		for key, ch := range v.channels {
+			switch {
+			case ch.log.Subscribers() == 0:
+				if now.Sub(ch.wanted) > h.linger {
+					ch.log.Close()
+					delete(v.channels, key)
+				}
+				continue
+			case ch.stale && !ch.commentOnly && ch.form != formHint && now.Sub(ch.lastItem) >= h.heartbeat:
 				ch.appendIDOnly(v.position(), now)
 			}
+			ch.wanted = now
 		}
-		if listeners > 0 {
-			v.wanted = now
-		} else if now.Sub(v.wanted) > h.linger {
+		if len(v.channels) == 0 {
 			h.closeView(v)
 		}
 	}
@@ -531,6 +562,32 @@ func (h *hub) watch(ctx context.Context) {
 		}
 		h.addPartitions(g.t, g.info, starts)
 	}
+}
+
+// grow makes sure that as many partitions are read as infos say: a request may
+// have learnt of new ones before watch did.
+func (h *hub) grow(ctx context.Context, infos []*topicInfo) error {
+	ctx, cancel := context.WithTimeout(ctx, catchUpWait)
+	defer cancel()
+	for _, info := range infos {
+		h.mu.Lock()
+		t := h.topics[info.name]
+		grown := t != nil && t.reading() && t.info.id == info.id && info.partitions() > len(t.next)
+		h.mu.Unlock()
+		if !grown {
+			continue
+		}
+		starts, err := h.offsets.starts(ctx, info.name, info.partitions())
+		for err != nil && ctx.Err() == nil { // the client asks by older metadata for a moment
+			wait(ctx, fetchBackoff)
+			starts, err = h.offsets.starts(ctx, info.name, info.partitions())
+		}
+		if err != nil {
+			return err
+		}
+		h.addPartitions(t, info, starts)
+	}
+	return nil
 }
 
 func (h *hub) addPartitions(t *topic, info *topicInfo, starts []int64) {

@@ -156,6 +156,10 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 	if !s.until.IsZero() {
 		l.Until = max(s.until.UnixMilli(), 1) // 0 is none
 	}
+	topics, err := o.upToCursor(ctx, topics, s)
+	if err != nil {
+		return nil, nil, err
+	}
 	ch, head, err := o.hub.open(ctx, topics, l.holdRendering())
 	if err != nil {
 		return nil, nil, err
@@ -168,6 +172,22 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 		o.metrics.gaps[g.Reason].Inc()
 	}
 	return o.newPage(l, topics, pos), gaps, nil
+}
+
+// upToCursor looks the topics up again if the cursor knows of more partitions
+// than we do: another replica has seen them first.
+func (o *Origin) upToCursor(ctx context.Context, topics []*topicInfo, s *selection) ([]*topicInfo, error) {
+	for _, b := range s.start.cursor.Blocks {
+		for _, t := range topics {
+			if b.Tag == t.tag && len(b.Offsets) > t.partitions() {
+				if err := o.catalog.refreshSoon(ctx); err != nil {
+					return nil, err
+				}
+				return o.find(ctx, s.topics)
+			}
+		}
+	}
+	return topics, nil
 }
 
 func (o *Origin) newPage(l link, topics []*topicInfo, pos vector) *page {

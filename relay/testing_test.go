@@ -210,6 +210,7 @@ type stream struct {
 	lastID  string
 	next    string
 	timeout time.Duration // after which next is asked though nothing happened; 0: never
+	applied time.Time
 	holding bool
 	ended   bool
 	ws      bool
@@ -235,7 +236,7 @@ func (s *stream) apply(w *httptest.ResponseRecorder) {
 	if err != nil {
 		s.h.t.Fatalf("instructions %v: %v", w.Header(), err)
 	}
-	s.holding, s.next, s.timeout = false, "", 0
+	s.holding, s.next, s.timeout, s.applied = false, "", 0, time.Now()
 	if in.Next != nil {
 		s.next, s.timeout = in.Next.URL, in.Next.Timeout
 	}
@@ -294,7 +295,7 @@ func (s *stream) step() bool {
 		}
 		g.mu.Unlock()
 		s.out.Write(frames)
-		if !hint {
+		if !hint && (s.timeout == 0 || time.Since(s.applied) < s.timeout) {
 			return len(frames) > 0
 		}
 		s.holding = false
