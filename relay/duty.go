@@ -31,7 +31,8 @@ type duty struct {
 	interval time.Duration
 	commits  *prometheus.CounterVec
 
-	client *kgo.Client // nil until there is a topic; owned by run, then by close
+	client  *kgo.Client // nil until there is a topic; owned by run, then by close
+	trouble string      // the error that was logged last; owned by run
 
 	mu        sync.Mutex
 	owned     map[string]map[int32]bool
@@ -87,6 +88,7 @@ func (d *duty) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-members.C:
+			d.listen()
 		case <-commits:
 			d.commitAll(ctx)
 		}
@@ -124,18 +126,43 @@ func (d *duty) follow(joined map[string]bool) {
 		}
 		d.client = client
 	case len(added) > 0:
+		d.client.PauseFetchTopics(added...)
 		d.client.AddConsumeTopics(added...)
 	}
 	if len(gone) > 0 && d.client != nil {
 		d.client.PurgeTopicsFromConsuming(gone...)
+		d.client.ResumeFetchTopics(gone...) // forget that they were paused
+	}
+}
+
+// listen takes the errors that the client has for whoever polls: it keeps them
+// for ever otherwise. There are no records, since all topics are paused.
+func (d *duty) listen() {
+	if d.client == nil {
+		return
+	}
+	trouble := ""
+	//nolint:staticcheck // a nil context means: take what there is and do not wait
+	d.client.PollFetches(nil).EachError(func(topic string, _ int32, err error) {
+		if topic == "" { // errors of partitions concern reading, which this member does not do
+			trouble = err.Error()
+		}
+	})
+	if trouble != "" && trouble != d.trouble {
+		d.log.Warn("the group does not work; delivery is not affected", "group", d.props.Group(), "err", trouble)
+		d.trouble = trouble
+	}
+	if len(d.ownedList()) > 0 {
+		d.trouble = ""
 	}
 }
 
 func (d *duty) join(topics []string) (*kgo.Client, error) {
 	opts := append(d.props.ClientOpts("grp", d.log), d.props.GroupOpts(d.instance)...)
-	return kgo.NewClient(append(opts,
+	client, err := kgo.NewClient(append(opts,
 		kgo.ConsumeTopics(topics...),
-		// With no poll ever, this member never fetches.
+		// It fetches only while it is polled, and then only what is not paused:
+		// nothing.
 		kgo.MaxConcurrentFetches(0),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
 			d.mu.Lock()
@@ -159,6 +186,10 @@ func (d *duty) join(topics []string) (*kgo.Client, error) {
 		}),
 		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { d.disown(lost) }),
 	)...)
+	if err == nil {
+		client.PauseFetchTopics(topics...)
+	}
+	return client, err
 }
 
 func (d *duty) disown(partitions map[string][]int32) {
