@@ -26,6 +26,7 @@ func inGroup(group string) func(*Config) {
 // wantNoLag waits until the usual tools would show no lag.
 func (h *harness) wantNoLag(k *kafkatest.Cluster, group, topic string) {
 	h.t.Helper()
+	h.eventually("it has joined the group", func() bool { return len(h.r.duty.ownedList()) > 0 })
 	var lag int64
 	var ok bool
 	h.eventually("no lag is shown for "+topic, func() bool {
