@@ -327,8 +327,13 @@ type Secret string
 
 const hidden = "‹hidden›"
 
-func (s Secret) String() string       { return hidden }
-func (s Secret) GoString() string     { return hidden }
+// String hides the secret from fmt.
+func (s Secret) String() string { return hidden }
+
+// GoString hides it from %#v.
+func (s Secret) GoString() string { return hidden }
+
+// LogValue hides it from slog.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
 
 // parseKey reads a key; the zero Key if none is set.

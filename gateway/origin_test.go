@@ -251,8 +251,3 @@ func (o *listOrigin) askedIDs() []string {
 }
 
 var _ Origin = (*listOrigin)(nil)
-
-// publishForeign gives an item to the engine as the control API would.
-func publishForeign(e *fanout.Engine, items ...grip.Item) error {
-	return e.Publish(context.Background(), items...)
-}

@@ -84,7 +84,7 @@ func (o *output) done() {
 func (o *output) text(status int, line string) {
 	h := o.Header()
 	h.Set("Content-Type", "text/plain")
-	o.body(status, []byte(line+"\n"))
+	_ = o.body(status, []byte(line+"\n")) // a client that has left is noticed where its request ends
 }
 
 // body sends a whole response.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -223,7 +224,7 @@ func (k *keptBody) whole() (body []byte, ok bool) {
 	left := grip.MaxHoldBody + 1 - k.total
 	k.mu.Unlock()
 	if left > 0 {
-		if _, err := io.CopyN(io.Discard, k, left); err != nil && err != io.EOF {
+		if _, err := io.CopyN(io.Discard, k, left); err != nil && !errors.Is(err, io.EOF) {
 			return nil, false
 		}
 	}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -114,7 +115,7 @@ func (g *Gateway) call(r *http.Request) (*page, error) {
 func (g *Gateway) record(rec *recorder, r *http.Request) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			if p != http.ErrAbortHandler {
+			if p != any(http.ErrAbortHandler) { // a panic's value is compared as net/http does
 				g.log.Error("the built-in origin panicked", "panic", p, "stack", string(debug.Stack()))
 			}
 			err = fmt.Errorf("built-in origin: panic: %v", p)
@@ -218,7 +219,7 @@ func readPage(resp *http.Response, wait bool) (*page, error) {
 	var buf []byte
 	var err error
 	if whole || wait {
-		if buf, err = readStart(resp.Body, whole); err != nil && err != io.EOF {
+		if buf, err = readStart(resp.Body, whole); err != nil && !errors.Is(err, io.EOF) {
 			resp.Body.Close()
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -301,7 +302,7 @@ func TestDrainCutsOff(t *testing.T) {
 	if err := f.Drain(ctx); err == nil || !strings.Contains(err.Error(), "cut off") {
 		t.Errorf("drain: got %v, want that connections were cut off", err)
 	}
-	if _, err := io.ReadAll(c.body); err != nil && err != io.ErrUnexpectedEOF {
+	if _, err := io.ReadAll(c.body); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Logf("stream: %v", err)
 	}
 }

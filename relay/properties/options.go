@@ -174,7 +174,7 @@ func podName() string {
 func backoff(low, high time.Duration) func(fails int) time.Duration {
 	return func(fails int) time.Duration {
 		d := float64(low) * math.Pow(2, float64(min(max(fails-1, 0), 30)))
-		d = min(d, float64(high)) * (0.8 + 0.4*rand.Float64()) //nolint:gosec // nobody gains by guessing when we come back
+		d = min(d, float64(high)) * (0.8 + 0.4*rand.Float64())
 		return time.Duration(min(d, float64(high)))
 	}
 }
