@@ -74,10 +74,16 @@ func NewForwarder(cfg Config, proxies grip.Publisher, log *slog.Logger, reg prom
 	reg.MustRegister(f.published, f.retries)
 	opts := append(props.ClientOpts("grp", log), props.GroupOpts(cfg.Instance)...)
 	f.client, err = kgo.NewClient(append(opts,
-		kgo.ConsumeTopics(`^[^_].*|^_[^_].*`), kgo.ConsumeRegex(), // all but Kafka's own; exposure decides below
+		kgo.ConsumeRegex(),
+		kgo.ConsumeTopics(wholeNames(cfg.Topics)...),
+		kgo.ConsumeExcludeTopics(append(wholeNames(cfg.TopicsExclude), "^__")...),
 		kgo.ConsumeResetOffset(resetOffset(props.OffsetReset())),
 		kgo.FetchIsolationLevel(isolation(props)),
 		kgo.BlockRebalanceOnPoll(),
+		kgo.AdjustFetchOffsetsFn(func(_ context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+			f.begin(offsets)
+			return offsets, nil
+		}),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, revoked map[string][]int32) {
 			f.commitAccepted(ctx)
 			f.forget(revoked)
@@ -88,6 +94,15 @@ func NewForwarder(cfg Config, proxies grip.Publisher, log *slog.Logger, reg prom
 		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
 	}
 	return f, nil
+}
+
+// wholeNames makes patterns match whole names, as exposure does.
+func wholeNames(patterns []string) []string {
+	whole := make([]string, len(patterns))
+	for i, p := range patterns {
+		whole[i] = "^(?:" + p + ")$"
+	}
+	return whole
 }
 
 func resetOffset(r properties.OffsetReset) kgo.Offset {
@@ -241,6 +256,23 @@ func buildID(stream []byte) []byte {
 	double := func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("%"), []byte("%%")) }
 	out := append(double(before), "id: %I\n"...)
 	return append(out, double(after)...)
+}
+
+// begin remembers the committed offsets that reading begins at: they are the
+// ids of the last items that every proxy accepted.
+func (f *Forwarder) begin(offsets map[string]map[int32]kgo.Offset) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for topic, partitions := range offsets {
+		for p, o := range partitions {
+			if at := o.EpochOffset().Offset; at >= 0 { // else there is no commit yet
+				if f.last[topic] == nil {
+					f.last[topic] = make(map[int32]int64)
+				}
+				f.last[topic][p] = at
+			}
+		}
+	}
 }
 
 func (f *Forwarder) forget(partitions map[string][]int32) {
