@@ -53,7 +53,7 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h := w.Header()
-	h.Set("Cache-Control", "no-store, no-transform")
+	setCaching(h, r)
 	o.cors.set(h, r)
 	if sealed, ok := strings.CutPrefix(rest, strings.TrimSuffix(linkPrefix, "/")+"/"); ok {
 		o.serveLink(w, r, sealed)
@@ -537,6 +537,15 @@ func (o *Origin) serveHead(w http.ResponseWriter, r *http.Request, s *selection)
 	}
 	h.Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
+}
+
+// setCaching keeps every answer out of caches and proxies' compressors.
+func setCaching(h http.Header, r *http.Request) {
+	value := "no-store, no-transform"
+	if r.Header.Get("Authorization") != "" || r.Header.Get("Cookie") != "" {
+		value = "private, " + value // for caches that heed nothing else where credentials are
+	}
+	h.Set("Cache-Control", value)
 }
 
 // cors are the web origins that may read EVENTS_PATH.

@@ -649,3 +649,22 @@ func TestKafkaAway(t *testing.T) {
 	values(k, topic, "back")
 	s.wantData("back")
 }
+
+func TestNothingIsCached(t *testing.T) {
+	k := kafkatest.Fake(t)
+	h := startRelay(t, k)
+	for _, tt := range []struct {
+		name, url string
+		header    []string
+		want      string
+	}{
+		{"an error", "/events/nope/", nil, "no-store, no-transform"},
+		{"a list", "/events/", nil, "no-store, no-transform"},
+		{"with a token", "/events/nope/", []string{"Authorization", "Bearer x"}, "private, no-store, no-transform"},
+		{"with a cookie", "/events/nope/", []string{"Cookie", "a=b"}, "private, no-store, no-transform"},
+	} {
+		if got := h.get(tt.url, tt.header...).Header().Get("Cache-Control"); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}

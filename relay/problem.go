@@ -59,7 +59,7 @@ func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
 // or a 429 for too-many-connections, with Retry-After.
 func (o *Origin) Refuse(w http.ResponseWriter, r *http.Request, code, message string) {
 	h := w.Header()
-	h.Set("Cache-Control", "no-store, no-transform")
+	setCaching(h, r)
 	o.cors.set(h, r)
 	if accepts(r.Header.Values("Accept"), "text/event-stream") && !accepts(r.Header.Values("Accept"), grip.ContentTypeEvents) {
 		h.Set("Content-Type", "text/event-stream; charset=utf-8")
