@@ -24,6 +24,10 @@ type fanout struct {
 	MostFloor *step  `json:"mostFloor"` // of the floor
 	Steps     []step `json:"steps"`     // all of the searches
 
+	// TimeUp says that a search ended before it had met a load that was too
+	// much: Most, or MostFloor, is not the most.
+	TimeUp bool `json:"timeUp,omitempty"`
+
 	Profiles []profile    `json:"profiles"`
 	Ratios   []comparison `json:"ratios"`
 }
@@ -57,7 +61,7 @@ func (f *fanout) compare() {
 	}
 	add("messages per CPU-second, light", of(f.Light)...)
 	add("messages per CPU-second, busy", of(f.Busy)...)
-	if f.Most != nil && f.MostFloor != nil {
+	if f.Most != nil && f.MostFloor != nil && !f.TimeUp {
 		add(fmt.Sprintf("most delivered/s with p99 < %v and no loss", maxLatency), f.Most.perSecond()/f.MostFloor.perSecond())
 	}
 }
@@ -150,6 +154,7 @@ func (r *runner) runFanout(ctx context.Context, srv *server, fl *floorTarget, o 
 
 	most := func(t target, from float64) (*step, error) {
 		var best *step
+		met := false // a load that was too much
 		until := time.Now().Add(o.searchFor)
 		_, err := search(from, 1e6, o.refine, func(rate float64) (bool, error) {
 			if time.Now().After(until) {
@@ -163,10 +168,12 @@ func (r *runner) runFanout(ctx context.Context, srv *server, fl *floorTarget, o 
 			if s.borne() && (best == nil || s.perSecond() > best.perSecond()) {
 				best = s
 			}
+			met = met || !s.borne()
 			return s.borne(), nil
 		})
 		if errors.Is(err, errTimeUp) {
 			err = nil
+			res.TimeUp = res.TimeUp || !met
 		}
 		return best, err
 	}

@@ -76,7 +76,10 @@ func TestMeasure(t *testing.T) {
 			t.Errorf("profile %s: %v, %v", p.Name, info, err)
 		}
 	}
-	for _, want := range []string{"bare consumer", "light, spillway", "light, floor"} {
+	if !r.Fanout.TimeUp {
+		t.Error("fanout: nothing says that a search of one second was cut short")
+	}
+	for _, want := range []string{"bare consumer", "light, spillway", "light, floor", "longer -for"} {
 		if !strings.Contains(table.String(), want) {
 			t.Errorf("no %q in the table:\n%s", want, table.String())
 		}

@@ -101,6 +101,9 @@ func (r *report) write(out io.Writer) error {
 			}
 			fmt.Fprintln(w)
 		}
+		if f.TimeUp {
+			fmt.Fprintln(w, "the search for the most ran out of time before it met a load that was too much: give it a longer -for")
+		}
 		if f.Most == nil {
 			fmt.Fprintln(w, "spillway did not bear the first load of the search")
 		}
