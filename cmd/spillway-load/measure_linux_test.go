@@ -76,10 +76,11 @@ func TestMeasure(t *testing.T) {
 			t.Errorf("profile %s: %v, %v", p.Name, info, err)
 		}
 	}
-	if !r.Fanout.TimeUp {
-		t.Error("fanout: nothing says that a search of one second was cut short")
+	// A second is enough only where the machine is slow.
+	if said := strings.Contains(table.String(), "longer -for"); said != r.Fanout.TimeUp {
+		t.Errorf("time was up: %v, but the table says so: %v", r.Fanout.TimeUp, said)
 	}
-	for _, want := range []string{"bare consumer", "light, spillway", "light, floor", "longer -for"} {
+	for _, want := range []string{"bare consumer", "light, spillway", "light, floor"} {
 		if !strings.Contains(table.String(), want) {
 			t.Errorf("no %q in the table:\n%s", want, table.String())
 		}
