@@ -20,7 +20,8 @@ type output struct {
 	control      *http.ResponseController
 	request      *http.Request
 	writeTimeout time.Duration
-	contentType  string // of the head that was sent
+	contentType  string    // of the head that was sent
+	deadlineAt   time.Time // the newest that was set
 }
 
 func newOutput(w http.ResponseWriter, r *http.Request, writeTimeout time.Duration) *output {
@@ -61,7 +62,17 @@ func (o *output) flush() error {
 
 // deadline bounds the writes from now on. Where the connection does not know
 // deadlines (a recorder in a test), there are none.
-func (o *output) deadline(d time.Duration) { _ = o.control.SetWriteDeadline(time.Now().Add(d)) }
+//
+// On HTTP/1 one that was set a moment ago will do: to set it is a lock and a
+// timer of the runtime, for every batch of every client.
+func (o *output) deadline(d time.Duration) {
+	at := time.Now().Add(d)
+	if o.request.ProtoMajor < 2 && at.Sub(o.deadlineAt) < d/16 {
+		return
+	}
+	o.deadlineAt = at
+	_ = o.control.SetWriteDeadline(at)
+}
 
 // rest takes the deadline away where it would end a stream that is merely
 // quiet: HTTP/2 resets a stream when its time is over, writing or not.
