@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -72,13 +73,13 @@ func NewForwarder(cfg Config, proxies grip.Publisher, log *slog.Logger, reg prom
 	}
 	f.commit, f.interval = props.AutoCommit()
 	reg.MustRegister(f.published, f.retries)
-	opts := append(props.ClientOpts("grp", log), props.GroupOpts(cfg.Instance)...)
+	opts := append(props.ClientOpts("grp", log), props.ReadOpts()...)
+	opts = append(opts, props.GroupOpts(cfg.Instance)...)
 	f.client, err = kgo.NewClient(append(opts,
 		kgo.ConsumeRegex(),
 		kgo.ConsumeTopics(wholeNames(cfg.Topics)...),
 		kgo.ConsumeExcludeTopics(append(wholeNames(cfg.TopicsExclude), "^__")...),
 		kgo.ConsumeResetOffset(resetOffset(props.OffsetReset())),
-		kgo.FetchIsolationLevel(isolation(props)),
 		kgo.BlockRebalanceOnPoll(),
 		kgo.AdjustFetchOffsetsFn(func(_ context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
 			f.begin(offsets)
@@ -113,13 +114,6 @@ func resetOffset(r properties.OffsetReset) kgo.Offset {
 		return kgo.NoResetOffset()
 	}
 	return kgo.NewOffset().AtEnd()
-}
-
-func isolation(p *properties.Properties) kgo.IsolationLevel {
-	if p.IsolationReadCommitted() {
-		return kgo.ReadCommitted()
-	}
-	return kgo.ReadUncommitted()
 }
 
 // Ready is nil while records can move, else the reason.
@@ -171,6 +165,12 @@ func (f *Forwarder) Run(ctx context.Context) error {
 // forward publishes one batch of a partition, again and again until every
 // proxy has accepted it or ctx ends.
 func (f *Forwarder) forward(ctx context.Context, p kgo.FetchTopicPartition) {
+	// The commit names the last item, so that after a restart the next one
+	// follows it; marks of transactions are none.
+	p.Records = slices.DeleteFunc(p.Records, func(r *kgo.Record) bool { return r.Attrs.IsControl() })
+	if len(p.Records) == 0 {
+		return
+	}
 	next := p.Records[len(p.Records)-1].Offset + 1
 	if f.exposed(p.Topic) {
 		items := f.items(p)
