@@ -116,67 +116,92 @@ func (b *blocks) fill(ctx context.Context, topics []*topicInfo, active []*strand
 	}
 }
 
+// A suffix is the end of one partition, as far as newest has looked back.
+type suffix struct {
+	topic     int
+	partition int32
+	older     []moment // looked at, oldest first, not yet taken
+	loaded    int64    // everything from this offset on was looked at
+	step      int64    // how many offsets further the next look goes back
+}
+
+// A moment is where and when one record is. A look back over a million of them
+// must not keep their values.
+type moment struct {
+	offset int64
+	millis int64
+}
+
+const (
+	firstStep = 64
+	largeStep = 64 << 10
+)
+
 // newest finds the position from which exactly the n newest records before to
 // are read (fewer where that many do not exist after from), growing a suffix
 // of each partition backwards where the next older record is the newest.
 func (b *blocks) newest(ctx context.Context, topics []*topicInfo, from, to vector, n int64) (vector, error) {
-	type suffix struct {
-		topic     int
-		partition int32
-		older     []*kgo.Record // loaded, oldest first, not yet taken
-		loaded    int64         // records are loaded from here on
-		step      int64
-	}
 	pos := to.clone()
 	var all []*suffix
 	for t := range to {
 		for p := range to[t] {
 			if from[t][p] < to[t][p] {
-				all = append(all, &suffix{topic: t, partition: int32(p), loaded: to[t][p], step: max(64, min(n, 4096))})
+				all = append(all, &suffix{topic: t, partition: int32(p), loaded: to[t][p], step: max(firstStep, min(n, 4096))})
 			}
 		}
+	}
+	if err := b.lookBack(ctx, topics, from, to, all); err != nil {
+		return nil, err
 	}
 	for ; n > 0; n-- {
 		var best *suffix
 		for _, s := range all {
-			for start := from[s.topic][s.partition]; len(s.older) == 0 && s.loaded > start; {
-				lo := max(start, s.loaded-s.step)
-				records, err := b.slice(ctx, topics[s.topic], s.partition, lo, s.loaded)
-				if err != nil {
+			for len(s.older) == 0 && s.loaded > from[s.topic][s.partition] {
+				if err := b.lookBack(ctx, topics, from, to, []*suffix{s}); err != nil {
 					return nil, err
 				}
-				s.older, s.loaded = records, lo
-				s.step *= 2 // compacted logs have wide holes
 			}
-			if len(s.older) > 0 && (best == nil || s.older[len(s.older)-1].Timestamp.After(best.older[len(best.older)-1].Timestamp)) {
+			if len(s.older) > 0 && (best == nil || s.older[len(s.older)-1].millis > best.older[len(best.older)-1].millis) {
 				best = s
 			}
 		}
 		if best == nil {
 			break
 		}
-		r := best.older[len(best.older)-1]
+		pos[best.topic][best.partition] = best.older[len(best.older)-1].offset
 		best.older = best.older[:len(best.older)-1]
-		pos[best.topic][best.partition] = r.Offset
 	}
 	return pos, nil
 }
 
-// slice reads the records of one partition in [lo, hi).
-func (b *blocks) slice(ctx context.Context, topic *topicInfo, partition int32, lo, hi int64) ([]*kgo.Record, error) {
-	var c collector
-	pos, to := vector{make([]int64, partition+1)}, vector{make([]int64, partition+1)}
-	pos[0][partition], to[0][partition] = lo, hi
-	err := b.walk(ctx, []*topicInfo{topic}, pos, to, &c)
-	return c.records, err
+// lookBack moves the beginnings of suffixes one step back, all in one walk.
+func (b *blocks) lookBack(ctx context.Context, topics []*topicInfo, from, to vector, suffixes []*suffix) error {
+	lo, hi := to.clone(), to.clone()
+	found := make(moments, len(topics))
+	for t := range found {
+		found[t] = make([][]moment, len(to[t]))
+	}
+	for _, s := range suffixes {
+		hi[s.topic][s.partition] = s.loaded
+		s.loaded = max(from[s.topic][s.partition], s.loaded-s.step)
+		lo[s.topic][s.partition] = s.loaded
+		s.step = min(2*s.step, largeStep) // compacted logs have wide holes
+	}
+	if err := b.walk(ctx, topics, lo, hi, found); err != nil {
+		return err
+	}
+	for _, s := range suffixes {
+		s.older = found[s.topic][s.partition]
+	}
+	return nil
 }
 
-// A collector keeps every record of a walk.
-type collector struct{ records []*kgo.Record }
+// moments is a walker that keeps them by topic and partition.
+type moments [][][]moment
 
-func (c *collector) record(_ int, r *kgo.Record) bool {
-	c.records = append(c.records, r)
+func (m moments) record(t int, r *kgo.Record) bool {
+	m[t][r.Partition] = append(m[t][r.Partition], moment{r.Offset, r.Timestamp.UnixMilli()})
 	return true
 }
 
-func (c *collector) missing(int, int32, int64, int64) {}
+func (moments) missing(int, int32, int64, int64) {}

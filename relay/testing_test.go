@@ -207,7 +207,8 @@ type stream struct {
 	pages   int
 	ch      *memChannel
 	seq     uint64
-	lastID  string
+	channel string // the name of what it held,
+	lastID  string // and the last id of it; empty: none
 	next    string
 	timeout time.Duration // after which next is asked though nothing happened; 0: never
 	applied time.Time
@@ -244,7 +245,7 @@ func (s *stream) apply(w *httptest.ResponseRecorder) {
 		s.ended = s.next == ""
 		return
 	}
-	s.lastID = in.Channels[0].PrevID
+	s.channel, s.lastID = in.Channels[0].Channel, in.Channels[0].PrevID
 	s.h.gw.mu.Lock()
 	ch := s.h.gw.channels[in.Channels[0].Channel]
 	s.h.gw.mu.Unlock()
@@ -290,7 +291,10 @@ func (s *stream) step() bool {
 				}
 			}
 			if !hint && len(frames) > 0 {
-				s.lastID, _ = s.ch.ids.ID(s.seq)
+				var ok bool
+				if s.lastID, ok = s.ch.ids.ID(s.seq); !ok {
+					s.h.t.Errorf("item %d was retained, and its id is not known", s.seq)
+				}
 			}
 		}
 		g.mu.Unlock()
@@ -308,8 +312,8 @@ func (s *stream) step() bool {
 func (s *stream) follow() {
 	s.h.t.Helper()
 	r := httptest.NewRequest(http.MethodGet, s.next, nil)
-	if s.ch != nil && s.lastID != "" {
-		grip.AppendLast(r.Header, grip.Last{Channel: s.ch.name, ID: s.lastID})
+	if s.lastID != "" {
+		grip.AppendLast(r.Header, grip.Last{Channel: s.channel, ID: s.lastID})
 	}
 	s.pages++
 	w := s.h.do(r.WithContext(grip.WithLink(r.Context())))
