@@ -54,6 +54,14 @@ type topicInfo struct {
 
 func (t *topicInfo) partitions() int { return len(t.leaders) }
 
+func tagsOf(topics []*topicInfo) []cursor.Tag {
+	tags := make([]cursor.Tag, len(topics))
+	for i, t := range topics {
+		tags[i] = t.tag
+	}
+	return tags
+}
+
 // A catalog caches the metadata of the exposed topics, so that a request for
 // any name, known or not, is answered without asking a broker.
 type catalog struct {

@@ -17,7 +17,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/grip"
-	"spillway/relay/cursor"
 )
 
 const (
@@ -256,10 +255,7 @@ func (h *hub) channel(infos []*topicInfo, r rendering) (*channel, vector, bool) 
 	pos := v.position()
 	ch := v.channels[r.key()]
 	if ch == nil {
-		tags := make([]cursor.Tag, len(topics))
-		for i, t := range topics {
-			tags[i] = t.info.tag
-		}
+		tags := tagsOf(infos)
 		ch = &channel{
 			writer:   writer{rendering: r, channel: channelName(names, key, r), maxBytes: h.maxBytes, maxID: h.maxID},
 			tags:     tags,

@@ -117,6 +117,9 @@ func (o *Origin) message(out []byte, r *http.Request, content []byte) []byte {
 	if err := d.Decode(&m); err != nil {
 		return appendReply(out, &m, "error", "bad-message", err.Error(), "")
 	}
+	if d.More() {
+		return appendReply(out, &m, "error", "bad-message", "more than one JSON text; send one in each message", "")
+	}
 	switch m.Type {
 	case "subscribe":
 		return o.subscribe(out, r, &m)

@@ -192,11 +192,8 @@ func (o *Origin) upToCursor(ctx context.Context, topics []*topicInfo, s *selecti
 
 func (o *Origin) newPage(l link, topics []*topicInfo, pos vector) *page {
 	p := &page{
-		link: l, topics: topics, tags: make([]cursor.Tag, len(topics)), pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes,
+		link: l, topics: topics, tags: tagsOf(topics), pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes,
 		w: &writer{rendering: l.rendering(), channel: channelName(l.Topics, viewKey(l.Topics), l.rendering()), maxBytes: o.maxBytes, maxID: o.hub.maxID},
-	}
-	for i, t := range topics {
-		p.tags[i] = t.tag
 	}
 	if l.LongPoll {
 		p.maxBytes, p.maxEvents = longPollBytes, longPollEvents

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"spillway/grip"
@@ -21,6 +22,7 @@ type problem struct {
 
 func writeProblem(w http.ResponseWriter, _ *http.Request, p problem) {
 	p.Title = http.StatusText(p.Status)
+	dropInstructions(w.Header())
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	body, err := json.Marshal(p)
@@ -28,6 +30,16 @@ func writeProblem(w http.ResponseWriter, _ *http.Request, p problem) {
 		panic("relay: marshal problem: " + err.Error()) // strings and integers only
 	}
 	w.Write(append(body, '\n'))
+}
+
+// dropInstructions takes back what an answer that was begun as a hold said to
+// the gateway.
+func dropInstructions(h http.Header) {
+	for name := range h {
+		if strings.HasPrefix(name, "Grip-") {
+			h.Del(name)
+		}
+	}
 }
 
 // notFound is the one answer for what does not exist and for what may not be
@@ -64,11 +76,7 @@ func (o *Origin) Refuse(w http.ResponseWriter, r *http.Request, code, message st
 	if accepts(r.Header.Values("Accept"), "text/event-stream") && !accepts(r.Header.Values("Accept"), grip.ContentTypeEvents) {
 		h.Set("Content-Type", "text/event-stream; charset=utf-8")
 		h.Set("X-Accel-Buffering", "no")
-		for name := range h { // an answer that was begun as a hold is none
-			if len(name) > 5 && name[:5] == "Grip-" {
-				h.Del(name)
-			}
-		}
+		dropInstructions(h)
 		wr := &writer{rendering: rendering{form: formPlain}}
 		out := append([]byte(":ok\n"), appendRetry(nil, retryMin, retryMax)...)
 		out = wr.appendControlStream(out, controlEvent{name: "stream-error", data: streamError{Code: code, Message: message, Retry: true}}, nil)
