@@ -467,54 +467,6 @@ func (o *Origin) failLink(w http.ResponseWriter, r *http.Request, l *link, err e
 	w.Write(out)
 }
 
-// longPoll answers at once when there is something, and else holds until there
-// is or the time is up; the gateway then asks the link.
-func (o *Origin) longPoll(w http.ResponseWriter, r *http.Request, p *page, gaps []gap, wait time.Duration) {
-	h := w.Header()
-	for _, g := range gaps {
-		p.control(g.event(), 0)
-	}
-	begin := p.internalID()
-	ch, live, err := o.follow(r.Context(), p)
-	if err != nil {
-		o.fail(w, r, err)
-		return
-	}
-	if len(p.out) > 0 || !live {
-		writeEvents(w, p)
-		return
-	}
-	h.Set("Content-Type", "application/json")
-	h.Set("Grip-Hold", string(grip.HoldResponse))
-	h.Set("Grip-Channel", ch.name+"; prev-id="+p.internalID())
-	h.Set("Grip-Timeout", seconds(wait))
-	l := p.link
-	l.Cursor = begin
-	o.setNext(h, &l, "")
-	w.WriteHeader(http.StatusOK)
-	w.Write(pollBody(p))
-}
-
-// writeEvents answers a long poll.
-func writeEvents(w http.ResponseWriter, p *page) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusOK)
-	w.Write(pollBody(p))
-}
-
-// pollBody is {"events":[…],"id":"1-…"} and a line end. The id is where the
-// next request goes on.
-func pollBody(p *page) []byte {
-	phase := cursor.Phase(0)
-	if p.ended != "" {
-		phase = cursor.PhaseEnd
-	}
-	body := append([]byte(`{"events":[`), p.out...)
-	body = append(body, `],"id":"`...)
-	body, _ = p.appendID(body, phase)
-	return append(body, "\"}\n"...)
-}
-
 // serveHead answers from what is known, without waiting for Kafka.
 func (o *Origin) serveHead(w http.ResponseWriter, r *http.Request, s *selection) {
 	for _, name := range s.topics {
@@ -543,43 +495,6 @@ func setCaching(h http.Header, r *http.Request) {
 		value = "private, " + value // for caches that heed nothing else where credentials are
 	}
 	h.Set("Cache-Control", value)
-}
-
-// cors are the web origins that may read EVENTS_PATH.
-type cors struct {
-	any     bool
-	origins []string
-}
-
-func newCORS(origins []string) cors {
-	return cors{any: slices.Contains(origins, "*"), origins: origins}
-}
-
-// set adds the CORS and Vary fields that every answer of EVENTS_PATH has.
-func (c cors) set(h http.Header, r *http.Request) {
-	h.Set("Vary", "Origin, Accept")
-	origin := r.Header.Get("Origin")
-	switch {
-	case origin == "":
-		return
-	case slices.Contains(c.origins, origin):
-		h.Set("Access-Control-Allow-Origin", origin)
-		h.Set("Access-Control-Allow-Credentials", "true")
-	case c.any:
-		h.Set("Access-Control-Allow-Origin", "*")
-	default:
-		return
-	}
-	h.Set("Access-Control-Expose-Headers", "Retry-After")
-}
-
-func (c cors) preflight(h http.Header) {
-	if h.Get("Access-Control-Allow-Origin") == "" {
-		return
-	}
-	h.Set("Access-Control-Allow-Methods", allowedMethods)
-	h.Set("Access-Control-Allow-Headers", "Authorization, Last-Event-ID, Cache-Control, Content-Type")
-	h.Set("Access-Control-Max-Age", "86400")
 }
 
 // pathOf is the URL path of a topic's events.

@@ -1,0 +1,43 @@
+package relay
+
+import (
+	"net/http"
+	"slices"
+)
+
+// cors are the web origins that may read EVENTS_PATH.
+type cors struct {
+	any     bool
+	origins []string
+}
+
+func newCORS(origins []string) cors {
+	return cors{any: slices.Contains(origins, "*"), origins: origins}
+}
+
+// set adds the CORS and Vary fields that every answer of EVENTS_PATH has.
+func (c cors) set(h http.Header, r *http.Request) {
+	h.Set("Vary", "Origin, Accept")
+	origin := r.Header.Get("Origin")
+	switch {
+	case origin == "":
+		return
+	case slices.Contains(c.origins, origin):
+		h.Set("Access-Control-Allow-Origin", origin)
+		h.Set("Access-Control-Allow-Credentials", "true")
+	case c.any:
+		h.Set("Access-Control-Allow-Origin", "*")
+	default:
+		return
+	}
+	h.Set("Access-Control-Expose-Headers", "Retry-After")
+}
+
+func (c cors) preflight(h http.Header) {
+	if h.Get("Access-Control-Allow-Origin") == "" {
+		return
+	}
+	h.Set("Access-Control-Allow-Methods", allowedMethods)
+	h.Set("Access-Control-Allow-Headers", "Authorization, Last-Event-ID, Cache-Control, Content-Type")
+	h.Set("Access-Control-Max-Age", "86400")
+}
