@@ -78,6 +78,8 @@ type catalog struct {
 	asked     time.Time // when it was last tried
 	err       error     // why the last try did not work
 	negatives map[string]time.Time
+	sent      uint64            // how many requests for metadata were sent
+	doubts    map[string]uint64 // by topic, sent when it was doubted
 	cluster   string
 }
 
@@ -89,6 +91,7 @@ func newCatalog(client *kgo.Client, exposed func(string) bool, log *slog.Logger)
 		now:       time.Now,
 		topics:    make(map[string]*topicInfo),
 		negatives: make(map[string]time.Time),
+		doubts:    make(map[string]uint64),
 	}
 }
 
@@ -130,7 +133,7 @@ func (c *catalog) lookup(ctx context.Context, name string) (*topicInfo, error) {
 	}
 	for range lookupTries {
 		t, again, err := c.cached(name)
-		if !again {
+		if !again && (t == nil || !c.doubted(t)) {
 			return t, err
 		}
 		if err := c.refresh(ctx); err != nil {
@@ -168,15 +171,20 @@ func (c *catalog) cached(name string) (t *topicInfo, again bool, err error) {
 }
 
 // doubt makes the next look-up of the topic ask Kafka: something happened that
-// an outdated entry would explain.
+// an outdated entry would explain. To all others the entry stands until then.
 func (c *catalog) doubt(t *topicInfo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.topics[t.name] == t {
-		delete(c.topics, t.name)
-		delete(c.negatives, t.name)
-		c.asked = time.Time{} // the limits are for names that clients make up
+		c.doubts[t.name] = c.sent
 	}
+}
+
+func (c *catalog) doubted(t *topicInfo) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, doubted := c.doubts[t.name]
+	return doubted
 }
 
 // negative remembers an unknown name. Call with mu held.
@@ -193,6 +201,9 @@ func (c *catalog) refresh(ctx context.Context) error {
 	done := c.flight.DoChan("all", func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metadataTimeout)
 		defer cancel()
+		c.mu.Lock()
+		c.sent++
+		c.mu.Unlock()
 		// Not through kadm, which answers from the client's cache: whoever
 		// comes here has reason to think that something changed.
 		m, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, c.client)
@@ -261,6 +272,11 @@ func (c *catalog) store(m *kmsg.MetadataResponse, err error) {
 		}
 	}
 	c.topics = topics
+	for name, before := range c.doubts {
+		if before < c.sent { // else it was doubted while this answer was on its way
+			delete(c.doubts, name)
+		}
+	}
 }
 
 func newTopicInfo(name string, mt *kmsg.MetadataResponseTopic, cluster string) *topicInfo {

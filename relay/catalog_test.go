@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"spillway/relay/kafkatest"
 )
 
@@ -29,4 +31,35 @@ func TestLookupWhileDoubted(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// A doubt is a matter of the next look-up. To everyone else the topic is there:
+// it is listed, HEAD finds it, the group keeps it and its streams go on.
+func TestDoubtHidesNothing(t *testing.T) {
+	k := kafkatest.Fake(t, kafkatest.Topic("orders", 1))
+	c := newCatalog(k.Client(), func(string) bool { return true }, slog.Default())
+	before, err := c.lookup(context.Background(), "orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.doubt(before)
+	if got, _, err := c.cached("orders"); got != before || err != nil || len(c.all()) != 1 {
+		t.Errorf("a doubted topic is %v, %v; %d are listed", got, err, len(c.all()))
+	}
+	after, err := c.lookup(context.Background(), "orders")
+	if err != nil || after == before || after.id != before.id {
+		t.Errorf("the look-up did not ask: %v, %v", after, err)
+	}
+	if again, err := c.lookup(context.Background(), "orders"); again != after || err != nil {
+		t.Errorf("the doubt was not dispelled: %v, %v", again, err)
+	}
+	// One that is raised while an answer is on its way outlives that answer.
+	c.mu.Lock()
+	c.sent++
+	c.mu.Unlock()
+	c.doubt(after)
+	c.store(&kmsg.MetadataResponse{}, errors.New("late"))
+	if !c.doubted(after) {
+		t.Error("an answer that was asked for before the doubt dispelled it")
+	}
 }
