@@ -68,6 +68,7 @@ func offsetsFrom(partition, from, to int) (found []string) {
 }
 
 func TestWalksShareFetches(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
@@ -94,6 +95,7 @@ func TestWalksShareFetches(t *testing.T) {
 }
 
 func TestOneWalkerLeavingFailsNoOther(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
@@ -126,6 +128,7 @@ func TestOneWalkerLeavingFailsNoOther(t *testing.T) {
 }
 
 func TestBlockCacheIsBounded(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 30) // the fake broker's answers know no bound for a partition
@@ -175,6 +178,7 @@ func TestRecordsGoneInTheMiddleOfAWalk(t *testing.T) {
 }
 
 func TestWalkAfterLeadersMoved(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t, kafkatest.Nodes(3))
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
@@ -195,6 +199,7 @@ func TestWalkAfterLeadersMoved(t *testing.T) {
 }
 
 func TestWalkSurvivesPassingErrors(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
@@ -223,6 +228,7 @@ func TestWalkSurvivesPassingErrors(t *testing.T) {
 }
 
 func TestWalkMergesByTimestamp(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	const partitions = mergeWidth + 8

@@ -47,6 +47,7 @@ func (h *harness) waiting() bool {
 // What existed at connect time is what Kafka has, not what this process has
 // read of it.
 func TestBoundsAreKafkasNotOurs(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, query string
 		want        []string
@@ -81,6 +82,7 @@ func TestBoundsAreKafkasNotOurs(t *testing.T) {
 }
 
 func TestEdgesOfUntilAndLimit(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 2)
@@ -130,6 +132,7 @@ func TestEdgesOfUntilAndLimit(t *testing.T) {
 }
 
 func TestUntilSoon(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)

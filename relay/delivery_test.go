@@ -50,6 +50,7 @@ func (r *reader) collect(t *testing.T) {
 // forget what they had a moment ago, partitions are added, topics are released
 // and clients move between two replicas.
 func TestEveryRecordOnce(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	a, b := kafkatest.UniqueTopic(t)+"-a", kafkatest.UniqueTopic(t)+"-b"
 	k.CreateTopic(a, 3)

@@ -19,7 +19,7 @@ import (
 // inGroup makes a relay a member of a group of the test's own, and commit often.
 func inGroup(group string) func(*Config) {
 	return func(c *Config) {
-		c.KafkaConsumerConfig = strings.TrimSuffix(c.KafkaConsumerConfig, "}") + fmt.Sprintf(`,"group.id":%q,"auto.commit.interval.ms":100}`, group)
+		c.KafkaConsumerConfig = strings.TrimSuffix(c.KafkaConsumerConfig, "}") + fmt.Sprintf(`,"group.id":%q,"auto.commit.interval.ms":100,"heartbeat.interval.ms":200}`, group)
 	}
 }
 
@@ -61,6 +61,7 @@ func TestGroupShowsNoLag(t *testing.T) {
 // Two members share the partitions; neither stops delivering when the other
 // comes or goes.
 func TestGroupNeverInterruptsDelivery(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 4)
@@ -89,6 +90,7 @@ func TestGroupNeverInterruptsDelivery(t *testing.T) {
 }
 
 func TestMembershipNeverFetches(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 2)
@@ -110,6 +112,7 @@ func TestMembershipNeverFetches(t *testing.T) {
 }
 
 func TestTopicsComeAndGoInTheGroup(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	first, second := kafkatest.UniqueTopic(t)+"-1", kafkatest.UniqueTopic(t)+"-2"
 	h := startRelay(t, k, inGroup(first))
@@ -150,6 +153,7 @@ func (l *lineLog) count(text string) (n int) {
 }
 
 func TestGroupThatRefusesUsDisturbsNobody(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)

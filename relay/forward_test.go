@@ -97,6 +97,7 @@ func startForwarder(t *testing.T, k *kafkatest.Cluster, topic string, proxies gr
 }
 
 func TestForwardedItems(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		channels string
 		want     []string
@@ -243,6 +244,7 @@ func TestForwardResumes(t *testing.T) {
 // After a mark of a transaction the next batch does not begin where the last
 // item ended; its prev-id still names that item, also after a restart.
 func TestForwardKeepsThePrevIDOverHoles(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)

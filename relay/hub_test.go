@@ -78,6 +78,7 @@ func TestTopicsWithoutListenersAreReleased(t *testing.T) {
 }
 
 func TestRenderingsWithoutListenersAreClosed(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
@@ -121,6 +122,7 @@ func TestViewsShareOneRead(t *testing.T) {
 // Retention passes the live reader. Its streams ask their links and hear what
 // they missed.
 func TestLiveReaderOutOfRange(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
@@ -156,6 +158,7 @@ func TestRecordsOfAFormerLifeAreDropped(t *testing.T) {
 
 // Another replica has seen partitions that this one does not know yet.
 func TestCursorWithMorePartitionsThanAreKnown(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
@@ -174,6 +177,7 @@ func TestCursorWithMorePartitionsThanAreKnown(t *testing.T) {
 }
 
 func TestReadiness(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	k.CreateTopic(kafkatest.UniqueTopic(t), 1)
 	k.Stop()

@@ -124,7 +124,8 @@ func (w *indexWorld) probe() vector {
 }
 
 func TestIndexAgainstModel(t *testing.T) {
-	for seed := range uint64(60) {
+	t.Parallel()
+	for seed := range uint64(30) {
 		w := newIndexWorld(seed)
 		for i := range 700 {
 			w.step()

@@ -65,6 +65,7 @@ func TestResumeIsExact(t *testing.T) {
 }
 
 func TestHistoryComesInPages(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 3)
@@ -232,6 +233,7 @@ func TestGaps(t *testing.T) {
 }
 
 func TestReplayLimit(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 2)
@@ -316,6 +318,7 @@ func TestPartitionsAreAdded(t *testing.T) {
 }
 
 func TestEvictedPositionsBecomeHistory(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 2)
@@ -343,6 +346,7 @@ func TestEvictedPositionsBecomeHistory(t *testing.T) {
 }
 
 func TestTopicDeletedUnderAStream(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
@@ -356,6 +360,7 @@ func TestTopicDeletedUnderAStream(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
@@ -417,6 +422,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestCORS(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
@@ -448,6 +454,7 @@ func TestCORS(t *testing.T) {
 }
 
 func TestKafkaAway(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)

@@ -65,6 +65,7 @@ func (s *stream) idsOf() (events, alone int) {
 }
 
 func TestLongCursorsAreOnTheLastOfABatch(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	const partitions = 200 // more than 256 bytes, fewer than 4096
@@ -119,6 +120,7 @@ func TestLongCursorsAreOnTheLastOfABatch(t *testing.T) {
 }
 
 func TestShortCursorsInBatches(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
@@ -143,6 +145,7 @@ func TestShortCursorsInBatches(t *testing.T) {
 // Above 4096 bytes a cursor is only a time. As long as history is being sent,
 // there is no time before which everything was.
 func TestCursorsWithoutOffsets(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	const partitions = 60
@@ -199,6 +202,7 @@ func TestCursorsWithoutOffsets(t *testing.T) {
 // The answer to a long poll is no header: its cursor may be long, and must be
 // exact, or a poll that has its most events would never get on.
 func TestLongPollsHaveExactCursors(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	const partitions = 60
@@ -226,6 +230,7 @@ func TestLongPollsHaveExactCursors(t *testing.T) {
 }
 
 func TestManyPartitions(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	const partitions = 700

@@ -16,6 +16,7 @@ import (
 // The earliest start that fits the limit, using at least half of it, whatever
 // the records' times are (event-semantics.md, section 10, replay cut).
 func TestReplayCutUsesHalfOfTheLimit(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	const partitions, records, limit = 3, 300, 100
 	begin := time.Now().Add(-30 * 24 * time.Hour).Truncate(time.Millisecond)
@@ -96,6 +97,7 @@ func TestReplayMaxAge(t *testing.T) {
 
 // The newest N are the newest by timestamp, as suffixes of the partitions.
 func TestNewest(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	const partitions = 5

@@ -40,6 +40,7 @@ func gripHeaders(h http.Header) (names []string) {
 // learns nothing from the answer: status, fields and body are those for a
 // topic that does not exist.
 func TestNothingTellsHiddenFromMissing(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.Fake(t)
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
