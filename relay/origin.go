@@ -435,38 +435,6 @@ func (o *Origin) resumeWith(r *http.Request, l *link, topics []*topicInfo) (*pag
 	return p, nil
 }
 
-// failLink answers a link that cannot be followed. A passing trouble is a 503,
-// which the gateway retries while the client waits; anything else ends the
-// stream with the reason.
-func (o *Origin) failLink(w http.ResponseWriter, r *http.Request, l *link, err error) {
-	if errors.Is(err, errUnavailable) {
-		o.log.Debug("page is late", "topics", l.Topics, "err", err)
-		w.Header().Set("Retry-After", "1")
-		writeProblem(w, r, problem{Status: http.StatusServiceUnavailable, Detail: err.Error()})
-		return
-	}
-	e := streamError{Code: codeInternal, Message: "the stream cannot go on", Retry: true}
-	if errors.Is(err, errUnknownTopic) {
-		e = streamError{Code: codeTopicDeleted, Message: "the topic no longer exists", Retry: true}
-	} else {
-		o.log.Error("page", "topics", l.Topics, "err", err)
-	}
-	if l.LongPoll {
-		o.fail(w, r, err)
-		return
-	}
-	wr := &writer{rendering: l.rendering(), channel: channelName(l.Topics, viewKey(l.Topics), l.rendering())}
-	out := wr.appendControl(nil, l.Via, controlEvent{name: "stream-error", data: e}, nil)
-	if l.Via == overWebSocket {
-		w.Header().Set("Content-Type", grip.ContentTypeEvents)
-		if !l.Subscription {
-			out = grip.AppendEvent(out, grip.Event{Type: grip.EventClose, Content: grip.CloseContent(1013, e.Code)})
-		}
-	}
-	w.WriteHeader(http.StatusOK)
-	w.Write(out)
-}
-
 // serveHead answers from what is known, without waiting for Kafka.
 func (o *Origin) serveHead(w http.ResponseWriter, r *http.Request, s *selection) {
 	for _, name := range s.topics {

@@ -91,3 +91,35 @@ func (o *Origin) Refuse(w http.ResponseWriter, r *http.Request, code, message st
 	h.Set("Retry-After", strconv.Itoa(int(retryMax/time.Second)))
 	writeProblem(w, r, problem{Status: status, Code: code, Detail: message})
 }
+
+// failLink answers a link that cannot be followed. A passing trouble is a 503,
+// which the gateway retries while the client waits; anything else ends the
+// stream with the reason.
+func (o *Origin) failLink(w http.ResponseWriter, r *http.Request, l *link, err error) {
+	if errors.Is(err, errUnavailable) {
+		o.log.Debug("page is late", "topics", l.Topics, "err", err)
+		w.Header().Set("Retry-After", "1")
+		writeProblem(w, r, problem{Status: http.StatusServiceUnavailable, Detail: err.Error()})
+		return
+	}
+	e := streamError{Code: codeInternal, Message: "the stream cannot go on", Retry: true}
+	if errors.Is(err, errUnknownTopic) {
+		e = streamError{Code: codeTopicDeleted, Message: "the topic no longer exists", Retry: true}
+	} else {
+		o.log.Error("page", "topics", l.Topics, "err", err)
+	}
+	if l.LongPoll {
+		o.fail(w, r, err)
+		return
+	}
+	wr := &writer{rendering: l.rendering(), channel: channelName(l.Topics, viewKey(l.Topics), l.rendering())}
+	out := wr.appendControl(nil, l.Via, controlEvent{name: "stream-error", data: e}, nil)
+	if l.Via == overWebSocket {
+		w.Header().Set("Content-Type", grip.ContentTypeEvents)
+		if !l.Subscription {
+			out = grip.AppendEvent(out, grip.Event{Type: grip.EventClose, Content: grip.CloseContent(1013, e.Code)})
+		}
+	}
+	w.WriteHeader(http.StatusOK)
+	w.Write(out)
+}
