@@ -233,6 +233,9 @@ func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection
 		p.control(g.event(), 0)
 	}
 	if live {
+		if s.start.kind == startLive && !s.commentOnly {
+			p.announce()
+		}
 		o.hold(h, ch, p)
 	} else {
 		o.next(h, p)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"spillway/grip"
 	"spillway/relay/kafkatest"
 )
 
@@ -493,5 +494,36 @@ func TestNothingIsCached(t *testing.T) {
 		if got := h.get(tt.url, tt.header...).Header().Get("Cache-Control"); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
+	}
+}
+
+// A connection that is lost before its first event has an id to come back with.
+func TestResumeBeforeTheFirstEvent(t *testing.T) {
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 2)
+	values(k, topic, "before")
+	h := startRelay(t, k)
+	url := "/events/" + topic + "/"
+	s := h.open(url)
+	if len(s.events()) != 0 {
+		t.Fatalf("got events %q, want none", s.events())
+	}
+	id := s.lastEventID()
+	values(k, topic, "while away")
+	s.wantData("while away") // so that it is past for who comes now
+	h.open(url, "Last-Event-ID", id).wantData("while away")
+
+	// Parsers that take such a block for an event can do without.
+	if s := h.open(url + "?heartbeat=comment"); s.lastEventID() != "" {
+		t.Errorf("with heartbeat=comment: got id %q, want none", s.lastEventID())
+	}
+	// Who came with a cursor has one.
+	if s := h.open(url, "Last-Event-ID", id); s.lastEventID() != "" {
+		t.Errorf("with a cursor: the first bytes have id %q, want none", s.lastEventID())
+	}
+	ws := h.open(url, "Accept", grip.ContentTypeEvents, "Sec-WebSocket-Protocol", "spillway.v1.json")
+	if want := `{"type":"cursor","channel":"`; !strings.Contains(ws.out.String(), want) {
+		t.Errorf("spillway.v1.json: got %q, want %s…", ws.out.String(), want)
 	}
 }
