@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"spillway/grip/jsonstring"
 )
 
 // decodeJSON reads one JSON value and nothing after it. Objects become
@@ -236,69 +238,17 @@ func decodeBase64(s string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
 }
 
-const hexDigits = "0123456789abcdef"
-
-// appendString appends a JSON string (RFC 8259, 7) with as few escapes as
-// possible. Bytes that are not UTF-8 become U+FFFD.
-func appendString[T string | []byte](dst []byte, s T) []byte {
-	dst = append(dst, '"')
-	from := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
-			i++
-			continue
-		}
-		if c >= utf8.RuneSelf {
-			r, n := decodeRune(s[i:])
-			if r != utf8.RuneError || n != 1 {
-				i += n
-				continue
-			}
-			dst = append(dst, s[from:i]...)
-			dst = append(dst, "\uFFFD"...)
-			i++
-			from = i
-			continue
-		}
-		dst = append(dst, s[from:i]...)
-		switch c {
-		case '"', '\\':
-			dst = append(dst, '\\', c)
-		case '\n':
-			dst = append(dst, '\\', 'n')
-		case '\r':
-			dst = append(dst, '\\', 'r')
-		case '\t':
-			dst = append(dst, '\\', 't')
-		default:
-			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-		}
-		i++
-		from = i
-	}
-	dst = append(dst, s[from:]...)
-	return append(dst, '"')
-}
-
-// decodeRune is utf8.DecodeRune for either type, without a copy of all that
-// follows.
-func decodeRune[T string | []byte](s T) (rune, int) {
-	var buf [utf8.UTFMax]byte
-	return utf8.DecodeRune(buf[:copy(buf[:], s)])
-}
-
 // appendMember appends ,"name": and leaves the comma out after a brace.
 func appendMember(dst []byte, name string) []byte {
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
 	}
-	dst = appendString(dst, name)
+	dst = jsonstring.Append(dst, name)
 	return append(dst, ':')
 }
 
 func appendText(dst []byte, name, value string) []byte {
-	return appendString(appendMember(dst, name), value)
+	return jsonstring.Append(appendMember(dst, name), value)
 }
 
 func appendStrings(dst []byte, list []string) []byte {
@@ -307,7 +257,7 @@ func appendStrings(dst []byte, list []string) []byte {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = appendString(dst, s)
+		dst = jsonstring.Append(dst, s)
 	}
 	return append(dst, ']')
 }
@@ -316,7 +266,7 @@ func appendStrings(dst []byte, list []string) []byte {
 // UTF-8 and nothing asks for binary, else base64.
 func appendContent(dst []byte, member string, content []byte, binary bool) []byte {
 	if !binary && utf8.Valid(content) {
-		return appendString(appendMember(dst, member), content)
+		return jsonstring.Append(appendMember(dst, member), content)
 	}
 	dst = append(appendMember(dst, member+"-bin"), '"')
 	dst = base64.StdEncoding.AppendEncode(dst, content)

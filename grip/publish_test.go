@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"spillway/grip/jsonstring"
 )
 
 func TestParseItems(t *testing.T) {
@@ -179,13 +181,13 @@ func FuzzAppendString(f *testing.F) {
 	f.Add("a\"\\\x00\x1f\u2028é\xff\xe2\x82")
 	f.Fuzz(func(t *testing.T, s string) {
 		var got string
-		if err := json.Unmarshal(appendString(nil, s), &got); err != nil {
+		if err := json.Unmarshal(jsonstring.Append(nil, s), &got); err != nil {
 			t.Fatalf("got %v for %q", err, s)
 		}
 		if want := strings.ToValidUTF8(s, "\uFFFD"); utf8.ValidString(s) && got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
-		if !bytes.Equal(appendString(nil, s), appendString(nil, []byte(s))) {
+		if !bytes.Equal(jsonstring.Append(nil, s), jsonstring.Append(nil, []byte(s))) {
 			t.Errorf("string and bytes of %q differ", s)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/grip"
+	"spillway/grip/jsonstring"
 )
 
 // A controlEvent is something Spillway itself says on a stream
@@ -103,10 +104,10 @@ func (w *writer) appendControlJSON(dst []byte, e controlEvent, id []byte) []byte
 		typ = "error"
 	}
 	dst = append(dst, `{"type":`...)
-	dst = appendJSONString(dst, typ)
+	dst = jsonstring.Append(dst, typ)
 	if w.form == formJSON {
 		dst = append(dst, `,"channel":`...)
-		dst = appendJSONString(dst, w.channel)
+		dst = jsonstring.Append(dst, w.channel)
 	}
 	if e.data != nil {
 		data := mustJSON(e.data)

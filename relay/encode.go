@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/grip"
+	"spillway/grip/jsonstring"
 )
 
 // A writer writes the records and control events of one channel. It holds no
@@ -144,7 +145,7 @@ func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byt
 	dst = append(dst, '{')
 	if w.form == formJSON {
 		dst = append(dst, `"type":"record","channel":`...)
-		dst = appendJSONString(dst, w.channel)
+		dst = jsonstring.Append(dst, w.channel)
 		dst = append(dst, ',')
 	}
 	dst = appendPlace(dst, r)
@@ -174,7 +175,7 @@ func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byt
 		dst = appendOneLine(dst, r.Value)
 	default:
 		dst = append(dst, `,"value":`...)
-		dst = appendJSONString(dst, r.Value)
+		dst = jsonstring.Append(dst, r.Value)
 	}
 	if len(id) > 0 {
 		dst = append(dst, `,"id":"`...)
@@ -187,7 +188,7 @@ func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byt
 // appendPlace appends the members that say where a record is.
 func appendPlace(dst []byte, r *kgo.Record) []byte {
 	dst = append(dst, `"topic":`...)
-	dst = appendJSONString(dst, r.Topic)
+	dst = jsonstring.Append(dst, r.Topic)
 	dst = append(dst, `,"partition":`...)
 	dst = strconv.AppendInt(dst, int64(r.Partition), 10)
 	dst = append(dst, `,"offset":`...)
@@ -208,7 +209,7 @@ func appendText(dst []byte, name string, text []byte) []byte {
 	dst = append(dst, name...)
 	if utf8.Valid(text) {
 		dst = append(dst, `":`...)
-		return appendJSONString(dst, text)
+		return jsonstring.Append(dst, text)
 	}
 	dst = append(dst, `_base64":"`...)
 	dst = base64.StdEncoding.AppendEncode(dst, text)
@@ -234,7 +235,7 @@ func appendHeaders(dst []byte, headers []kgo.RecordHeader) []byte {
 				dst = append(dst, ',')
 			}
 			n++
-			dst = appendJSONString(dst, h.Key)
+			dst = jsonstring.Append(dst, h.Key)
 			dst = append(dst, ':')
 			dst = appendHeaderValues(dst, headers[i:], binary)
 		}
@@ -273,7 +274,7 @@ func appendHeaderValues(dst []byte, headers []kgo.RecordHeader, binary bool) []b
 			dst = base64.StdEncoding.AppendEncode(dst, h.Value)
 			dst = append(dst, '"')
 		default:
-			dst = appendJSONString(dst, h.Value)
+			dst = jsonstring.Append(dst, h.Value)
 		}
 	}
 	if count > 1 {
@@ -372,53 +373,4 @@ func appendOneLine(dst, text []byte) []byte {
 		rest[i] = ' '
 		rest = rest[i+1:]
 	}
-}
-
-// appendJSONString appends s as a JSON string (RFC 8259, section 7). s must be
-// valid UTF-8; anything else becomes U+FFFD. U+2028 and U+2029 are escaped, so
-// that the text may stand in a script.
-func appendJSONString[T string | []byte](dst []byte, s T) []byte {
-	const hexDigits = "0123456789abcdef"
-	dst = append(dst, '"')
-	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c < utf8.RuneSelf {
-			if c >= 0x20 && c != '"' && c != '\\' {
-				i++
-				continue
-			}
-			dst = append(dst, s[start:i]...)
-			switch c {
-			case '"', '\\':
-				dst = append(dst, '\\', c)
-			case '\n':
-				dst = append(dst, '\\', 'n')
-			case '\r':
-				dst = append(dst, '\\', 'r')
-			case '\t':
-				dst = append(dst, '\\', 't')
-			default:
-				dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-			}
-			i++
-			start = i
-			continue
-		}
-		r, size := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
-		switch {
-		case r == utf8.RuneError && size == 1:
-			dst = append(dst, s[start:i]...)
-			dst = append(dst, `\ufffd`...)
-			start = i + size
-		case r == '\u2028' || r == '\u2029':
-			dst = append(dst, s[start:i]...)
-			dst = append(dst, `\u202`...)
-			dst = append(dst, hexDigits[r&15])
-			start = i + size
-		}
-		i += size
-	}
-	dst = append(dst, s[start:]...)
-	return append(dst, '"')
 }

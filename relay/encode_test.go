@@ -225,32 +225,6 @@ func TestControlEvents(t *testing.T) {
 	}
 }
 
-func FuzzAppendJSONString(f *testing.F) {
-	for _, s := range []string{"", "plain", `"\`, "\x00\x1f\x7f", "\r\n\t\b\f", "ü\u2028\u2029\U0001F600", "\xff\xc3", "a\xe2\x80", "<&>"} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, s []byte) {
-		got := appendJSONString(nil, s)
-		var back string
-		if err := json.Unmarshal(got, &back); err != nil {
-			t.Fatalf("%q → %s: %v", s, got, err)
-		}
-		var want string // encoding/json's opinion of the same bytes
-		if err := json.Unmarshal(mustJSON(string(s)), &want); err != nil {
-			t.Fatal(err)
-		}
-		if back != want {
-			t.Errorf("%q → %s reads as %q, want %q", s, got, back, want)
-		}
-		if bytes.ContainsAny(got, "\r\n\u2028\u2029") {
-			t.Errorf("%q → %q is not one line", s, got)
-		}
-		if !bytes.Equal(got, appendJSONString(nil, string(s))) {
-			t.Errorf("%q: bytes and string differ", s)
-		}
-	})
-}
-
 // sseLines reads one event of a stream strictly by the standard (HTML,
 // "Server-sent events", 9.2.6): every field of every line, in order.
 func sseLines(t *testing.T, text string) (fields [][2]string) {
