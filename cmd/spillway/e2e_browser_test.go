@@ -8,9 +8,11 @@ import (
 	"net/http/httptest"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/relay/kafkatest"
 )
@@ -94,6 +96,31 @@ func TestBrowser(t *testing.T) {
 		b.open(site.URL + "/#" + s.url + "/events/nosuch/")
 		b.await("no such topic", `ended && opened === 0`)
 	})
+}
+
+// The page that lists the topics shows the records of the one that is chosen.
+func TestTopicsPage(t *testing.T) {
+	if !kafkatest.Full() {
+		t.Skip("a browser runs with SPILLWAY_E2E=full")
+	}
+	k := kafkatest.Fake(t, kafkatest.Topic("greetings", 1))
+	k.Produce(&kgo.Record{Topic: "greetings", Value: []byte("<b>hello</b> from before")})
+	s := serve(t, k)
+	b := openBrowser(t)
+	b.open(s.url + "/")
+	var clicked bool
+	b.evaluate(`(() => { document.querySelector("button[data-url='/events/greetings/']").click(); return true })()`, &clicked)
+	shows := func(want string) {
+		t.Helper()
+		eventually(t, "the page shows "+want, func() (bool, string) {
+			var text string
+			b.evaluate(`document.getElementById("events").textContent`, &text)
+			return strings.Contains(text, want), text
+		})
+	}
+	shows("<b>hello</b> from before") // as text
+	k.Produce(&kgo.Record{Topic: "greetings", Value: []byte("hello now")})
+	shows("hello now\n<b>hello</b>") // the newest above
 }
 
 // A browser is one tab.
