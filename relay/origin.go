@@ -168,9 +168,6 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, g := range gaps {
-		o.metrics.gaps[g.Reason].Inc()
-	}
 	return o.newPage(l, topics, pos), gaps, nil
 }
 
@@ -192,7 +189,7 @@ func (o *Origin) upToCursor(ctx context.Context, topics []*topicInfo, s *selecti
 
 func (o *Origin) newPage(l link, topics []*topicInfo, pos vector) *page {
 	p := &page{
-		link: l, topics: topics, tags: tagsOf(topics), pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes,
+		metrics: &o.metrics, link: l, topics: topics, tags: tagsOf(topics), pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes,
 		w: &writer{rendering: l.rendering(), channel: channelName(l.Topics, viewKey(l.Topics), l.rendering()), maxBytes: o.maxBytes, maxID: o.hub.maxID},
 	}
 	if l.LongPoll {
@@ -432,7 +429,6 @@ func (o *Origin) resumeWith(r *http.Request, l *link, topics []*topicInfo) (*pag
 		return nil, err
 	}
 	for _, g := range gaps {
-		o.metrics.gaps[g.Reason].Inc()
 		p.control(g.event(), 0)
 	}
 	return p, nil

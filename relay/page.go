@@ -18,12 +18,13 @@ const (
 
 // A page is a piece of history, written down, and what follows it.
 type page struct {
-	w      *writer
-	link   link // its state moves along with the page
-	topics []*topicInfo
-	tags   []cursor.Tag
-	pos    vector
-	now    time.Time
+	metrics *originMetrics
+	w       *writer
+	link    link // its state moves along with the page
+	topics  []*topicInfo
+	tags    []cursor.Tag
+	pos     vector
+	now     time.Time
 
 	maxBytes  int
 	maxEvents int64  // 0: none
@@ -111,6 +112,9 @@ func (p *page) missing(t int, partition int32, from, to int64) {
 
 // control adds a control event, with the id of where the page is now.
 func (p *page) control(e controlEvent, phase cursor.Phase) {
+	if g, ok := e.data.(gap); ok {
+		p.metrics.gaps[g.Reason].Inc()
+	}
 	id := p.visibleID(phase)
 	p.add(func(dst []byte) []byte { return p.w.appendControl(dst, p.link.Via, e, id) })
 	p.sinceID = 0
@@ -202,6 +206,8 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 		return nil, false, unavailable("wait for a page", err)
 	}
 	defer o.pages.Release(1)
+	o.metrics.pages.Inc()
+	defer o.metrics.pages.Dec()
 	ch, to, err := o.target(ctx, p)
 	if err != nil {
 		return nil, false, err

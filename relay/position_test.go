@@ -164,3 +164,23 @@ func TestCursorAheadOfThisReplica(t *testing.T) {
 		t.Errorf("on_gap=fail: %d, want 410", w.Code)
 	}
 }
+
+// Each gap that a client is told of counts once, at the start of a stream and
+// in the middle of a replay.
+func TestGapsAreCounted(t *testing.T) {
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	values(k, topic, numbered("v", 0, 5)...)
+	h := startRelay(t, k)
+	s := h.open("/events/" + topic + "/?from=earliest")
+	s.wantData(numbered("v", 0, 5)...)
+	id := s.events()[0].id
+	k.DeleteRecords(topic, 0, 3)
+	other := startRelay(t, k)
+	again := other.open("/events/"+topic+"/", "Last-Event-ID", id)
+	again.until("a gap and the rest", func(string) bool { return len(again.events()) == 3 })
+	if got := countOf(t, other.r.origin.metrics.gaps[gapRetention]); got != 1 {
+		t.Errorf("spillway_gaps_total{reason=retention}: got %v, want 1", got)
+	}
+}

@@ -215,15 +215,21 @@ func (r *Relay) closeClients() {
 }
 
 type originMetrics struct {
-	gaps map[gapReason]prometheus.Counter
+	gaps  map[gapReason]prometheus.Counter
+	pages prometheus.Gauge
 }
 
 func newOriginMetrics(reg prometheus.Registerer) originMetrics {
 	gaps := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "spillway_gaps_total", Help: "Gap events sent, by reason.",
 	}, []string{"reason"})
-	reg.MustRegister(gaps)
-	m := originMetrics{gaps: make(map[gapReason]prometheus.Counter)}
+	m := originMetrics{
+		gaps: make(map[gapReason]prometheus.Counter),
+		pages: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "spillway_history_pages", Help: "Pages of history that are being made; CATCHUP_PAGES bounds them.",
+		}),
+	}
+	reg.MustRegister(gaps, m.pages)
 	for _, reason := range gapReasons {
 		m.gaps[reason] = gaps.WithLabelValues(string(reason))
 	}
