@@ -48,7 +48,10 @@ func (o *output) Write(p []byte) (n int, err error) {
 }
 
 func (o *output) WriteHeader(status int) {
-	o.contentType = o.Header().Get("Content-Type")
+	h := o.Header()
+	if o.contentType = h.Get("Content-Type"); o.contentType == "" {
+		h["Content-Type"] = nil // or net/http would guess one that the origin never said
+	}
 	o.ResponseWriter.WriteHeader(status)
 }
 

@@ -181,6 +181,22 @@ func TestRoutePlain(t *testing.T) {
 	doc.want("more")
 }
 
+// What an origin does not say, nobody guesses.
+func TestRouteContentTypeIsTheOrigins(t *testing.T) {
+	f, _ := routed(t, map[string]http.HandlerFunc{"/page": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Type"] = nil
+		fmt.Fprint(w, "<html><script>alert(1)</script>")
+	}}, "")
+	resp, err := http.Get(f.url + "/page")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, ok := resp.Header["Content-Type"]; ok {
+		t.Errorf("Content-Type: got %q, want none", got)
+	}
+}
+
 func TestRouteNotThere(t *testing.T) {
 	f := start(t, func(c *Config) { c.Routes = "example.com localhost:1" })
 	f.get(t, "/").wantStatus(502).wantEnd("Route not found\n")

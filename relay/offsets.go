@@ -96,7 +96,7 @@ func (o *offsets) list(ctx context.Context, kind, topic string, n int, ask func(
 // run sends c as soon as the call before it, if any, was answered.
 func (o *offsets) run(ctx context.Context, c, before *call, key, topic string, ask func(context.Context) (kadm.ListedOffsets, error)) {
 	if before != nil {
-		<-before.done
+		<-before.done // it ends by its own timeout
 	}
 	o.mu.Lock()
 	delete(o.waiting, key)

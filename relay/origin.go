@@ -52,6 +52,11 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		o.serveElsewhere(w, r)
 		return
 	}
+	// A broker that takes connections and never answers must not keep a client
+	// waiting for its first bytes.
+	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
+	defer cancel()
+	r = r.WithContext(ctx)
 	h := w.Header()
 	setCaching(h, r)
 	o.cors.set(h, r)
@@ -75,6 +80,10 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		o.serveEvents(w, r, rest)
 	}
 }
+
+// answerTimeout bounds how long any answer may take; then it is the transient
+// one, or for a link that of "later". It is more than catchUpWait.
+const answerTimeout = 8 * time.Second
 
 const allowedMethods = "GET, HEAD, OPTIONS"
 
@@ -230,7 +239,7 @@ func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection
 		p.control(g.event(), 0)
 	}
 	if live {
-		if s.start.kind == startLive && !s.commentOnly {
+		if s.start.kind != startCursor && !s.commentOnly {
 			p.announce()
 		}
 		o.hold(h, ch, p)

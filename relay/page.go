@@ -64,6 +64,9 @@ func (p *page) record(_ int, r *kgo.Record) bool {
 	p.last, p.lastStart = r, len(p.out)
 	p.add(func(dst []byte) []byte { return p.w.appendRecord(dst, p.link.Via, r, id) })
 	p.events++
+	if len(r.Value) > p.w.maxBytes {
+		p.metrics.oversize.Inc()
+	}
 	p.link.Replayed++
 	if p.link.Limit > 0 {
 		if p.link.Limit--; p.link.Limit == 0 {
@@ -240,7 +243,7 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 		return ch, false, nil
 	}
 	p.caughtUp = p.pos.covers(to)
-	if p.caughtUp && p.link.Marks && !p.link.LongPoll {
+	if p.caughtUp && p.link.Marks && (!p.link.LongPoll || p.events > 0) { // alone it would answer every poll at once
 		p.control(controlEvent{name: "live", data: liveData{Replayed: p.link.Replayed}}, 0)
 		p.link.Marks, p.link.Existed = false, ""
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,7 +26,7 @@ import (
 const (
 	// pingInterval is how often Kafka is asked whether it is there, for Ready.
 	pingInterval = 2 * time.Second
-	pingTimeout  = 5 * time.Second
+	pingTimeout  = 3 * time.Second
 	// readerMetadataMinAge is how soon the reader may ask for metadata again: a
 	// first listener waits for it.
 	readerMetadataMinAge = 250 * time.Millisecond
@@ -47,6 +48,7 @@ type Relay struct {
 	origin  *Origin
 	duty    *duty // nil without group.id
 	refresh time.Duration
+	pings   sync.WaitGroup
 	kafka   atomic.Pointer[error] // what the last ping said; nil before the first
 }
 
@@ -103,7 +105,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		},
 		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins), ignore: cfg.IgnoreParams,
 		heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
-		replay: int64(cfg.ReplayMaxBytes), metrics: newOriginMetrics(reg), now: time.Now,
+		replay: int64(cfg.ReplayMaxBytes), metrics: newOriginMetrics(reg, r.hub.metrics.encoded[kindOversize]), now: time.Now,
 	}
 	if props.Group() != "" {
 		r.duty = newDuty(props, cfg.Instance, r.hub, r.catalog, admin, log, reg)
@@ -144,14 +146,11 @@ func (r *Relay) Topics() int { return len(r.catalog.all()) }
 func (r *Relay) Ready() error {
 	switch err := r.kafka.Load(); {
 	case err == nil:
-		return errors.New("kafka: not asked yet")
+		return errors.New("not asked yet")
 	case *err != nil:
-		return fmt.Errorf("kafka: %w", *err)
+		return *err
 	}
-	if err := r.catalog.state(); err != nil {
-		return fmt.Errorf("kafka: %w", err)
-	}
-	return nil
+	return r.catalog.state()
 }
 
 // Run reads until ctx ends. It never gives up on Kafka.
@@ -171,10 +170,23 @@ func (r *Relay) Run(ctx context.Context) error {
 func (r *Relay) watchKafka(ctx context.Context) {
 	tick := time.NewTicker(pingInterval)
 	defer tick.Stop()
+	var answer chan error // of the ping under way; nil when there is none
 	for {
-		pingCtx, cancel := context.WithTimeout(ctx, pingTimeout)
-		err := r.asker.Ping(pingCtx)
-		cancel()
+		if answer == nil {
+			answer = make(chan error, 1)
+			r.pings.Go(func() { answer <- r.asker.Ping(ctx) }) // ends with ctx and the client at the latest
+		}
+		// The library's ping outlasts any context where a broker takes
+		// connections and never answers.
+		err := fmt.Errorf("no answer within %v", pingTimeout)
+		late := time.NewTimer(pingTimeout)
+		select {
+		case err = <-answer:
+			answer = nil
+		case <-late.C:
+		case <-ctx.Done():
+		}
+		late.Stop()
 		if ctx.Err() != nil {
 			return
 		}
@@ -202,10 +214,11 @@ func (r *Relay) Close(ctx context.Context) error {
 	if r.duty != nil {
 		err = r.duty.close(ctx) // commit, then leave: never the other way round
 	}
+	r.closeClients() // ends the requests that those below wait for
+	r.pings.Wait()
 	r.hub.starts.Wait()
 	r.blocks.loads.Wait()
 	r.hub.offsets.calls.Wait()
-	r.closeClients()
 	return err
 }
 
@@ -215,16 +228,18 @@ func (r *Relay) closeClients() {
 }
 
 type originMetrics struct {
-	gaps  map[gapReason]prometheus.Counter
-	pages prometheus.Gauge
+	gaps     map[gapReason]prometheus.Counter
+	pages    prometheus.Gauge
+	oversize prometheus.Counter // the hub's
 }
 
-func newOriginMetrics(reg prometheus.Registerer) originMetrics {
+func newOriginMetrics(reg prometheus.Registerer, oversize prometheus.Counter) originMetrics {
 	gaps := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "spillway_gaps_total", Help: "Gap events sent, by reason.",
 	}, []string{"reason"})
 	m := originMetrics{
-		gaps: make(map[gapReason]prometheus.Counter),
+		gaps:     make(map[gapReason]prometheus.Counter),
+		oversize: oversize,
 		pages: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spillway_history_pages", Help: "Pages of history that are being made; CATCHUP_PAGES bounds them.",
 		}),

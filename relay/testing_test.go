@@ -123,11 +123,10 @@ type harness struct {
 	r  *Relay
 }
 
-// startRelay runs a relay until the test ends. configure may change the config.
-func startRelay(t *testing.T, k *kafkatest.Cluster, configure ...func(*Config)) *harness {
-	t.Helper()
-	cfg := Config{
-		KafkaConsumerConfig: fmt.Sprintf(`{"bootstrap.servers":%q,"topic.metadata.refresh.interval.ms":200}`, k.Bootstrap()),
+// testConfig is a configuration that notices what is new soon.
+func testConfig(brokers string) Config {
+	return Config{
+		KafkaConsumerConfig: fmt.Sprintf(`{"bootstrap.servers":%q,"topic.metadata.refresh.interval.ms":200}`, brokers),
 		Topics:              []string{".*"},
 		RelayChannels:       channelsPartition,
 		CORSOrigins:         []string{"*"},
@@ -142,6 +141,12 @@ func startRelay(t *testing.T, k *kafkatest.Cluster, configure ...func(*Config)) 
 		CursorTimeSlack:     time.Minute,
 		EventsPath:          "/events/",
 	}
+}
+
+// startRelay runs a relay until the test ends. configure may change the config.
+func startRelay(t *testing.T, k *kafkatest.Cluster, configure ...func(*Config)) *harness {
+	t.Helper()
+	cfg := testConfig(k.Bootstrap())
 	for _, f := range configure {
 		f(&cfg)
 	}

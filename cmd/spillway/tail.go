@@ -56,7 +56,7 @@ it was until interrupted, or until the server says that there is no more.
   -n N          stop after N records
   -json         print a JSON object per event: {"event":…,"id":…,"data":…}
   -since TIME   begin with the records since then: 15m, 24h, RFC 3339, epoch ms
-  -from PLACE   begin at earliest, latest or snapshot
+  -from PLACE   begin at earliest or latest
   -last N       begin with the newest N records
   -resume ID    begin after the event with this id
   -H 'NAME: V'  send a header, such as 'Authorization: Bearer …'; repeatable

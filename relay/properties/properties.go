@@ -93,10 +93,10 @@ type FetchSettings struct {
 
 // A Line says what became of one property that was given. Secrets are hidden.
 type Line struct {
-	Name      string
-	Given     string
-	Effective string
-	Status    Status
+	Name      string `json:"name"`
+	Given     string `json:"given"`
+	Effective string `json:"effective"`
+	Status    Status `json:"status"`
 }
 
 // Parse merges the properties of fileJSON and envJSON, either of which may be
