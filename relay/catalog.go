@@ -215,7 +215,7 @@ func (c *catalog) refresh(ctx context.Context) error {
 	})
 	// The request outlasts its context where a broker takes connections and
 	// never answers.
-	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	patient, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()
 	select {
 	case r := <-done:
@@ -223,8 +223,8 @@ func (c *catalog) refresh(ctx context.Context) error {
 			return unavailable("read metadata", r.Err)
 		}
 		return nil
-	case <-ctx.Done():
-		return unavailable("read metadata", ctx.Err())
+	case <-patient.Done():
+		return unavailable("read metadata", patient.Err())
 	}
 }
 
