@@ -124,7 +124,7 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("%s=%v: %s", env, got, want))
 	}
 	if _, err := c.Properties(); err != nil {
-		errs = append(errs, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err))
+		errs = append(errs, propertyProblems(err)...)
 	}
 	for _, list := range []struct {
 		env      string
@@ -186,6 +186,21 @@ func (c *Config) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// propertyProblems makes one problem of each wrong property, all under the name
+// of the variable.
+func propertyProblems(err error) []error {
+	problems := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { // errors.Join makes such a one
+		problems = joined.Unwrap()
+	}
+	for i, p := range problems {
+		if !strings.HasPrefix(p.Error(), "KAFKA_CONSUMER_CONFIG") { // what is not JSON names its source
+			problems[i] = fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", p)
+		}
+	}
+	return problems
 }
 
 // Properties are the consumer properties of both sources.
