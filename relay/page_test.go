@@ -247,3 +247,35 @@ func TestManyPartitions(t *testing.T) {
 	s.wantOnce(append(old, "live"))
 	h.open("/events/"+topic+"/", "Last-Event-ID", id).wantOnce([]string{"live"})
 }
+
+// What history sends is counted as what is live, and a poll that brings records
+// from before says where they end.
+func TestHistoryCountsAndMarks(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	values(k, topic, "small", strings.Repeat("x", 101))
+	h := startRelay(t, k, func(c *Config) { c.EventMaxBytes = 100 })
+	url := "/events/" + topic + "/"
+	s := h.open(url + "?from=earliest")
+	s.until("both", func(string) bool { return len(s.events()) == 2 })
+	if got := countOf(t, h.r.hub.metrics.encoded[kindOversize]); got != 1 {
+		t.Errorf("oversize events: got %v, want 1", got)
+	}
+	poll := func(query string) string {
+		t.Helper()
+		return h.get(url+query, "Accept", "application/json").Body.String()
+	}
+	if got, want := poll("?last=1&marks=1"), `{"type":"live","replayed":1`; !strings.Contains(got, want) {
+		t.Errorf("poll with records: got %s, want %s…", got, want)
+	}
+	if got := poll("?marks=1&wait=1s"); strings.Contains(got, `"live"`) {
+		t.Errorf("poll without: got %s, want no mark, or every poll would be answered at once", got)
+	}
+	// A start that finds nothing to replay gives an id like a live one.
+	future := h.open(url + "?since=9999999999999")
+	if future.lastEventID() == "" {
+		t.Errorf("since the future: got %q, want an id", future.out.String())
+	}
+}
