@@ -106,7 +106,7 @@ func (r *runner) runFanout(ctx context.Context, srv *server, fl *floorTarget, o 
 	}
 	res.RSSPerStream = (float64(after.rss) - float64(before.rss)) / float64(r.clients)
 
-	one := func(t target, l load) (*step, error) {
+	one := func(t subject, l load) (*step, error) {
 		s, err := r.step(ctx, t, l)
 		if err == nil {
 			progress(*s)
@@ -152,7 +152,7 @@ func (r *runner) runFanout(ctx context.Context, srv *server, fl *floorTarget, o 
 		return nil, err
 	}
 
-	most := func(t target, from float64) (*step, error) {
+	most := func(t subject, from float64) (*step, error) {
 		var best *step
 		met := false // a load that was too much
 		until := time.Now().Add(o.searchFor)

@@ -9,23 +9,23 @@ import (
 	"time"
 )
 
-// A runner measures targets with fleets of clients.
+// A runner measures subjects with fleets of clients.
 type runner struct {
 	clients int
 	size    int // of a message in bytes
 
-	fleets map[target]*fleet
-	seqs   map[target]uint32 // of the last message sent
+	fleets map[subject]*fleet
+	seqs   map[subject]uint32 // of the last message sent
 }
 
 func newRunner(clients, size int) *runner {
-	return &runner{clients: clients, size: size, fleets: make(map[target]*fleet), seqs: make(map[target]uint32)}
+	return &runner{clients: clients, size: size, fleets: make(map[subject]*fleet), seqs: make(map[subject]uint32)}
 }
 
 // maxLatency is what p99 must stay under for a load to count as borne.
 const maxLatency = time.Second
 
-// A step is one load on one target.
+// A step is one load on one subject.
 type step struct {
 	Target  string  `json:"target"`
 	Clients int     `json:"clients"`
@@ -47,7 +47,7 @@ type step struct {
 	Max   milliseconds `json:"maxMs"`
 	Acked milliseconds `json:"ackedP99Ms,omitempty"` // safe in Kafka
 
-	// Of the target's process.
+	// Of the subject's process.
 	CPU    float64 `json:"cpuSeconds"`
 	Writes uint64  `json:"writes"` // system calls
 	RSS    uint64  `json:"rssBytes"`
@@ -64,7 +64,7 @@ func inMilliseconds(d time.Duration) milliseconds {
 	return milliseconds(float64(d.Microseconds()) / 1000)
 }
 
-// borne reports whether the target bore the load.
+// borne reports whether the subject bore the load.
 func (s *step) borne() bool {
 	return s.Trouble == "" && s.Lost == 0 && s.Repeated == 0 && s.Late == 0 && s.Other == 0 &&
 		s.P99 < inMilliseconds(maxLatency)
@@ -73,7 +73,7 @@ func (s *step) borne() bool {
 // perSecond is delivered messages a second.
 func (s *step) perSecond() float64 { return float64(s.Delivered) / s.Seconds }
 
-// perCPUSecond is delivered messages per second of the target's CPU time.
+// perCPUSecond is delivered messages per second of the subject's CPU time.
 func (s *step) perCPUSecond() float64 { return float64(s.Delivered) / s.CPU }
 
 // perWrite is delivered messages per write system call.
@@ -89,10 +89,10 @@ type load struct {
 	during func(ctx context.Context) error
 }
 
-// fleet returns connected clients of a target that have received a message:
-// everything between the target and its clients has been done once. It closes
+// fleet returns connected clients of a subject that have received a message:
+// everything between the subject and its clients has been done once. It closes
 // other fleets where the process has not descriptors enough for both.
-func (r *runner) fleet(ctx context.Context, t target) (*fleet, error) {
+func (r *runner) fleet(ctx context.Context, t subject) (*fleet, error) {
 	if f := r.fleets[t]; f != nil {
 		return f, nil
 	}
@@ -126,7 +126,7 @@ func (r *runner) fleet(ctx context.Context, t target) (*fleet, error) {
 }
 
 // sync sends one message and waits until every client has it.
-func (r *runner) sync(ctx context.Context, t target, f *fleet) error {
+func (r *runner) sync(ctx context.Context, t subject, f *fleet) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	p := r.plan(t, 1, load{rate: 1, group: 1})
@@ -140,8 +140,8 @@ func (r *runner) sync(ctx context.Context, t target, f *fleet) error {
 	return nil
 }
 
-// release closes a target's clients.
-func (r *runner) release(ctx context.Context, t target) error {
+// release closes a subject's clients.
+func (r *runner) release(ctx context.Context, t subject) error {
 	f := r.fleets[t]
 	if f == nil {
 		return nil
@@ -161,7 +161,7 @@ func (r *runner) releaseAll(ctx context.Context) error {
 }
 
 // plan makes the plan of count messages that begin now.
-func (r *runner) plan(t target, count int, l load) plan {
+func (r *runner) plan(t subject, count int, l load) plan {
 	p := plan{
 		First: r.seqs[t] + 1,
 		Count: count,
@@ -178,9 +178,9 @@ func (r *runner) plan(t target, count int, l load) plan {
 // than maxLatency, so that what is late is told from what is lost.
 const grace = 3 * time.Second
 
-// step puts one load on a target. It returns an error only where measuring went
+// step puts one load on a subject. It returns an error only where measuring went
 // wrong; a load that was not borne is a result.
-func (r *runner) step(ctx context.Context, t target, l load) (*step, error) {
+func (r *runner) step(ctx context.Context, t subject, l load) (*step, error) {
 	f, err := r.fleet(ctx, t)
 	if err != nil {
 		return nil, err
