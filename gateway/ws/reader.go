@@ -2,10 +2,13 @@ package ws
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"unicode/utf8"
 	"unsafe"
+
+	"spillway/gateway/compress"
 )
 
 // Rules are what a client must keep to. Connections share them.
@@ -16,8 +19,8 @@ type Rules struct {
 
 	// Inflate is nil unless permessage-deflate has been agreed on. It appends
 	// to dst what src, a message without its tail (RFC 7692, 7.2.2), inflates
-	// to. When that is more than limit bytes, or src is damaged, it returns
-	// an error and what there was before, at most limit bytes.
+	// to. Its error is compress.ErrTooLarge when that is more than limit
+	// bytes, and any other when src is damaged.
 	Inflate func(dst, src []byte, limit int) ([]byte, error)
 }
 
@@ -336,7 +339,7 @@ func (r *Reader) hand(op Op, compressed bool, payload []byte, on func(Message) e
 	switch {
 	case err == nil:
 		return deliver(op, p, on)
-	case len(p) >= r.rules.Limit:
+	case errors.Is(err, compress.ErrTooLarge):
 		return errTooBig
 	}
 	return &Error{CodeInvalidData, "damaged compressed message"}

@@ -30,9 +30,7 @@ func Upgrade(w http.ResponseWriter, r *http.Request, protocol string, compress b
 		opts.CompressionMode = websocket.CompressionNoContextTakeover
 	}
 	taken := &takeover{ResponseWriter: w, from: hijacker(w)}
-	if taken.from == nil {
-		w = struct{ http.ResponseWriter }{w} // Accept says so before it says 101
-	} else {
+	if taken.from != nil { // else Accept says so, before it says 101
 		w = taken
 	}
 	c, err := websocket.Accept(w, r, opts)

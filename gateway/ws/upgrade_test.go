@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"spillway/gateway/compress"
 )
 
 // patience is how long a test waits for what must come.
@@ -311,16 +313,16 @@ func TestUpgradeLeavesNothing(t *testing.T) {
 
 // An echo is a server on this package: it sends back what it gets, compressed
 // when that was agreed on, and answers pings and a close.
-func echo(t testing.TB, compress bool, closed chan<- string) *httptest.Server {
+func echo(t testing.TB, offer bool, closed chan<- string) *httptest.Server {
 	return serve(t, func(w http.ResponseWriter, r *http.Request) {
-		conn, data, compressed, err := Upgrade(w, r, "echo", compress)
+		conn, data, compressed, err := Upgrade(w, r, "echo", offer)
 		if err != nil {
 			return
 		}
 		defer conn.Close()
 		rules := &Rules{Limit: 1 << 20}
 		if compressed {
-			rules.Inflate = inflate
+			rules.Inflate = compress.Inflate
 		}
 		reader := NewReader(rules)
 		bye := errors.New("bye")
@@ -329,7 +331,7 @@ func echo(t testing.TB, compress bool, closed chan<- string) *httptest.Server {
 			case OpText, OpBinary:
 				p := m.Payload
 				if compressed {
-					p = []byte(deflate(string(p)))
+					p = compress.AppendMessage(nil, p)
 				}
 				_, err := conn.Write(append(AppendHeader(nil, m.Op, compressed, len(p)), p...))
 				return err
