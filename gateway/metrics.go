@@ -74,7 +74,6 @@ type metrics struct {
 	asked         map[askReason]prometheus.Counter
 	refused       map[refusal]prometheus.Counter
 	overSubscribe prometheus.Counter
-	keepAlives    prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -86,8 +85,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		refused:     make(map[refusal]prometheus.Counter),
 		overSubscribe: with.NewCounter(prometheus.CounterOpts{Name: "spillway_subscriptions_ignored_total",
 			Help: "Streams that were not started because a WebSocket had MAX_SUBSCRIPTIONS of them."}),
-		keepAlives: with.NewCounter(prometheus.CounterOpts{Name: "spillway_keep_alives_total",
-			Help: "Keep-alives sent on quiet streams and WebSockets."}),
 	}
 	connections := with.NewGaugeVec(prometheus.GaugeOpts{Name: "spillway_connections",
 		Help: "Requests and WebSockets being served now, by what they have become."}, []string{"transport"})

@@ -177,8 +177,12 @@ func (b *brokenPage) Error() string { return "page: " + b.err.Error() }
 func (b *brokenPage) Unwrap() error { return b.err }
 
 func (s httpSink) batch(b fanout.Batch) error {
-	_, err := s.Write(b.Bytes)
-	return err
+	for content := range b.Contents() {
+		if _, err := s.Write(content); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s httpSink) keepAlive(k *grip.KeepAlive) error {

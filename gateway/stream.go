@@ -400,7 +400,6 @@ func (t *timer) fire(ctx context.Context) (link bool, end *ending) {
 		return false, end
 	}
 	if at := t.keepAt(); !at.IsZero() && !now.Before(at) {
-		t.f.g.metrics.keepAlives.Inc()
 		if err := t.f.sink.keepAlive(t.f.keep); err != nil {
 			end := t.f.lost(ctx, err)
 			return false, &end

@@ -36,6 +36,12 @@ type Channel interface {
 	// use the memory again. Item.Channel, ID and PrevID are ignored.
 	Append(items []Item) (last uint64)
 
+	// Write does the same with items that write adds to the batch, without
+	// copying what write puts into the batch's own memory. Calls of Write and
+	// Append on one channel come one after the other; write must not call
+	// the channel.
+	Write(write func(Batch)) (last uint64)
+
 	// Retained reports the numbers of the oldest and newest item that a
 	// stream can still be given: first > last means none. A stream may attach
 	// after any number in [first-1, last].
@@ -47,6 +53,30 @@ type Channel interface {
 	// Close drops the log. Streams that are still attached ask their next
 	// link, or end where they have none. Closing twice is fine.
 	Close()
+}
+
+// A Batch takes the items of one Channel.Write, in order. It is of no use when
+// write has returned.
+type Batch interface {
+	// Stream and Message return an empty slice in the log itself, with room
+	// for n bytes at least: the content of the next item is appended to it,
+	// and the result goes into Add. Content that grew beyond the room, or was
+	// written elsewhere, is copied.
+	Stream(n int) []byte
+	Message(n int) []byte
+
+	// Add ends an item.
+	Add(e Entry)
+}
+
+// An Entry is an item in a Batch: for streams and WebSockets.
+type Entry struct {
+	// Action applies to all transports; the rest is for ActionSend.
+	Action Action
+
+	Stream  []byte // what a held stream appends; nil: nothing, and skipped
+	Message []byte // content of a WebSocket message; nil: none, and skipped
+	Type    MessageType
 }
 
 // IDs knows what the sequence numbers of one open channel mean to its

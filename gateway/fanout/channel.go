@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"iter"
 	"sort"
 	"sync"
 	"time"
@@ -14,21 +15,46 @@ type channel struct {
 	name   string
 	ids    grip.IDs // nil: foreign
 
+	publishing sync.Mutex // held while items are written; taken before mu
+
 	mu      sync.Mutex
 	segs    []*segment // oldest first
 	next    uint64     // sequence number of the next item
 	class   int        // capacity of the next segment's byte slices
 	bytes   int64      // cost of all segs
 	sealed  int        // segs[:sealed] hold nothing of the newest batch
-	members []*member
-	parked  []*member // members that wait for the next item
-	spare   []*member // an empty slice to be parked in
-	dead    bool      // no longer the engine's; nothing is appended any more
+	writing bool       // someone writes behind the end of the last of segs
+	dead    bool       // no longer the engine's; nothing is appended any more
+
+	lanes   []lane   // the readers, by who writes for them; nil: there never was one
+	readers int      // members of all lanes
+	pulling *pulling // of lane 0; nil: nobody ever waited there
 
 	// Of foreign channels only.
 	lastID    string            // of the newest item; empty when it had none
 	byID      map[string]uint64 // newest item of each id in the log; made when first asked for
 	idleSince time.Duration     // when the last member left, or the last item came
+}
+
+// A lane is the members of a channel that one loop writes for. The first lane
+// of a channel is of those who come for items themselves ([Engine.Subscribe]).
+// Guarded by the channel's lock.
+type lane struct {
+	ch      *channel
+	loop    *loop // nil: the first
+	members []*member
+
+	// How far the loop is with giving the members what is new.
+	queued bool // the loop has it to do, or is at it
+	again  bool // there is more since it began
+	at     int  // the next member
+	left   int  // how many are to be looked at; 0: not begun
+}
+
+// pulling is who waits for the next item in the first lane.
+type pulling struct {
+	parked []*member
+	spare  []*member // an empty slice to be parked in
 }
 
 func newChannel(e *Engine, name string, ids grip.IDs) *channel {
@@ -41,33 +67,50 @@ func (ch *channel) foreign() bool { return ch.ids == nil }
 // over the limits. It returns the number of the last item; ok is false when the
 // channel is dead and took nothing.
 func (ch *channel) append(items []grip.Item) (last uint64, ok bool) {
+	return ch.write(func(w *writer) {
+		for i := range items {
+			w.item(&items[i], ch.foreign())
+		}
+	})
+}
+
+// write does so with the items that fill adds.
+func (ch *channel) write(fill func(*writer)) (last uint64, ok bool) {
 	e := ch.engine
+	ch.publishing.Lock()
+	defer ch.publishing.Unlock()
+
 	ch.mu.Lock()
 	if ch.dead {
 		defer ch.mu.Unlock()
 		return ch.next - 1, false
 	}
-	if len(items) == 0 {
-		defer ch.mu.Unlock()
-		return ch.next - 1, true
-	}
 	now := e.now()
-	ch.seal()
-	for i := range items {
-		ch.add(&items[i], now)
+	ch.writing = true
+	w := ch.begin(now)
+	ch.mu.Unlock()
+
+	fill(w)
+
+	ch.mu.Lock()
+	ch.writing = false
+	if ch.dead || w.count == 0 {
+		defer ch.mu.Unlock()
+		defer w.release()
+		return ch.next - 1, !ch.dead
 	}
-	if ch.foreign() {
-		ch.lastID = items[len(items)-1].ID
-		ch.idleSince = now
-	}
-	e.metrics.appended.Add(int64(len(items)))
+	w.publish()
+	e.metrics.appended.Add(int64(w.count))
 	ch.limit(now)
 	last = ch.next - 1
 	woken := ch.unpark()
+	asleep := ch.markDirty()
 	ch.mu.Unlock()
 
+	w.release()
 	wake(woken)
 	ch.reuse(woken)
+	e.rouse(asleep)
 	e.enforce()
 	return last, true
 }
@@ -79,27 +122,6 @@ func (ch *channel) seal() {
 		ch.engine.order.push(ch.segs[ch.sealed])
 		ch.sealed++
 	}
-}
-
-// add puts one item into the last segment, or a new one.
-func (ch *channel) add(it *grip.Item, now time.Duration) {
-	var s *segment
-	if n := len(ch.segs); n > 0 && ch.segs[n-1].fits(it) {
-		s = ch.segs[n-1]
-	} else {
-		s = &segment{ch: ch, first: ch.next}
-		if n > 0 {
-			ch.class = ch.engine.nextClass(ch.class)
-		}
-		ch.segs = append(ch.segs, s)
-	}
-	s.add(it, ch.class, ch.foreign())
-	s.newest = now
-	if ch.byID != nil && it.ID != "" {
-		ch.byID[it.ID] = ch.next
-	}
-	ch.next++
-	ch.account(s, s.memory())
 }
 
 // account sets what segment s costs.
@@ -114,22 +136,27 @@ func (ch *channel) account(s *segment, cost int64) {
 // batch, age spares nothing.
 func (ch *channel) limit(now time.Duration) {
 	e := ch.engine
-	for ch.bytes > e.cfg.ChannelLogBytes && len(ch.segs) > 1 && ch.sealed > 0 {
-		ch.evict(evictedForBytes)
+	for ch.bytes > e.cfg.ChannelLogBytes && len(ch.segs) > 1 && ch.sealed > 0 && ch.evict(evictedForBytes) {
 	}
-	for len(ch.segs) > 0 && now-ch.segs[0].newest > e.cfg.ChannelLogAge {
-		ch.evict(evictedForAge)
+	for len(ch.segs) > 0 && now-ch.segs[0].newest > e.cfg.ChannelLogAge && ch.evict(evictedForAge) {
 	}
 }
 
 // evict drops the oldest segment. Members that were not given all of it first
-// learn the id of the last item that they were given.
-func (ch *channel) evict(why evictReason) {
+// learn the id of the last item that they were given. It reports false where
+// the segment is in use at this moment: being written to, or to a socket.
+func (ch *channel) evict(why evictReason) bool {
 	s := ch.segs[0]
-	for i := len(ch.members) - 1; i >= 0; i-- {
-		if m := ch.members[i]; m.cursor < s.last() {
-			ch.expel(m, Behind)
-			ch.engine.metrics.fellBehind.Add(1)
+	if ch.writing && len(ch.segs) == 1 || ch.engine.inFlight(s) {
+		return false
+	}
+	for i := range ch.lanes {
+		ln := &ch.lanes[i]
+		for j := len(ln.members) - 1; j >= 0; j-- {
+			if m := ln.members[j]; m.cursor < s.last() {
+				ch.expel(m, Behind)
+				ch.engine.metrics.fellBehind.Add(1)
+			}
 		}
 	}
 	ch.drop(s, why)
@@ -138,6 +165,7 @@ func (ch *channel) evict(why evictReason) {
 	if len(ch.segs) == 0 {
 		ch.segs, ch.class = nil, firstSegmentBytes
 	}
+	return true
 }
 
 // drop takes a segment out of the accounts; the caller takes it out of segs.
@@ -202,10 +230,38 @@ func (ch *channel) seqOf(id string) (uint64, bool) {
 
 // join makes m a member that was given everything up to seq.
 func (ch *channel) join(m *member, seq uint64) {
+	if ch.lanes == nil {
+		ch.lanes = make([]lane, 1+len(ch.engine.loops))
+		for i := range ch.lanes {
+			ch.lanes[i].ch = ch
+			if i > 0 {
+				ch.lanes[i].loop = ch.engine.loops[i-1]
+			}
+		}
+	}
 	m.ch, m.cursor, m.attached, m.status = ch, seq, seq, Ready
-	m.index = len(ch.members)
-	ch.members = append(ch.members, m)
+	ln := &ch.lanes[0]
+	if c := m.sub.conn; c != nil {
+		ln = &ch.lanes[1+c.loop.index]
+	}
+	m.lane = ln
+	m.index = len(ln.members)
+	ln.members = append(ln.members, m)
+	ch.readers++
 	ch.engine.subscribers.Add(1)
+}
+
+// all iterates over the members of all lanes.
+func (ch *channel) all() iter.Seq[*member] {
+	return func(yield func(*member) bool) {
+		for i := range ch.lanes {
+			for _, m := range ch.lanes[i].members {
+				if !yield(m) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // leave ends m's membership. Leaving twice is fine.
@@ -214,21 +270,28 @@ func (ch *channel) leave(m *member) {
 		return
 	}
 	if m.parked.Load() {
-		n := len(ch.parked) - 1
-		ch.parked[n].parkedAt = m.parkedAt
-		ch.parked[m.parkedAt] = ch.parked[n]
-		ch.parked[n] = nil
-		ch.parked = ch.parked[:n]
+		p := ch.pulling
+		n := len(p.parked) - 1
+		p.parked[n].parkedAt = m.parkedAt
+		p.parked[m.parkedAt] = p.parked[n]
+		p.parked[n] = nil
+		p.parked = p.parked[:n]
 		m.parked.Store(false)
 	}
-	n := len(ch.members) - 1
-	ch.members[n].index = m.index
-	ch.members[m.index] = ch.members[n]
-	ch.members[n] = nil
-	ch.members = ch.members[:n]
+	ln := m.lane
+	n := len(ln.members) - 1
+	moved := ln.members[n]
+	moved.index = m.index
+	ln.members[m.index] = moved
+	ln.members[n] = nil
+	ln.members = ln.members[:n]
+	if ln.loop != nil && ln.left > 0 && moved != m {
+		ln.again = true // it may have come to where the loop has been already
+	}
 	m.index = -1
+	ch.readers--
 	ch.engine.subscribers.Add(-1)
-	if n == 0 {
+	if ch.readers == 0 {
 		ch.idleSince = ch.engine.now()
 	}
 }
@@ -243,16 +306,24 @@ func (ch *channel) expel(m *member, why Status) {
 
 // park makes m wait for the next item.
 func (ch *channel) park(m *member) {
-	m.parkedAt = len(ch.parked)
-	ch.parked = append(ch.parked, m)
+	if ch.pulling == nil {
+		ch.pulling = new(pulling)
+	}
+	p := ch.pulling
+	m.parkedAt = len(p.parked)
+	p.parked = append(p.parked, m)
 	m.parked.Store(true)
 }
 
 // unpark returns the members that wait, who now do not any more. They are woken
 // without the lock: waking ten thousand takes longer than appending.
 func (ch *channel) unpark() []*member {
-	woken := ch.parked
-	ch.parked, ch.spare = ch.spare, nil
+	p := ch.pulling
+	if p == nil {
+		return nil
+	}
+	woken := p.parked
+	p.parked, p.spare = p.spare, nil
 	for _, m := range woken {
 		m.parked.Store(false)
 	}
@@ -272,10 +343,29 @@ func (ch *channel) reuse(woken []*member) {
 	}
 	clear(woken)
 	ch.mu.Lock()
-	if ch.spare == nil && len(ch.members) > 0 {
-		ch.spare = woken[:0]
+	if p := ch.pulling; p != nil && p.spare == nil && ch.readers > 0 {
+		p.spare = woken[:0]
 	}
 	ch.mu.Unlock()
+}
+
+// markDirty gives the loops their lanes to do, and returns those that must be
+// roused for it, a bit for each.
+func (ch *channel) markDirty() (asleep uint64) {
+	for i := range ch.lanes {
+		ln := &ch.lanes[i]
+		switch {
+		case ln.loop == nil || len(ln.members) == 0:
+		case ln.queued:
+			ln.again = ln.left > 0
+		default:
+			ln.queued = true
+			if ln.loop.pushLane(ln) {
+				asleep |= 1 << ln.loop.index
+			}
+		}
+	}
+	return asleep
 }
 
 // retire makes the channel dead, sends every member off with part, and drops
@@ -287,14 +377,16 @@ func (ch *channel) retire(part func(*member)) bool {
 		return false
 	}
 	ch.dead = true
-	for len(ch.members) > 0 {
-		part(ch.members[len(ch.members)-1])
+	for i := range ch.lanes {
+		for ln := &ch.lanes[i]; len(ln.members) > 0; {
+			part(ln.members[len(ln.members)-1])
+		}
 	}
 	for len(ch.segs) > 0 {
 		ch.drop(ch.segs[0], evictedWithChannel)
 		ch.segs = ch.segs[1:]
 	}
-	ch.segs, ch.byID, ch.parked, ch.spare = nil, nil, nil, nil
+	ch.segs, ch.byID, ch.pulling = nil, nil, nil
 	return true
 }
 
@@ -321,6 +413,11 @@ func (h handle) Append(items []grip.Item) uint64 {
 	return last
 }
 
+func (h handle) Write(write func(grip.Batch)) uint64 {
+	last, _ := h.ch.write(func(w *writer) { write(w) })
+	return last
+}
+
 func (h handle) Retained() (first, last uint64) {
 	h.ch.mu.Lock()
 	defer h.ch.mu.Unlock()
@@ -330,7 +427,7 @@ func (h handle) Retained() (first, last uint64) {
 func (h handle) Subscribers() int {
 	h.ch.mu.Lock()
 	defer h.ch.mu.Unlock()
-	return len(h.ch.members)
+	return h.ch.readers
 }
 
 func (h handle) Close() {

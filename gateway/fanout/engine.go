@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
 	"spillway/grip"
 )
@@ -31,6 +32,10 @@ type Config struct {
 	// Default 60s (Pushpin's id_cache_ttl) and 100,000.
 	IDCacheAge  time.Duration
 	IDCacheSize int
+
+	// Portable makes goroutines write to all connections, as where there is no
+	// epoll.
+	Portable bool
 }
 
 func (c *Config) defaults() {
@@ -65,6 +70,14 @@ type Engine struct {
 	channels map[string]*channel // guarded by mu
 
 	seen idCache
+
+	loops        []*loop        // shards, and last the portable one
+	turn         atomic.Uint32  // of which shard gets the next connection
+	telling      sync.WaitGroup // calls of owners, and goroutines of connections
+	privateBytes atomic.Int64   // in the outboxes of all connections
+	drainWithin  atomic.Int64   // connections end at a random moment within; 0: they do not
+	keepAlives   sync.Map       // of keepAliveKey to *KeepAlive
+	kept         atomic.Int32   // entries of keepAlives
 }
 
 var _ grip.Gateway = (*Engine)(nil)
@@ -79,6 +92,13 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Engine {
 		channels: make(map[string]*channel),
 	}
 	e.seen.init(cfg.IDCacheAge, cfg.IDCacheSize)
+	var mechs []mechanism
+	if !cfg.Portable {
+		mechs = newMechanisms()
+	}
+	for i, m := range append(mechs, newPortable()) {
+		e.loops = append(e.loops, newLoop(e, i, m))
+	}
 	e.metrics = newMetrics(e, reg)
 	return e
 }
@@ -98,14 +118,32 @@ func (e *Engine) nextClass(class int) int {
 // now is the engine's clock: the time since it was made.
 func (e *Engine) now() time.Duration { return time.Since(e.started) }
 
-// Run drops what has become too old, until ctx ends. It returns nil.
+// Run writes to connections, and drops what has become too old, until ctx ends.
+// Then all connections are cut; it returns when their owners know.
 func (e *Engine) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var loops errgroup.Group
+	for _, l := range e.loops {
+		loops.Go(func() error {
+			defer stop() // one without the others is of no use
+			return l.run(ctx.Done())
+		})
+	}
+	rouse := context.AfterFunc(ctx, func() {
+		for _, l := range e.loops {
+			l.rouse()
+		}
+	})
+	defer rouse()
 	tick := time.NewTicker(max(time.Second, min(e.cfg.ChannelLogAge, e.cfg.Linger)/12))
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			err := loops.Wait()
+			e.telling.Wait()
+			return err
 		case <-tick.C:
 			e.sweep()
 		}
@@ -124,7 +162,7 @@ func (e *Engine) sweep() {
 	for _, ch := range all {
 		ch.mu.Lock()
 		ch.limit(now)
-		idle := ch.foreign() && len(ch.members) == 0 && now-ch.idleSince > e.cfg.Linger
+		idle := ch.foreign() && ch.readers == 0 && now-ch.idleSince > e.cfg.Linger
 		ch.mu.Unlock()
 		if idle {
 			e.forgetIdle(ch)
@@ -138,7 +176,7 @@ func (e *Engine) forgetIdle(ch *channel) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	ch.mu.Lock()
-	idle := len(ch.members) == 0
+	idle := ch.readers == 0
 	ch.mu.Unlock()
 	if idle && ch.retire(func(*member) {}) && e.channels[ch.name] == ch {
 		delete(e.channels, ch.name)
@@ -255,7 +293,7 @@ func HasContent(it *grip.Item) bool {
 // carried out after what is in the log.
 func (ch *channel) signal(it *grip.Item) {
 	ch.mu.Lock()
-	for _, m := range ch.members {
+	for m := range ch.all() {
 		a := &action{after: ch.next - 1}
 		switch m.sub.form {
 		case Stream:
@@ -279,9 +317,11 @@ func (ch *channel) signal(it *grip.Item) {
 		m.action = a
 	}
 	woken := ch.unpark()
+	asleep := ch.markDirty()
 	ch.mu.Unlock()
 	wake(woken)
 	ch.reuse(woken)
+	ch.engine.rouse(asleep)
 }
 
 // Subscribe attaches to channels in one form. Where ok is false, a prev-id was
@@ -397,7 +437,7 @@ func (e *Engine) Channels(after string, n int) (infos []ChannelInfo, more bool) 
 	slices.SortFunc(found, func(a, b *channel) int { return strings.Compare(a.name, b.name) })
 	for _, ch := range found {
 		ch.mu.Lock()
-		members := len(ch.members)
+		members := ch.readers
 		ch.mu.Unlock()
 		if members == 0 {
 			continue

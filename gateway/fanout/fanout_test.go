@@ -60,13 +60,21 @@ func subscribe(t testing.TB, e *Engine, form Form, wants ...Want) *Subscriber {
 	return s
 }
 
+// contents is what is in the frames of a batch.
+func contents(b Batch) (all []byte) {
+	for c := range b.Contents() {
+		all = append(all, c...)
+	}
+	return all
+}
+
 // wantNext checks what Next returns: content, and what comes after it.
 func wantNext(t testing.TB, s *Subscriber, wantBytes string, wantStatus Status) Batch {
 	t.Helper()
 	var got []byte
 	for {
 		b, status := s.Next(1 << 20)
-		got = append(got, b.Bytes...)
+		got = append(got, contents(b)...)
 		if status == Ready && len(got) < len(wantBytes) {
 			continue
 		}
@@ -196,7 +204,7 @@ func TestForms(t *testing.T) {
 	if want := []string{"0:1", "0:", "1:\x00\x01"}; !slices.Equal(got, want) || b.Items != 3 {
 		t.Errorf("messages: got %q (%d), want %q", got, b.Items, want)
 	}
-	if b, status := polls.Next(1); status != Ready || b.Bytes != nil {
+	if b, status := polls.Next(1); status != Ready || b.Frames != nil {
 		t.Errorf("any: got %v, %d, want an item without content", b, status)
 	}
 }
@@ -344,7 +352,7 @@ func TestLogMemory(t *testing.T) {
 
 func TestAgeAndLinger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newEngine(t, Config{ChannelLogAge: time.Minute, Linger: time.Minute})
+		e := newEngine(t, Config{Portable: true, ChannelLogAge: time.Minute, Linger: time.Minute})
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error)
 		go func() { done <- e.Run(ctx) }()
@@ -539,8 +547,8 @@ func TestNothingLostUnderLoad(t *testing.T) {
 				}
 				for next < items {
 					b, status := s.Next(1 << (r + 4))
-					take(b.Bytes)
-					for r%2 == 1 && status == Ready && next < items/2 && len(b.Bytes) > 100 { // a slow client
+					take(contents(b))
+					for r%2 == 1 && status == Ready && next < items/2 && len(b.Frames) > 100 { // a slow client
 						if first, last := ch.Retained(); first > uint64(next)+1 || last == items {
 							break
 						}

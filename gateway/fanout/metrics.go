@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"strconv"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,13 +25,23 @@ type metrics struct {
 	appended, published, duplicates atomic.Int64
 	evicted                         [evictReasons]atomic.Int64
 	fellBehind                      atomic.Int64
-	deliveredItems, deliveredBytes  atomic.Int64
+	deliveredItems, deliveredBytes  atomic.Int64 // to those who pull
+	keepAlives                      atomic.Int64
+}
+
+// sum adds up what the loops have counted.
+func (e *Engine) sum(count func(*loop) *atomic.Int64) float64 {
+	var n int64
+	for _, l := range e.loops {
+		n += count(l).Load()
+	}
+	return float64(n)
 }
 
 // delivered counts a batch that was handed to one subscriber.
-func (m *metrics) delivered(b Batch) {
+func (m *metrics) delivered(b *Batch) {
 	m.deliveredItems.Add(int64(b.Items))
-	m.deliveredBytes.Add(int64(len(b.Bytes)))
+	m.deliveredBytes.Add(int64(len(b.Frames)))
 }
 
 func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
@@ -72,7 +83,38 @@ func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 			prometheus.Labels{"reason": evictReasonNames[i]})
 	}
 	count("fell_behind_total", "Times that a log dropped items before a subscriber had taken them.", &m.fellBehind, nil)
-	count("delivered_items_total", "Items that were handed to subscribers, each counted for each of them.", &m.deliveredItems, nil)
-	count("delivered_bytes_total", "Bytes of content that were handed to subscribers.", &m.deliveredBytes, nil)
+	count("keep_alives_total", "Keep-alives sent on quiet streams and WebSockets.", &m.keepAlives, nil)
+	total := func(name, help string, read func() float64) {
+		with.NewCounterFunc(prometheus.CounterOpts{Name: "spillway_" + name, Help: help}, read)
+	}
+	total("delivered_items_total", "Items that were handed to subscribers, each counted for each of them.", func() float64 {
+		return float64(m.deliveredItems.Load()) + e.sum(func(l *loop) *atomic.Int64 { return &l.items })
+	})
+	total("delivered_bytes_total", "Bytes that were handed to subscribers, with what frames them.", func() float64 {
+		return float64(m.deliveredBytes.Load()) + e.sum(func(l *loop) *atomic.Int64 { return &l.bytes })
+	})
+	total("socket_writes_total", "System calls that wrote to held streams and WebSockets.", func() float64 {
+		return e.sum(func(l *loop) *atomic.Int64 { return &l.writes })
+	})
+	total("socket_blocked_total", "Times that a held stream or WebSocket took less than there was for it.", func() float64 {
+		return e.sum(func(l *loop) *atomic.Int64 { return &l.blocked })
+	})
+	for i, l := range e.loops {
+		kind := "bare"
+		if i == len(e.loops)-1 {
+			kind = "portable"
+		}
+		with.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "spillway_held_connections",
+			Help:        "Streams and WebSockets that the fan-out engine writes to, by loop: on bare descriptors, or by goroutines (portable).",
+			ConstLabels: prometheus.Labels{"loop": strconv.Itoa(i), "kind": kind},
+		}, func() float64 { return float64(l.connections.Load()) })
+	}
+	gauge("connection_bytes", "Memory that the engine keeps for its connections, in bytes, with what waits for one of them alone.", func() float64 {
+		return e.sum(func(l *loop) *atomic.Int64 { return &l.connections })*float64(connBytes) + float64(e.privateBytes.Load())
+	})
+	gauge("private_bytes", "Bytes that wait for one connection alone: rests of frames, pages, pongs.", func() float64 {
+		return float64(e.privateBytes.Load())
+	})
 	return m
 }

@@ -62,10 +62,11 @@ func (e *Engine) enforce() {
 		}
 		ch := s.ch
 		ch.mu.Lock()
-		if len(ch.segs) > 0 && ch.segs[0] == s && ch.sealed > 0 {
-			ch.evict(evictedForMemory)
-		}
+		inUse := len(ch.segs) > 0 && ch.segs[0] == s && ch.sealed > 0 && !ch.evict(evictedForMemory)
 		ch.mu.Unlock()
+		if inUse {
+			return // for some microseconds; the next append sees to it
+		}
 	}
 }
 

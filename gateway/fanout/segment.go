@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"slices"
+	"sort"
 	"time"
 	"unsafe"
 
@@ -48,6 +49,7 @@ func kindOf(a grip.Action) kind {
 const (
 	firstSegmentBytes = 256
 	maxSegmentBytes   = 64 << 10
+	maxSegmentItems   = maxSegmentBytes / 4
 )
 
 // An entry is the index of one item in its segment.
@@ -72,15 +74,19 @@ type itemID struct{ id, prev string }
 // logs grow and are evicted. Items never span segments, so a run of bytes from
 // one segment holds whole items only.
 //
+// The bytes of an item are its frame, ready for the wire: a chunk of HTTP/1.1,
+// or a WebSocket frame (frame.go). Who needs the content alone takes a slice.
+//
 // Everything up to len(items) is frozen: readers hold slices of it without the
-// channel's lock while more is appended behind them.
+// channel's lock while more is written behind them.
 type segment struct {
 	ch    *channel
 	first uint64 // sequence number of items[0]
 
 	items    []entry
 	bytes    [byteForms][]byte
-	ids      []itemID // of foreign channels, parallel to items; else nil
+	special  [byteForms]bool // some item is not content in this form
+	ids      []itemID        // of foreign channels, parallel to items; else nil
 	specials []special
 
 	newest  time.Duration // when the last item came, on the engine's clock
@@ -111,66 +117,24 @@ func (s *segment) memory() int64 {
 	return n + s.outside
 }
 
-// fits reports whether it can be appended without moving bytes that are
-// already there.
-func (s *segment) fits(it *grip.Item) bool {
-	for form, b := range [byteForms][]byte{Stream: streamBytes(it), Message: messageBytes(it)} {
-		if room := s.bytes[form]; room != nil && len(b) > cap(room)-len(room) {
-			return false
-		}
-	}
-	return len(s.items) < maxSegmentBytes/4
-}
-
-// add appends one item; fits must have said that it can. class is the capacity
-// of byte slices that do not exist yet.
-func (s *segment) add(it *grip.Item, class int, foreign bool) {
-	var e entry
-	for form, b := range [byteForms][]byte{Stream: streamBytes(it), Message: messageBytes(it)} {
-		if len(b) > 0 {
-			if s.bytes[form] == nil {
-				s.bytes[form] = make([]byte, 0, max(class, len(b)))
-			}
-			s.bytes[form] = append(s.bytes[form], b...)
-		}
-		e.end[form] = uint32(len(s.bytes[form]))
-	}
-	if f := it.HTTPStream; f != nil {
-		e.kind[Stream] = kindOf(f.Action)
-	}
-	if f := it.WSMessage; f != nil {
-		e.kind[Message] = kindOf(f.Action)
-		e.msg = f.Type
-		if f.Action == grip.ActionClose && (f.Code != 0 || f.Reason != "") {
-			s.specials = append(s.specials, special{index: uint32(len(s.items)), code: f.Code, reason: f.Reason})
-			s.outside += int64(len(f.Reason))
-		}
-	}
-	if f := it.HTTPResponse; f != nil {
-		e.kind[Response] = kindOf(f.Action)
-		f = clone(f)
-		s.specials = append(s.specials, special{index: uint32(len(s.items)), response: f})
-		s.outside += responseBytes(f)
-	}
-	if s.items == nil {
-		s.items = make([]entry, 0, max(2, class/128))
-	}
-	s.items = append(s.items, e)
-	if foreign {
-		s.ids = append(s.ids, itemID{it.ID, it.PrevID})
-		s.outside += int64(len(it.ID) + len(it.PrevID))
-		if it.ID != "" {
-			s.outside += byIDBytes
-		}
-	}
-}
-
 // start is where item i begins in the bytes of form.
 func (s *segment) start(form Form, i int) uint32 {
 	if i == 0 {
 		return 0
 	}
 	return s.items[i-1].end[form]
+}
+
+// upTo returns where a run of items from one on ends that has at most maxBytes
+// in a form, but one item at least.
+func (s *segment) upTo(form Form, from, maxBytes int) int {
+	n := len(s.items)
+	most := int(s.start(form, from)) + maxBytes
+	if int(s.items[n-1].end[form]) <= most {
+		return n
+	}
+	i := from + sort.Search(n-from, func(i int) bool { return int(s.items[from+i].end[form]) > most })
+	return max(i, from+1)
 }
 
 // response returns the Response form of item i; nil when it has none.
@@ -209,20 +173,4 @@ func responseBytes(f *grip.HTTPResponse) int64 {
 		n += int64(unsafe.Sizeof(h)) + int64(len(h.Name)+len(h.Value))
 	}
 	return n
-}
-
-// streamBytes is what an item appends to a held response; nil for actions.
-func streamBytes(it *grip.Item) []byte {
-	if f := it.HTTPStream; f != nil && f.Action == grip.ActionSend {
-		return f.Content
-	}
-	return nil
-}
-
-// messageBytes is the content of an item's WebSocket message; nil for actions.
-func messageBytes(it *grip.Item) []byte {
-	if f := it.WSMessage; f != nil && f.Action == grip.ActionSend {
-		return f.Content
-	}
-	return nil
 }

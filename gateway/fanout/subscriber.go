@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"iter"
+	"sort"
 	"sync/atomic"
 
 	"spillway/grip"
@@ -31,6 +32,7 @@ const (
 	Behind                // the log dropped items that the subscriber was not given, or one is missing in it
 	Closed                // the channel's publisher closed it
 	Refresh               // an item asks for a WebSocket-over-HTTP request
+	Quiet                 // of a connection's subscription: nothing came for its time
 
 	movedOn       // the channel's name belongs to a newer channel, where to go on
 	closedUnnamed // Closed, and the id is still to be asked
@@ -39,8 +41,9 @@ const (
 // A Batch is a run of items in one form. Its bytes are shared with other
 // subscribers and the log: read-only.
 type Batch struct {
-	// Bytes are the contents of all items, one after the other.
-	Bytes []byte
+	// Frames are the frames of all items, one after the other, ready for the
+	// wire: chunks of HTTP/1.1, or WebSocket frames.
+	Frames []byte
 	// Items is how many items with content there are.
 	Items int
 	// Response is set for subscribers of the Response form: one item at a time.
@@ -49,17 +52,40 @@ type Batch struct {
 	Code   int
 	Reason string
 
+	form    Form
 	entries []entry
-	base    uint32 // where Bytes begin in the segment
+	base    uint32 // where Frames begin in the segment
+
+	// What it takes to take some of it back.
+	member  *member
+	seg     *segment
+	from    int    // where entries begin in seg.items
+	follows bool   // of the member, before the batch
+	prev    string // of the same
+}
+
+// Contents iterates over the contents of the items, without their frames.
+func (b *Batch) Contents() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		start := b.base
+		for i := range b.entries {
+			end := b.entries[i].end[b.form]
+			if end > start && !yield(unframed(b.form, b.Frames[start-b.base:end-b.base])) {
+				return
+			}
+			start = end
+		}
+	}
 }
 
 // Messages iterates over the items of a batch in the Message form.
-func (b Batch) Messages() iter.Seq2[grip.MessageType, []byte] {
+func (b *Batch) Messages() iter.Seq2[grip.MessageType, []byte] {
 	return func(yield func(grip.MessageType, []byte) bool) {
 		start := b.base
-		for _, e := range b.entries {
+		for i := range b.entries {
+			e := &b.entries[i]
 			end := e.end[Message]
-			if e.kind[Message] == content && !yield(e.msg, b.Bytes[start-b.base:end-b.base]) {
+			if e.kind[Message] == content && !yield(e.msg, unframed(Message, b.Frames[start-b.base:end-b.base])) {
 				return
 			}
 			start = end
@@ -68,13 +94,17 @@ func (b Batch) Messages() iter.Seq2[grip.MessageType, []byte] {
 }
 
 // A Subscriber reads the logs of some channels in one form. Except for Wake and
-// what other goroutines do to its channels it belongs to one goroutine.
+// what other goroutines do to its channels it belongs to one goroutine, or to a
+// connection.
 type Subscriber struct {
 	engine  *Engine
 	form    Form
 	members []*member
 	turn    int // the member to begin with, so that none is starved
-	wake    chan struct{}
+
+	wake chan struct{} // nil where a connection is served
+	conn *Conn         // nil where items are pulled
+	hold
 }
 
 // A member is a subscriber's place in one channel. Guarded by the channel's
@@ -84,7 +114,8 @@ type member struct {
 	want Want
 	ch   *channel // changed only by the subscriber's goroutine
 
-	index    int         // in channel.members; -1: not there
+	lane     *lane
+	index    int         // in lane.members; -1: not there
 	parked   atomic.Bool // in channel.parked; set under the lock, read without
 	parkedAt int
 
@@ -117,6 +148,10 @@ type action struct {
 func (s *Subscriber) Wake() <-chan struct{} { return s.wake }
 
 func (s *Subscriber) wakeUp() {
+	if s.conn != nil {
+		s.conn.kick()
+		return
+	}
 	select {
 	case s.wake <- struct{}{}:
 	default: // it will look anyway
@@ -136,6 +171,9 @@ func (s *Subscriber) Next(maxBytes int) (Batch, Status) {
 		}
 		if b, status := m.next(maxBytes); status != Wait {
 			s.turn = at + 1
+			if s.conn == nil {
+				s.engine.metrics.delivered(&b)
+			}
 			return b, status
 		}
 	}
@@ -212,7 +250,9 @@ func (m *member) next(maxBytes int) (Batch, Status) {
 		}
 		a := m.action
 		if a == nil {
-			ch.park(m)
+			if m.sub.conn == nil {
+				ch.park(m)
+			}
 			return Batch{}, Wait
 		}
 		m.action = nil
@@ -227,8 +267,12 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 	form := m.sub.form
 	s, from := m.ch.find(m.cursor + 1)
 	for ; s != nil; s, from = m.ch.after(s), 0 {
-		var run Batch
+		run := Batch{form: form, follows: m.follows, prev: m.prev}
 		i := from
+		if form < byteForms && !s.special[form] && !m.follows && m.action == nil {
+			i = s.upTo(form, from, maxBytes) // nothing but content: no item needs a look
+			run.Items = i - from
+		}
 	items:
 		for ; i < len(s.items); i++ {
 			if a := m.action; a != nil && s.first+uint64(i) > a.after {
@@ -288,11 +332,12 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 		}
 		if run.Items > 0 {
 			start, end := s.start(form, from), s.items[i-1].end[form]
-			run.Bytes, run.base = s.bytes[form][start:end:end], start
-			if form == Message {
-				run.entries = s.items[from:i:i]
+			run.Frames, run.base = s.bytes[form][start:end:end], start
+			run.entries = s.items[from:i:i]
+			run.member, run.seg, run.from = m, s, from
+			if c := m.sub.conn; c != nil && c.stream == nil {
+				c.loop.writing.Store(s)
 			}
-			m.sub.engine.metrics.delivered(run)
 			return run, Ready
 		}
 		if i < len(s.items) { // stopped at m.action
@@ -300,6 +345,34 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 		}
 	}
 	return Batch{}, Wait
+}
+
+// rewind takes back what of a batch did not leave: all that stands behind its
+// first n bytes, but for the rest of a frame of which a part did. That is
+// returned: it has to be sent before anything else.
+func (b *Batch) rewind(n int) (rest []byte) {
+	m, at := b.member, b.base+uint32(n)
+	given := sort.Search(len(b.entries), func(i int) bool { return b.entries[i].end[b.form] > at })
+	if given < len(b.entries) && b.seg.start(b.form, b.from+given) < at {
+		rest = b.Frames[n : b.entries[given].end[b.form]-b.base]
+		given++
+	}
+	m.ch.mu.Lock()
+	defer m.ch.mu.Unlock()
+	m.cursor -= uint64(len(b.entries) - given)
+	if b.follows {
+		m.follows, m.prev = true, b.prev
+		for i := range given {
+			if b.entries[i].kind[b.form] == content {
+				id := b.seg.ids[b.from+i].id
+				m.prev, m.follows = id, id != ""
+			}
+		}
+	}
+	if m.status != Ready { // it ended meanwhile, with the id of what was not sent
+		m.id, m.hasID = m.lastID()
+	}
+	return rest
 }
 
 // A verdict is what to do with an item that should follow another.

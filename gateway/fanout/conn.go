@@ -1,0 +1,664 @@
+package fanout
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"time"
+	"unsafe"
+
+	"spillway/gateway/ws"
+	"spillway/grip"
+)
+
+// A Framing is what stands around the content on a connection.
+type Framing uint8
+
+const (
+	Plain   Framing = iota // nothing: the end of the connection is the end of the body, or someone else frames
+	Chunked                // chunks of HTTP/1.1 (RFC 9112, 7.1)
+	Framed                 // WebSocket (RFC 6455)
+)
+
+// An Owner is told what happens on a connection. Its methods must not block,
+// except for Held.
+type Owner interface {
+	// Held is called when a subscription of the connection says something else
+	// than content, or was quiet for its time. That ends it: the owner detaches
+	// it. It runs on a goroutine of its own, and may block.
+	Held(s *Subscriber, why Status, b Batch)
+
+	// Received is called for each message of a WebSocket's client. content is
+	// good until it returns.
+	Received(typ grip.MessageType, content []byte)
+
+	// TimeOver is called once when the time of the connection has come; the
+	// owner says Finish.
+	TimeOver()
+
+	// Gone is called once, as the last of all, when the connection has ended.
+	Gone(why Ending)
+}
+
+// An Ending is how a connection ended.
+type Ending uint8
+
+const (
+	Left     Ending = iota // the client went away, or closed the WebSocket
+	Stalled                // it took nothing, or did not answer a ping, for WriteTimeout
+	TooBig                 // it sent a message that is too large
+	Wrong                  // it sent what is no WebSocket
+	Finished               // Finish, and everything was in the socket
+	CutOff                 // Cut, or the engine has ended
+)
+
+// Options are what a connection is taken over with.
+type Options struct {
+	Owner        Owner
+	Framing      Framing
+	WriteTimeout time.Duration // how long the client may take nothing
+	EndAt        time.Time     // when TimeOver is called; zero: never
+
+	// Of WebSockets: what a client must keep to, and what it has said already.
+	Rules *ws.Rules
+	Early []byte
+}
+
+// A Conn is a client's connection that the engine writes to, and closes. While
+// nothing is to be written it has no goroutine and no buffer of its own. All
+// methods are safe for concurrent use.
+type Conn struct {
+	loop    *loop
+	owner   Owner
+	framing Framing
+	fd      int          // on a shard
+	stream  StreamWriter // elsewhere; nil on a shard
+	client  *client      // of a WebSocket: what the other side says; nil otherwise
+	timeout time.Duration
+
+	mu       sync.Mutex
+	state    connState
+	ending   Ending
+	admitted bool    // the loop knows it
+	timeUp   bool    // TimeOver was called
+	blocked  bool    // the socket takes nothing now
+	pumping  bool    // a goroutine writes
+	out      *outbox // bytes that only this connection gets; nil: none
+	subs     []*Subscriber
+	keep     *KeepAlive
+	keepFor  time.Duration // keep's time less the jitter, chosen anew each time
+	// On the engine's clock:
+	lastSent time.Duration // when something was written
+	lastKept time.Duration // when a keep-alive was
+	progress time.Duration // when the socket took something, since it is blocked; or when it began to close
+	endAt    time.Duration // or never
+
+	// In the loop's list of connections to look at; guarded by loop.mu.
+	queued bool
+
+	// In the wheel; guarded by wheel.mu.
+	earlier, later *Conn
+	tick           int64
+	ticking        bool
+
+	// The first subscription, and its first channel: most have no others.
+	first       Subscriber
+	firstMember [1]member
+	firstList   [1]*member
+	firstSubs   [1]*Subscriber
+}
+
+const connBytes = int64(unsafe.Sizeof(Conn{}))
+
+type connState uint8
+
+const (
+	open      connState = iota
+	finishing           // nothing more is said when out is empty
+	lingering           // everything is said; the client is to hang up
+	closed              // the loop is to close it
+	gone                // it has
+)
+
+// lingerTime is how long a client may take to hang up, or to answer a close
+// frame.
+const lingerTime = 2 * time.Second
+
+// A KeepAlive is what is sent on a quiet connection. It is shared: see
+// Engine.KeepAlive.
+type KeepAlive struct {
+	frame    []byte
+	every    time.Duration
+	interval bool // also when it was not quiet
+}
+
+// An outbox is what is to be written to one connection alone, before anything
+// of its subscriptions. It lives while it holds something.
+type outbox struct {
+	buf     []byte
+	written uint64 // bytes that have left
+	added   uint64 // bytes that were put in
+	waiters []waiter
+}
+
+type waiter struct {
+	until uint64
+	done  chan<- error
+}
+
+// ErrGone is the error of writing to a connection that has ended.
+var ErrGone = errors.New("the connection has ended")
+
+func (c *Conn) engine() *Engine { return c.loop.engine }
+
+// frameOf makes content ready for this connection.
+func (c *Conn) appendFrame(dst []byte, typ grip.MessageType, content []byte) []byte {
+	switch {
+	case c.framing == Framed:
+		return ws.AppendFrame(dst, opcode(typ), content)
+	case len(content) == 0, c.framing == Plain:
+		return append(dst, content...)
+	}
+	dst = appendChunkHead(dst, len(content))
+	dst = append(dst, content...)
+	return append(dst, "\r\n"...)
+}
+
+// Write sends content, behind what was written before and ahead of what
+// subscriptions have, and returns when it is in the socket. On a WebSocket it is
+// a text message.
+func (c *Conn) Write(p []byte) error { return c.send(grip.TextMessage, p) }
+
+// WriteMessage sends a message of a WebSocket.
+func (c *Conn) WriteMessage(typ grip.MessageType, p []byte) error { return c.send(typ, p) }
+
+func (c *Conn) send(typ grip.MessageType, p []byte) error {
+	done := make(chan error, 1)
+	c.mu.Lock()
+	if c.state != open {
+		c.mu.Unlock()
+		return ErrGone
+	}
+	c.put(c.appendFrame(nil, typ, p))
+	if c.out == nil {
+		c.mu.Unlock()
+		return nil
+	}
+	c.out.waiters = append(c.out.waiters, waiter{c.out.added, done})
+	c.mu.Unlock()
+	c.kick()
+	return <-done
+}
+
+// put adds bytes to the outbox. It is called with c.mu.
+func (c *Conn) put(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	if c.out == nil {
+		c.out = new(outbox)
+	}
+	c.out.buf = append(c.out.buf, p...)
+	c.out.added += uint64(len(p))
+	c.engine().privateBytes.Add(int64(len(p)))
+}
+
+// took notes that n bytes of the outbox have left. It is called with c.mu.
+func (c *Conn) took(n int) {
+	o := c.out
+	o.buf = o.buf[n:]
+	o.written += uint64(n)
+	c.engine().privateBytes.Add(-int64(n))
+	for len(o.waiters) > 0 && o.waiters[0].until <= o.written {
+		o.waiters[0].done <- nil
+		o.waiters = o.waiters[1:]
+	}
+	if len(o.buf) == 0 {
+		c.out = nil
+	}
+}
+
+// SetKeepAlive sets what is sent while the connection is quiet; nil: nothing.
+func (c *Conn) SetKeepAlive(k *KeepAlive) {
+	c.mu.Lock()
+	c.keep = k
+	if k != nil {
+		c.keepFor = jittered(k.every)
+		c.lastKept = c.engine().now()
+	}
+	c.arm()
+	c.mu.Unlock()
+}
+
+// EndAt moves the moment at which TimeOver is called to an earlier one.
+func (c *Conn) EndAt(at time.Time) {
+	c.mu.Lock()
+	c.endAt = min(c.endAt, at.Sub(c.engine().started))
+	c.arm()
+	c.mu.Unlock()
+}
+
+// Left tells that the client has hung up, where nobody reads from the
+// connection.
+func (c *Conn) Left() { c.left() }
+
+// A Hold is a subscription of a connection.
+type Hold struct {
+	Wants    []Want
+	OpenOnly bool
+	// LinkAfter is how long the channels may be quiet before Held is called with
+	// Quiet; 0: for ever.
+	LinkAfter time.Duration
+	// PassHints says that hints are nothing to tell.
+	PassHints bool
+}
+
+// hold is what a connection knows of a subscription.
+type hold struct {
+	linkAfter time.Duration
+	quiet     time.Duration // since when, on the engine's clock
+	passHints bool
+	ended     bool // Held is called, or will not be
+}
+
+// Hold subscribes the connection: from now on it is sent what comes, until Held
+// is called. ok is false as with Engine.Subscribe, and when the connection has
+// ended.
+func (c *Conn) Hold(h Hold) (s *Subscriber, ok bool) {
+	wants := h.Wants[:min(len(h.Wants), MaxSubscriptions)]
+	form := Stream
+	if c.framing == Framed {
+		form = Message
+	}
+	e := c.engine()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != open {
+		return nil, false
+	}
+	var m *member
+	if c.first.conn == nil { // free
+		s, m = &c.first, &c.firstMember[0]
+		*s = Subscriber{members: c.firstList[:0]}
+	} else {
+		s = new(Subscriber)
+	}
+	s.engine, s.form, s.conn = e, form, c
+	s.hold = hold{linkAfter: h.LinkAfter, quiet: e.now(), passHints: h.PassHints}
+	for i, want := range wants {
+		if i > 0 || m == nil {
+			m = new(member)
+		}
+		*m = member{sub: s, want: want, index: -1} //nolint:govet // no lock is in use yet
+		if !e.attach(m, h.OpenOnly) {
+			s.Close()
+			s.free()
+			return nil, false
+		}
+		s.members = append(s.members, m)
+	}
+	if c.subs == nil {
+		c.subs = c.firstSubs[:0]
+	}
+	c.subs = append(c.subs, s)
+	c.arm()
+	c.kick() // there may be something already
+	return s, true
+}
+
+// free lets the connection use the memory of a subscription again.
+func (s *Subscriber) free() {
+	if c := s.conn; c != nil && s == &c.first {
+		s.conn = nil
+	}
+}
+
+// Drop ends a subscription. It reports false when Held has been called for it
+// or is going to be.
+func (c *Conn) Drop(s *Subscriber) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	c.forget(s)
+	s.Close()
+	s.free()
+	return true
+}
+
+// Release takes the last ids of a subscription that Held was called for; after
+// it the connection may hold again.
+func (c *Conn) Release(s *Subscriber) []grip.Last {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lasts := s.Detach()
+	s.free()
+	return lasts
+}
+
+// forget takes a subscription out of the list. It is called with c.mu.
+func (c *Conn) forget(s *Subscriber) {
+	s.ended = true
+	for i, other := range c.subs {
+		if other == s {
+			c.subs = append(c.subs[:i], c.subs[i+1:]...)
+			break
+		}
+	}
+}
+
+// tell calls Held. It is called with c.mu.
+func (c *Conn) tell(s *Subscriber, why Status, b Batch) {
+	c.forget(s)
+	c.engine().telling.Go(func() { c.owner.Held(s, why, b) })
+}
+
+// Finish ends the connection when content and everything before it is in the
+// socket: an HTTP response is complete, a WebSocket is closed with the code (0:
+// without a close frame, by hanging up). Subscriptions end at once. The first
+// word counts.
+func (c *Conn) Finish(content []byte, code int, reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.finish(content, code, reason, Finished)
+}
+
+func (c *Conn) finish(content []byte, code int, reason string, why Ending) {
+	if c.state != open {
+		return
+	}
+	c.dropAll()
+	switch c.framing {
+	case Framed:
+		if code != 0 {
+			c.client.closing = true
+			c.put(ws.AppendClose(nil, code, reason))
+		}
+	case Chunked:
+		c.put(append(c.appendFrame(nil, 0, content), "0\r\n\r\n"...))
+	case Plain:
+		c.put(content)
+	}
+	c.state, c.ending = finishing, why
+	c.arm()
+	c.kick()
+}
+
+// dropAll ends all subscriptions. It is called with c.mu.
+func (c *Conn) dropAll() {
+	for _, s := range c.subs {
+		s.ended = true
+		s.Close()
+	}
+	c.subs = nil
+}
+
+// Cut ends the connection at once. The client can tell that what it got is not
+// complete.
+func (c *Conn) Cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut(CutOff)
+}
+
+// cut makes the loop close the connection. It is called with c.mu. What is
+// still on its way may be written, and nothing after it.
+func (c *Conn) cut(why Ending) {
+	if c.state >= closed {
+		return
+	}
+	if c.state == open {
+		c.ending = why
+	}
+	c.dropAll()
+	c.state = closed
+	if o := c.out; o != nil {
+		for _, w := range o.waiters {
+			w.done <- ErrGone
+		}
+		c.engine().privateBytes.Add(-int64(len(o.buf)))
+		c.out = nil
+	}
+	c.kick()
+}
+
+// kick makes the loop look at the connection soon.
+func (c *Conn) kick() {
+	if c.loop.push(c) {
+		c.loop.rouse()
+	}
+}
+
+// next is what is to be written next, with c.mu: bytes of the outbox, or a
+// batch. Neither means that there is nothing now. What subscriptions say
+// besides is told.
+func (c *Conn) next(now time.Duration) (private []byte, b Batch, ok bool) {
+	for {
+		if c.out != nil {
+			return c.out.buf, b, true
+		}
+		if c.state != open {
+			return nil, b, false
+		}
+		var status Status
+		var s *Subscriber
+		for _, s = range c.subs {
+			if b, status = s.Next(batchBytes); status != Wait {
+				break
+			}
+		}
+		switch {
+		case status == Wait:
+			return nil, b, false
+		case status == Ready:
+			s.quiet = now
+			if len(c.subs) > 1 { // the next one has its turn
+				copy(c.subs, c.subs[1:])
+				c.subs[len(c.subs)-1] = s
+			}
+			if len(b.Frames) == 0 {
+				continue
+			}
+			return nil, b, true
+		case status == Hint && s.passHints, status == Refresh:
+		default:
+			c.tell(s, status, b)
+		}
+	}
+}
+
+// batchBytes is how much of a log is written at once at most, unless it is one
+// item, in bytes.
+const batchBytes = 64 << 10
+
+// wire is what of a batch is written to this connection.
+func (c *Conn) wire(b *Batch, scratch *[]byte) []byte {
+	if c.framing != Plain {
+		return b.Frames
+	}
+	if b.Items == 1 {
+		return unframed(b.form, b.Frames)
+	}
+	*scratch = (*scratch)[:0]
+	for content := range b.Contents() {
+		*scratch = append(*scratch, content...)
+	}
+	return *scratch
+}
+
+// unsent keeps what of a batch was not written, of which the first n bytes
+// were. It is called with c.mu.
+func (c *Conn) unsent(b *Batch, n int) {
+	if c.framing != Plain {
+		c.put(b.rewind(n))
+		return
+	}
+	// The same place in the frames, and what is left of the content there.
+	frames := 0
+	for i := range b.entries {
+		start, end := int(b.seg.start(b.form, b.from+i)-b.base), int(b.entries[i].end[b.form]-b.base)
+		if start == end {
+			continue
+		}
+		content := unframed(b.form, b.Frames[start:end])
+		if n < len(content) {
+			if n > 0 {
+				b.rewind(start + 1)
+				c.put(content[n:])
+			} else {
+				b.rewind(frames)
+			}
+			return
+		}
+		n -= len(content)
+		frames = end
+	}
+}
+
+// arm puts the connection into the wheel for what is due first. It is called
+// with c.mu.
+func (c *Conn) arm() {
+	if c.state >= closed {
+		return
+	}
+	c.loop.wheel.add(c, c.due())
+}
+
+func (c *Conn) due() time.Duration {
+	due := never
+	if c.blocked || c.pumping || c.state == lingering {
+		due = min(due, c.progress+c.patience())
+	}
+	if c.client != nil {
+		due = min(due, c.client.due(c.timeout))
+	}
+	if c.state != open {
+		return due
+	}
+	if !c.timeUp {
+		due = min(due, c.endAt)
+	}
+	due = min(due, c.keepAt())
+	for _, s := range c.subs {
+		if s.linkAfter > 0 {
+			due = min(due, s.quiet+s.linkAfter)
+		}
+	}
+	return due
+}
+
+// patience is how long the socket may take nothing, or the client may take to
+// hang up.
+func (c *Conn) patience() time.Duration {
+	if c.state == lingering {
+		return min(lingerTime, c.timeout)
+	}
+	return c.timeout
+}
+
+func (c *Conn) keepAt() time.Duration {
+	switch k := c.keep; {
+	case k == nil:
+		return never
+	case k.interval:
+		return c.lastKept + c.keepFor
+	default:
+		return c.lastSent + c.keepFor
+	}
+}
+
+// tickAt does what is due. It runs on the loop.
+func (c *Conn) tickAt(now time.Duration) {
+	c.mu.Lock()
+	if c.state >= closed {
+		c.mu.Unlock()
+		return
+	}
+	over := false
+	switch {
+	case (c.blocked || c.pumping || c.state == lingering) && now >= c.progress+c.patience():
+		why := Stalled
+		if c.state == lingering {
+			why = c.ending
+		}
+		c.cut(why)
+	case c.client != nil && now >= c.client.due(c.timeout):
+		c.cut(Stalled)
+	case c.state != open:
+	case !c.timeUp && now >= c.endAt:
+		c.timeUp, over = true, true
+	default:
+		if now >= c.keepAt() {
+			c.keepAlive(now)
+		}
+		for i := len(c.subs) - 1; i >= 0; i-- {
+			if s := c.subs[i]; s.linkAfter > 0 && now >= s.quiet+s.linkAfter {
+				c.tell(s, Quiet, Batch{})
+			}
+		}
+	}
+	c.arm()
+	c.mu.Unlock()
+	if over {
+		c.owner.TimeOver()
+	}
+}
+
+// keepAlive sends a keep-alive, unless something is on its way anyway.
+func (c *Conn) keepAlive(now time.Duration) {
+	c.keepFor = jittered(c.keep.every)
+	c.lastKept = now
+	if c.out != nil || c.blocked || c.pumping {
+		c.lastSent = now
+		return
+	}
+	c.engine().metrics.keepAlives.Add(1)
+	c.put(c.keep.frame)
+	if c.client != nil {
+		c.client.pinged(now)
+	}
+	c.kick()
+}
+
+// hangUp says that nothing more will come; false means that there is no way to.
+func (c *Conn) hangUp() bool {
+	if c.stream == nil {
+		return c.shutdown()
+	}
+	half, ok := c.stream.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
+}
+
+// said is called with c.mu when everything is written. It sees to the end of a
+// connection that is finishing.
+func (c *Conn) said(now time.Duration) {
+	if c.state != finishing {
+		return
+	}
+	switch {
+	case c.framing == Framed && (c.client.hungUp || !c.client.closing):
+		c.cut(c.ending)
+		return
+	case c.framing != Framed && !c.hangUp():
+		c.cut(c.ending)
+		return
+	}
+	c.state, c.progress = lingering, now
+	c.arm()
+}
+
+// left is called when the client has hung up.
+func (c *Conn) left() {
+	c.mu.Lock()
+	c.cut(Left) // what was finishing keeps its own ending
+	c.mu.Unlock()
+}
+
+// lostBy is how an error of writing ends a connection.
+func lostBy(err error) Ending {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return Stalled
+	}
+	return Left
+}

@@ -1,0 +1,312 @@
+package fanout
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A loop writes for some connections: it takes the lanes of channels that have
+// something new, and gives each of their connections all that is new for it in
+// one system call. There is one per core that owns bare descriptors
+// (shard_linux.go), and one for all other connections, which starts goroutines
+// (portable.go).
+//
+// A loop that is busy batches by itself: a lane that gets more while the loop is
+// at it is gone through once more, whatever how much has come, and each
+// connection is given all there is when its turn comes.
+type loop struct {
+	engine *Engine
+	index  int
+	mech   mechanism
+	wheel  wheel
+
+	mu     sync.Mutex
+	lanes  []*lane // to go through; guarded by mu
+	conns  []*Conn // to look at; guarded by mu
+	asleep bool    // guarded by mu
+	ended  bool    // guarded by mu: nobody works on the lists any more
+
+	// The loop's own.
+	now     time.Duration // on the engine's clock, as of not long ago
+	round   []*lane       // lanes that it is at
+	spare   []*Conn
+	some    [sweepChunk]*Conn
+	scratch []byte
+	random  *rand.Rand
+
+	draining    atomic.Bool // all connections are to be told that they end
+	connections atomic.Int64
+
+	// What was written. Only this loop's connections add to it.
+	writes, items, bytes, blocked atomic.Int64
+
+	// writing is the segment of which a shard writes bytes at this moment.
+	writing atomic.Pointer[segment]
+}
+
+// A mechanism is how a loop waits and writes.
+type mechanism interface {
+	// begin is called on the loop before anything else.
+	begin(l *loop) error
+	// wait returns when there may be something to do, at the latest after d; 0:
+	// at once, having looked.
+	wait(l *loop, d time.Duration)
+	// wake ends a wait, or the next one. It may be called from anywhere.
+	wake()
+	// admit gets a connection that is new.
+	admit(l *loop, c *Conn)
+	// flush writes what there is for a connection. It is called with c.mu.
+	flush(l *loop, c *Conn)
+	// read takes what the client of a WebSocket has said, after a pause.
+	read(l *loop, c *Conn)
+	// close closes a connection, whether or not it was admitted.
+	close(l *loop, c *Conn)
+	// each calls f for all connections that are admitted and not closed; f may
+	// close them.
+	each(f func(c *Conn))
+	// end releases what begin has taken.
+	end()
+}
+
+const (
+	// sweepChunk is how many connections of one lane get their turn before
+	// another lane does.
+	sweepChunk = 64
+	// pollEvery is how long a busy loop works before it looks whether clients
+	// have left, said something, or take something again.
+	pollEvery = 2 * time.Millisecond
+)
+
+func newLoop(e *Engine, index int, mech mechanism) *loop {
+	return &loop{engine: e, index: index, mech: mech,
+		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
+}
+
+// pushLane gives the loop a lane to go through; it reports that the loop must be
+// roused.
+func (l *loop) pushLane(ln *lane) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lanes = append(l.lanes, ln)
+	return l.wasAsleep()
+}
+
+// push gives the loop a connection to look at; it reports that the loop must be
+// roused.
+func (l *loop) push(c *Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.queued {
+		return false
+	}
+	c.queued = true
+	if l.ended {
+		l.engine.telling.Go(func() { // the caller has the connection's lock
+			c.Cut()
+			l.look(c)
+		})
+		return false
+	}
+	l.conns = append(l.conns, c)
+	return l.wasAsleep()
+}
+
+func (l *loop) wasAsleep() bool {
+	was := l.asleep
+	l.asleep = false
+	return was
+}
+
+func (l *loop) rouse() { l.mech.wake() }
+
+// run works until stopping is closed. Then all connections are cut.
+func (l *loop) run(stopping <-chan struct{}) error {
+	if err := l.mech.begin(l); err != nil {
+		return err
+	}
+	defer l.mech.end()
+	polled := time.Duration(0)
+	for {
+		l.now = l.engine.now()
+		select {
+		case <-stopping:
+			l.cutAll()
+			return nil
+		default:
+		}
+		if l.draining.CompareAndSwap(true, false) {
+			l.mech.each(func(c *Conn) { c.EndAt(l.engine.started.Add(l.now + l.engine.drainDelay())) })
+		}
+		l.expire()
+		busy := l.work()
+		if busy {
+			if l.now-polled < pollEvery {
+				continue
+			}
+			polled = l.now
+			l.mech.wait(l, 0)
+			continue
+		}
+		l.mu.Lock()
+		idle := len(l.lanes) == 0 && len(l.conns) == 0
+		l.asleep = idle
+		l.mu.Unlock()
+		if idle {
+			l.mech.wait(l, l.wheel.wait(l.now))
+			polled = l.engine.now()
+		}
+	}
+}
+
+// expire does what is due.
+func (l *loop) expire() {
+	for {
+		due := l.wheel.expired(l.some[:0], l.now)
+		for _, c := range due {
+			c.tickAt(l.now)
+		}
+		clear(l.some[:len(due)])
+		if len(due) < cap(l.some) {
+			return
+		}
+	}
+}
+
+// work looks at the connections that ask for it, and gives one turn to each
+// lane. It reports whether there is more to do.
+func (l *loop) work() bool {
+	l.mu.Lock()
+	conns := l.conns
+	l.conns = l.spare[:0]
+	for _, c := range conns {
+		c.queued = false
+	}
+	l.round = append(l.round, l.lanes...)
+	clear(l.lanes)
+	l.lanes = l.lanes[:0]
+	l.mu.Unlock()
+
+	for _, c := range conns {
+		l.look(c)
+	}
+	clear(conns)
+	l.spare = conns
+
+	left := l.round[:0]
+	for i, ln := range l.round {
+		if l.sweep(ln) {
+			left = append(left, ln)
+		}
+		if i%sweepChunk == sweepChunk-1 {
+			l.now = l.engine.now()
+		}
+	}
+	clear(l.round[len(left):])
+	l.round = left
+	return len(left) > 0 || len(conns) > 0
+}
+
+// look does what a connection asks for.
+func (l *loop) look(c *Conn) {
+	c.mu.Lock()
+	if !c.admitted && c.state < closed {
+		c.admitted = true
+		l.connections.Add(1)
+		l.mech.admit(l, c)
+	}
+	l.mech.flush(l, c)
+	resumed := c.client != nil && c.client.resumed
+	if resumed {
+		c.client.resumed = false
+		c.mu.Unlock()
+		l.mech.read(l, c)
+		c.mu.Lock()
+	}
+	if c.state != closed {
+		c.mu.Unlock()
+		return
+	}
+	c.state = gone
+	c.mu.Unlock()
+	l.wheel.remove(c)
+	l.mech.close(l, c)
+	if c.admitted {
+		l.connections.Add(-1)
+	}
+	c.owner.Gone(c.ending)
+}
+
+// sweep gives the next members of a lane what is new for them. It reports
+// whether the lane has more to do.
+func (l *loop) sweep(ln *lane) bool {
+	ch := ln.ch
+	n := 0
+	ch.mu.Lock()
+	if ln.left == 0 { // it begins, not always with the same one
+		ln.again = false
+		ln.left = len(ln.members)
+		if ln.left > 1 {
+			ln.at = l.random.IntN(ln.left)
+		}
+	}
+	for n < len(l.some) && ln.left > 0 {
+		ln.left--
+		if ln.at >= len(ln.members) {
+			ln.at = 0
+		}
+		if ln.at < len(ln.members) {
+			if m := ln.members[ln.at]; m.cursor+1 < ch.next || m.action != nil {
+				l.some[n] = m.sub.conn
+				n++
+			}
+			ln.at++
+		}
+	}
+	more := ln.left > 0 || ln.again
+	ln.queued = more
+	ch.mu.Unlock()
+	for _, c := range l.some[:n] {
+		c.mu.Lock()
+		if !c.blocked && !c.pumping {
+			l.mech.flush(l, c)
+		}
+		ended := c.state == closed
+		c.mu.Unlock()
+		if ended {
+			l.look(c)
+		}
+	}
+	clear(l.some[:n])
+	if n > 0 {
+		l.now = l.engine.now()
+	}
+	return more
+}
+
+// cutAll closes every connection, and those that come later.
+func (l *loop) cutAll() {
+	for {
+		l.mu.Lock()
+		conns := l.conns
+		l.conns = nil
+		l.ended = len(conns) == 0
+		ended := l.ended
+		for _, c := range conns {
+			c.queued = false
+		}
+		l.mu.Unlock()
+		for _, c := range conns {
+			c.Cut()
+			l.look(c)
+		}
+		if ended {
+			break
+		}
+	}
+	l.mech.each(func(c *Conn) {
+		c.Cut()
+		l.look(c)
+	})
+}

@@ -1,0 +1,136 @@
+package fanout
+
+import (
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"spillway/gateway/ws"
+	"spillway/grip"
+)
+
+// Take makes nc the engine's: from now on nobody else uses it. Where it is TCP
+// and the system has epoll, it becomes a bare descriptor of a shard.
+func (e *Engine) Take(nc net.Conn, o Options) *Conn {
+	if len(e.loops) > 1 {
+		if fd, ok := bare(nc); ok {
+			c := e.newConn(e.loops[int(e.turn.Add(1))%(len(e.loops)-1)], o)
+			c.fd = fd
+			return c.begin()
+		}
+	}
+	return e.Adopt(nc, o)
+}
+
+// Adopt makes the engine write to s, which it closes in the end. Where s is a
+// net.Conn, the engine also reads from it; otherwise its owner says when the
+// client has left ([Conn.Left]).
+func (e *Engine) Adopt(s StreamWriter, o Options) *Conn {
+	c := e.newConn(e.loops[len(e.loops)-1], o)
+	c.stream = s
+	return c.begin()
+}
+
+// A StreamWriter is a connection, or part of one, whose Write blocks.
+type StreamWriter interface {
+	Write(p []byte) (int, error)
+	SetWriteDeadline(t time.Time) error
+	Close() error
+}
+
+func (e *Engine) newConn(l *loop, o Options) *Conn {
+	now := e.now()
+	c := &Conn{loop: l, owner: o.Owner, framing: o.Framing, timeout: o.WriteTimeout, lastSent: now, progress: now, endAt: never}
+	if !o.EndAt.IsZero() {
+		c.endAt = o.EndAt.Sub(e.started)
+	}
+	if within := time.Duration(e.drainWithin.Load()); within > 0 {
+		c.endAt = min(c.endAt, now+rand.N(within))
+	}
+	if o.Framing == Framed {
+		c.client = &client{reader: ws.NewReader(o.Rules), early: o.Early, goOn: sync.NewCond(&c.mu)}
+	}
+	return c
+}
+
+// begin makes the loop know the connection. One that comes after the engine's
+// end is cut at once.
+func (c *Conn) begin() *Conn {
+	c.mu.Lock()
+	c.arm()
+	c.mu.Unlock()
+	c.kick()
+	return c
+}
+
+// Drain makes every connection, also those to come, end at a random moment
+// within d: its TimeOver is called.
+func (e *Engine) Drain(d time.Duration) {
+	e.drainWithin.Store(int64(max(d, 1)))
+	for _, l := range e.loops {
+		l.draining.Store(true)
+		l.rouse()
+	}
+}
+
+func (e *Engine) drainDelay() time.Duration { return rand.N(time.Duration(e.drainWithin.Load())) }
+
+// rouse wakes the loops of which there is a bit in asleep.
+func (e *Engine) rouse(asleep uint64) {
+	for i := 0; asleep != 0; i, asleep = i+1, asleep>>1 {
+		if asleep&1 != 0 {
+			e.loops[i].rouse()
+		}
+	}
+}
+
+// inFlight reports whether a shard writes bytes of s at this moment. It is
+// called with the channel's lock, which the shard has when it begins to.
+func (e *Engine) inFlight(s *segment) bool {
+	for _, l := range e.loops {
+		if l.writing.Load() == s {
+			return true
+		}
+	}
+	return false
+}
+
+// maxKeepAlives bounds how many different keep-alives are shared.
+const maxKeepAlives = 1024
+
+type keepAliveKey struct {
+	framing  Framing
+	content  string
+	every    time.Duration
+	interval bool
+}
+
+// KeepAlive makes a keep-alive ready for connections with a framing; nil stays
+// nil. On a WebSocket it is a ping, whatever its content.
+func (e *Engine) KeepAlive(framing Framing, k *grip.KeepAlive) *KeepAlive {
+	if k == nil {
+		return nil
+	}
+	key := keepAliveKey{framing, string(k.Content), k.Timeout, k.Interval}
+	if known, ok := e.keepAlives.Load(key); ok {
+		return known.(*KeepAlive)
+	}
+	made := &KeepAlive{every: k.Timeout, interval: k.Interval}
+	if framing == Framed {
+		made.frame = ws.AppendFrame(nil, ws.OpPing, nil)
+	} else {
+		made.frame = (&Conn{framing: framing}).appendFrame(nil, grip.TextMessage, k.Content)
+	}
+	if e.kept.Add(1) <= maxKeepAlives {
+		e.keepAlives.Store(key, made)
+	}
+	return made
+}
+
+// jittered is a keep-alive's timeout, shortened at random so that streams which
+// began together do not stay together: by up to 999 ms (GRIP reference, 2.2), but
+// at most a tenth.
+func jittered(d time.Duration) time.Duration {
+	return d - rand.N(min(999*time.Millisecond, d/10)+1)
+}
