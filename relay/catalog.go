@@ -128,6 +128,9 @@ func exposure(include, exclude []string, blacklist []*regexp.Regexp) (func(name 
 // lookup finds a topic. It asks Kafka only for a name that it does not know,
 // within the limits above. The error is errUnknownTopic or errUnavailable.
 func (c *catalog) lookup(ctx context.Context, name string) (*topicInfo, error) {
+	if t := c.known(name); t != nil {
+		return t, nil
+	}
 	if !c.exposed(name) {
 		return nil, errUnknownTopic
 	}
@@ -143,6 +146,21 @@ func (c *catalog) lookup(ctx context.Context, name string) (*topicInfo, error) {
 	// Others doubt the topic faster than Kafka answers. That is no reason to
 	// say that there is none: a browser would give up for good.
 	return nil, unavailable("look up topic", errors.New("its metadata changes too fast"))
+}
+
+// known returns a topic that exists and is exposed, as far as memory says and
+// nobody doubts; nil says that lookup has more to do.
+func (c *catalog) known(name string) *topicInfo {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.topics[name]
+	if t == nil {
+		return nil
+	}
+	if _, doubted := c.doubts[name]; doubted {
+		return nil
+	}
+	return t
 }
 
 // cached answers from memory; again says that a refresh might change it.

@@ -4,7 +4,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/grip"
@@ -19,25 +18,38 @@ const (
 )
 
 // A channel is a view in one rendering: what the gateway fans out. All fields
-// but index are guarded by hub.mu.
+// but writer, index and links are guarded by hub.mu. There may be very many,
+// most of them quiet.
 type channel struct {
 	writer
-	name  string
-	log   grip.Channel
-	index *index
-	tags  []cursor.Tag
+	log     grip.Channel
+	view    *view // nil when it is closed
+	index   index
+	here    *standing // where it stands; nil when nobody has asked yet
+	links   linkCache
+	metrics *hubMetrics
+
+	lastItem stamp
+	wanted   stamp // when a stream was last seen to be attached, or a request asked for it
+	lastID   stamp // when an item last carried an id
+	sinceID  int32 // events since then
+	atView   int32 // places in view.channels,
+	inRound  int32 // and in hub.round
 
 	// stale says that the hub has moved since the newest item, over records
 	// that made none.
 	stale    bool
-	lastItem time.Time
-	wanted   time.Time // when a stream was last attached, or a request asked for it
-	lastID   time.Time // when an item last carried an id
-	sinceID  int       // events since then
-
-	encoded *[numKinds]prometheus.Counter
-	unsent  prometheus.Counter
+	inQuiet  bool // it is in hub.quiet
+	attached bool // streams were attached when sweep last looked
 }
+
+// A stamp is a time in a third of the memory: nanoseconds since 1970.
+type stamp int64
+
+func stampOf(t time.Time) stamp { return stamp(t.UnixNano()) }
+
+// since is how long ago s was at t.
+func (s stamp) since(t time.Time) time.Duration { return time.Duration(stampOf(t) - s) }
 
 // A scratch is memory that is used again for every batch of every channel.
 // Guarded by hub.mu.
@@ -78,6 +90,7 @@ type span struct {
 // append adds the records of one partition to the channel. h is the hub's
 // position before them; afterwards the caller moves it past the last one.
 func (c *channel) append(h vector, topic int, partition int32, records []*kgo.Record, now time.Time, sc *scratch) {
+	c.here = nil
 	last := len(records) - 1
 	for last >= 0 && records[last].Attrs.IsControl() {
 		last--
@@ -108,7 +121,7 @@ func (c *channel) appendAll(h vector, topic int, partition int32, records []*kgo
 		sc.id = strconv.AppendInt(sc.id, s.next, 36)
 		sc.id = append(sc.id, sc.after...)
 		kind := c.kind(r)
-		c.encoded[kind].Inc()
+		c.metrics.encoded[kind].Inc()
 		id := c.wireID(sc.id, h, s.minute, i == len(records)-1, now)
 
 		s.stream[0] = len(sc.buf)
@@ -125,7 +138,7 @@ func (c *channel) appendAll(h vector, topic int, partition int32, records []*kgo
 				s.raw = content
 			}
 			if !s.hasMessage {
-				c.unsent.Inc()
+				c.metrics.unsent.Inc()
 			}
 		}
 		sc.spans = append(sc.spans, s)
@@ -183,7 +196,7 @@ func (c *channel) note(h vector, stale bool, topic int, partition int32, next, m
 // appendItems hands items that the index knows to the gateway.
 func (c *channel) appendItems(items []grip.Item, now time.Time) {
 	c.log.Append(items)
-	c.lastItem = now
+	c.lastItem = stampOf(now)
 	first, _ := c.log.Retained()
 	c.index.trim(first)
 }
@@ -199,24 +212,26 @@ func (c *channel) appendHint(h vector, topic int, partition int32, last *kgo.Rec
 	}}, now)
 }
 
-// appendIDOnly moves the cursor of quiet listeners to the hub's position h
+// hasIDOnly reports whether the cursors of quiet listeners are to be moved.
+func (c *channel) hasIDOnly() bool { return !c.commentOnly && c.form != formHint }
+
+// moveCursor moves the cursor of quiet listeners to the hub's position h
 // (event-semantics.md 3.4).
-func (c *channel) appendIDOnly(h vector, now time.Time) {
+func (c *channel) moveCursor(h vector, now time.Time) {
 	minute := now.Unix() / 60
-	id := h.appendCursor(nil, 0, minute, c.tags)
+	id := h.appendCursor(nil, 0, minute, c.index.tags)
 	if len(id) > c.maxID {
-		id = appendTimeOnly(nil, 0, minute, c.tags, h)
+		id = appendTimeOnly(nil, 0, minute, c.index.tags, h)
 	}
-	stream, message := c.idOnly(id)
+	content := c.appendIDOnly(nil, id)
 	item := grip.Item{}
-	if stream != nil {
-		item.HTTPStream = &grip.HTTPStream{Content: stream}
-	}
-	if message != nil {
-		item.WSMessage = &grip.WSMessage{Content: message}
+	if c.form == formJSON {
+		item.WSMessage = &grip.WSMessage{Content: content}
+	} else {
+		item.HTTPStream = &grip.HTTPStream{Content: content}
 	}
 	c.index.jump(h, minute)
-	c.stale, c.lastID, c.sinceID = false, now, 0
+	c.stale, c.lastID, c.sinceID = false, stampOf(now), 0
 	c.appendItems([]grip.Item{item}, now)
 }
 
@@ -228,7 +243,7 @@ func (c *channel) cursorAround(h vector, topic int, partition int32, sc *scratch
 	text := &sc.before
 	for t := range h {
 		*text = append(*text, separator(t))
-		*text = append(*text, c.tags[t][:]...)
+		*text = append(*text, c.index.tags[t][:]...)
 		*text = append(*text, '.')
 		*text = strconv.AppendInt(*text, int64(len(h[t])), 10)
 		for p, next := range h[t] {
@@ -253,12 +268,12 @@ func (c *channel) wireID(id []byte, h vector, minute int64, lastOfBatch bool, no
 		return id
 	}
 	c.sinceID++
-	if !lastOfBatch && c.sinceID < batchIDEvents && now.Sub(c.lastID) < batchIDInterval {
+	if !lastOfBatch && c.sinceID < batchIDEvents && c.lastID.since(now) < batchIDInterval {
 		return nil
 	}
-	c.sinceID, c.lastID = 0, now
+	c.sinceID, c.lastID = 0, stampOf(now)
 	if timeOnly {
-		return appendTimeOnly(nil, 0, minute, c.tags, h)
+		return appendTimeOnly(nil, 0, minute, c.index.tags, h)
 	}
 	return id
 }

@@ -43,8 +43,8 @@ func newTestChannel(r rendering, partitions int, log grip.Channel) (*channel, ve
 	}
 	return &channel{
 		writer: writer{rendering: r, channel: "t", maxBytes: 1 << 20, maxID: cursor.MaxBytes},
-		name:   "t", log: log, index: newIndex(tags, h, 0), tags: tags, lastItem: noon,
-		encoded: &encoded, unsent: prometheus.NewCounter(prometheus.CounterOpts{Name: "n"}),
+		log:    log, index: newIndex(tags, h.clone(), 0), lastItem: stampOf(noon),
+		metrics: &hubMetrics{encoded: encoded, unsent: prometheus.NewCounter(prometheus.CounterOpts{Name: "n"})},
 	}, h
 }
 
@@ -77,7 +77,7 @@ func countOf(t *testing.T, c prometheus.Counter) float64 {
 func TestChannelBatches(t *testing.T) {
 	g := newMemGateway()
 	c, h := newTestChannel(rendering{form: formPlain, ids: idBatch}, 2, nil)
-	c.log = g.Open("t", c.index)
+	c.log = g.Open("t", &c.index)
 	mem := g.channels["t"]
 	var sc scratch
 	feed := func(records []*kgo.Record) {
@@ -115,7 +115,7 @@ func TestChannelBatches(t *testing.T) {
 	if len(mem.items) != 4 || !c.stale {
 		t.Errorf("%d items, stale %v; a mark alone makes no item and moves the cursor", len(mem.items), c.stale)
 	}
-	c.appendIDOnly(h, noon)
+	c.moveCursor(h, noon)
 	if got := string(mem.items[4].HTTPStream.Content); !strings.HasPrefix(got, "id: 1-") || !strings.HasSuffix(got, ".2.0.7\n\n") || c.stale {
 		t.Errorf("id-only block %q, stale %v", got, c.stale)
 	}
@@ -124,7 +124,7 @@ func TestChannelBatches(t *testing.T) {
 func TestChannelsFlushLargeBatches(t *testing.T) {
 	g := newMemGateway()
 	c, h := newTestChannel(rendering{form: formPlain}, 1, nil)
-	c.log = g.Open("t", c.index)
+	c.log = g.Open("t", &c.index)
 	var sc scratch
 	var values []string
 	for i := range 20 {
@@ -149,11 +149,11 @@ func TestTombstonesThatAWebSocketCannotHave(t *testing.T) {
 	records := recordsOf(0, "a", "", "b")
 	records[1].Value = nil
 	c.append(h, 0, 0, records, noon, new(scratch))
-	if n := countOf(t, c.unsent); n != 1 {
+	if n := countOf(t, c.metrics.unsent); n != 1 {
 		t.Errorf("%v tombstones were counted, want 1", n)
 	}
 	for kind, want := range map[recordKind]float64{kindText: 2, kindDelete: 1, kindBinary: 0} {
-		if n := countOf(t, c.encoded[kind]); n != want {
+		if n := countOf(t, c.metrics.encoded[kind]); n != want {
 			t.Errorf("%v %s records were counted, want %v", n, kind, want)
 		}
 	}

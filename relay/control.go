@@ -122,17 +122,32 @@ func (w *writer) appendControlJSON(dst []byte, e controlEvent, id []byte) []byte
 	return append(dst, '}')
 }
 
-// idOnly is the block that moves a client's cursor and fires no event (3.4).
-func (w *writer) idOnly(id []byte) (stream, message []byte) {
+// appendIDOnly appends the block or message that moves a client's cursor and
+// fires no event (3.4). A raw WebSocket has none.
+func (w *writer) appendIDOnly(dst, id []byte) []byte {
 	switch w.form {
 	case formNDJSON:
-		return append(w.appendControlJSON(nil, controlEvent{name: "cursor"}, id), '\n'), nil
+		return append(w.appendControlJSON(dst, controlEvent{name: "cursor"}, id), '\n')
 	case formJSON:
-		return nil, w.appendControlJSON(nil, controlEvent{name: "cursor"}, id)
+		return w.appendControlJSON(dst, controlEvent{name: "cursor"}, id)
 	}
-	stream = append(stream, "id: "...)
-	stream = append(stream, id...)
-	return append(stream, "\n\n"...), nil
+	dst = append(dst, "id: "...)
+	dst = append(dst, id...)
+	return append(dst, "\n\n"...)
+}
+
+// appendAnnouncement appends what gives a live stream its first id before its
+// first event. Without it a client that loses the connection before anything
+// has happened would come back with nothing, and miss what happened meanwhile.
+func (w *writer) appendAnnouncement(dst []byte, via transport, id []byte) []byte {
+	switch {
+	case w.form == formNDJSON: // its lines are records and control objects; a client has no use for either here
+	case w.form == formJSON:
+		dst = grip.AppendEvent(dst, grip.Event{Type: grip.EventText, Content: w.appendIDOnly(nil, id)})
+	case via == overHTTP:
+		dst = w.appendIDOnly(dst, id)
+	}
+	return dst
 }
 
 // mustJSON marshals our own data, which cannot fail.

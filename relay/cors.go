@@ -17,20 +17,20 @@ func newCORS(origins []string) cors {
 
 // set adds the CORS and Vary fields that every answer of EVENTS_PATH has.
 func (c cors) set(h http.Header, r *http.Request) {
-	h.Set("Vary", "Origin, Accept")
-	origin := r.Header.Get("Origin")
+	h["Vary"] = varies
+	origin := first(r.Header["Origin"])
 	switch {
 	case origin == "":
 		return
 	case slices.Contains(c.origins, origin):
 		h.Set("Access-Control-Allow-Origin", origin)
-		h.Set("Access-Control-Allow-Credentials", "true")
+		h["Access-Control-Allow-Credentials"] = withCredentials
 	case c.any:
-		h.Set("Access-Control-Allow-Origin", "*")
+		h["Access-Control-Allow-Origin"] = anyOrigin
 	default:
 		return
 	}
-	h.Set("Access-Control-Expose-Headers", "Retry-After")
+	h["Access-Control-Expose-Headers"] = exposedFields
 }
 
 func (c cors) preflight(h http.Header) {

@@ -2,13 +2,10 @@ package relay
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base32"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/grip"
+	"spillway/relay/cursor"
 )
 
 const (
@@ -27,8 +25,11 @@ const (
 	// dropInterval groups the topics that lost their listeners: taking
 	// partitions out of the client stops its whole fetch session.
 	dropInterval = time.Minute
-	// sweepInterval is how often lingering views and quiet channels are looked at.
+	// sweepInterval is how often quiet channels and some of the others are looked at.
 	sweepInterval = time.Second
+	// roundTime is how long sweep takes to look at every channel once, unless
+	// the linger is so short that it must be sooner.
+	roundTime = 8 * time.Second
 	// warnInterval is how often an error of reading is logged at most.
 	warnInterval = 10 * time.Second
 	// batchRecords bounds how many records are appended under one lock.
@@ -57,9 +58,13 @@ type hub struct {
 	mu      sync.Mutex
 	topics  map[string]*topic
 	views   map[string]*view
-	moved   chan struct{}      // closed when a position moves while someone waits; nil when nobody does
-	dropped map[string][]int32 // paused partitions that still have to be taken out of the client
-	polls   uint64             // how many polls have returned
+	idle    map[*topic]struct{} // topics that no view wants
+	round   []*channel          // all channels, in the order in which sweep looks at them
+	swept   int                 // how far this round of it has come
+	quiet   []*channel          // channels that were stale at some time since sweep last saw them
+	moved   chan struct{}       // closed when a position moves while someone waits; nil when nobody does
+	dropped map[string][]int32  // paused partitions that still have to be taken out of the client
+	polls   uint64              // how many polls have returned
 
 	warned    time.Time // when an error of reading was last logged,
 	swallowed int       // and how many were not since
@@ -74,8 +79,10 @@ type topic struct {
 	err     error
 	next    []int64 // H: by partition, the next offset to append
 	since   uint64  // hub.polls when it was started: what earlier polls returned is of a former life
-	views   []*view
-	idle    time.Time // since when no view wants it; zero while one does
+	views   []membership
+	idle    time.Time // since when no view wants it; meaningless while one does
+
+	snapshot vector // see position; nil once next has moved
 }
 
 func (t *topic) reading() bool {
@@ -87,12 +94,10 @@ func (t *topic) reading() bool {
 	}
 }
 
-// A view is a selection of topics. Filters, projections and codecs will be
-// part of it; its key is canonical, so that equal selections are one view.
-type view struct {
-	key      string
-	topics   []*topic
-	channels map[string]*channel // by rendering key; a view without channels is forgotten
+// is reports whether t is the topic that info describes, with no partition
+// less. Call while it is being read.
+func (t *topic) is(info *topicInfo) bool {
+	return t.info == info || t.info.id == info.id && len(t.next) >= info.partitions()
 }
 
 type hubMetrics struct {
@@ -135,24 +140,51 @@ func newHubMetrics(reg prometheus.Registerer, h *hub) hubMetrics {
 }
 
 // open returns the channel of a view and rendering, and the hub's position at
-// that moment, and keeps it for at least the linger. It starts reading topics
-// that nobody read before. topics are in byte order of their names.
+// that moment, which is not to be changed, and keeps it for at least the
+// linger. It starts reading topics that nobody read before. topics are in byte
+// order of their names.
 func (h *hub) open(ctx context.Context, topics []*topicInfo, r rendering) (*channel, vector, error) {
 	for {
+		if ch, pos, ok := h.channel(topics, r); ok {
+			return ch, pos, nil
+		}
 		if err := h.start(ctx, topics); err != nil {
 			return nil, nil, err
 		}
 		if err := h.grow(ctx, topics); err != nil {
 			return nil, nil, err
 		}
-		if ch, pos, ok := h.channel(topics, r); ok {
-			return ch, pos, nil
-		}
-		// A topic was dropped between the two; begin again.
+		// A topic may be dropped again before the next look.
 		if err := ctx.Err(); err != nil {
 			return nil, nil, unavailable("open channel", err)
 		}
 	}
+}
+
+// here returns the channel of a view and rendering and where it stands, if the
+// channel is open and nothing makes one doubt the topics. Then nothing was
+// allocated, and the channel is kept as by open.
+func (h *hub) here(topics []string, r rendering) (*channel, *standing) {
+	var buf [256]byte
+	key := appendViewKey(buf[:0], topics)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := h.views[string(key)]
+	if v == nil {
+		return nil, nil
+	}
+	for _, m := range v.topics {
+		if info := h.catalog.known(m.topic.info.name); info == nil || !m.topic.is(info) {
+			return nil, nil
+		}
+	}
+	ch := v.find(r)
+	if ch == nil {
+		return nil, nil
+	}
+	now := h.now()
+	ch.wanted = stampOf(now)
+	return ch, ch.standing(now.Unix() / 60)
 }
 
 // start makes sure that every topic is being read, and waits for it.
@@ -204,7 +236,7 @@ func (h *hub) startTopic(ctx context.Context, t *topic) {
 		}
 	} else {
 		t.next, t.since = ends, h.polls
-		t.idle = h.now()
+		h.unwanted(t)
 		h.consume(t, ends, 0)
 	}
 	close(t.started)
@@ -227,71 +259,74 @@ func (h *hub) consume(t *topic, at []int64, first int) {
 	h.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{name: add})
 }
 
-// channel finds or makes the channel, if all topics are still being read.
+// channel finds or makes the channel, if all topics are being read, as far as
+// infos know them.
 func (h *hub) channel(infos []*topicInfo, r rendering) (*channel, vector, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	topics := make([]*topic, len(infos))
-	names := make([]string, len(infos))
-	for i, info := range infos {
-		t := h.topics[info.name]
-		if t == nil || !t.reading() || t.info.id != info.id {
+	for _, info := range infos {
+		if t := h.topics[info.name]; t == nil || !t.reading() || !t.is(info) {
 			return nil, nil, false
 		}
-		topics[i], names[i] = t, info.name
 	}
-	key := viewKey(names)
-	v := h.views[key]
-	if v == nil {
-		v = &view{key: key, topics: topics, channels: make(map[string]*channel)}
-		h.views[key] = v
-		for _, t := range topics {
-			t.views = append(t.views, v)
-			t.idle = time.Time{}
-		}
-	}
+	v := h.view(infos)
 	now := h.now()
-	pos := v.position()
-	ch := v.channels[r.key()]
+	ch := v.find(r)
 	if ch == nil {
-		tags := tagsOf(infos)
-		ch = &channel{
-			writer:   writer{rendering: r, channel: channelName(names, key, r), maxBytes: h.maxBytes, maxID: h.maxID},
-			tags:     tags,
-			index:    newIndex(tags, pos, now.Unix()/60),
-			lastItem: now,
-			wanted:   now,
-			encoded:  &h.metrics.encoded,
-			unsent:   h.metrics.unsent,
-		}
-		ch.name = ch.writer.channel
-		ch.log = h.gateway.Open(ch.name, ch.index)
-		v.channels[r.key()] = ch
+		ch = h.newChannel(v, r, now)
 	}
-	ch.wanted = now
-	return ch, pos, true
+	ch.wanted = stampOf(now)
+	return ch, v.position(), true
 }
 
-// position is H of the view's topics. Call with hub.mu held.
-func (v *view) position() vector {
-	pos := make(vector, len(v.topics))
-	for i, t := range v.topics {
-		pos[i] = slices.Clone(t.next)
+// view finds or makes the view of topics that are all being read. Call with mu
+// held, and give a new one a channel before letting go of it.
+func (h *hub) view(infos []*topicInfo) *view {
+	var buf [256]byte
+	key := buf[:0]
+	for i, info := range infos {
+		key = appendName(key, i, info.name)
 	}
-	return pos
+	if v := h.views[string(key)]; v != nil {
+		return v
+	}
+	v := &view{key: infos[0].name, topics: make([]member, len(infos))}
+	if len(infos) > 1 {
+		v.key = string(key)
+	}
+	for i, info := range infos {
+		t := h.topics[info.name]
+		v.topics[i].topic = t
+		delete(h.idle, t)
+	}
+	v.join()
+	h.views[v.key] = v
+	return v
 }
 
-// viewKey is the canonical text of a selection.
-func viewKey(topics []string) string { return strings.Join(topics, ",") }
-
-// channelName is <topic> for the plain channel of one whole topic, as any GRIP
-// client would expect, and <topics>~<hash> for all others.
-func channelName(topics []string, key string, r rendering) string {
-	if len(topics) == 1 && r == (rendering{form: formPlain}) {
-		return topics[0]
+// newChannel opens a channel of a view. Call with mu held.
+func (h *hub) newChannel(v *view, r rendering, now time.Time) *channel {
+	names, tags := make([]string, len(v.topics)), make([]cursor.Tag, len(v.topics))
+	for i, m := range v.topics {
+		names[i], tags[i] = m.topic.info.name, m.topic.info.tag
 	}
-	sum := sha256.Sum256([]byte(key + "\x00" + r.key()))
-	return strings.Join(topics, "+") + "~" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
+	ch := &channel{
+		writer:   writer{rendering: r, channel: channelName(names, v.key, r), maxBytes: h.maxBytes, maxID: h.maxID},
+		index:    newIndex(tags, v.position(), now.Unix()/60),
+		metrics:  &h.metrics,
+		lastItem: stampOf(now),
+		inRound:  int32(len(h.round)),
+	}
+	ch.log = h.gateway.Open(ch.writer.channel, &ch.index)
+	v.add(ch)
+	h.round = append(h.round, ch)
+	return ch
+}
+
+// unwanted notes that no view wants the topic any more. Call with mu held.
+func (h *hub) unwanted(t *topic) {
+	t.idle = h.now()
+	h.idle[t] = struct{}{}
 }
 
 // attach finds where a client that holds position want joins the channel: the
@@ -332,7 +367,7 @@ func (h *hub) attach(ctx context.Context, ch *channel, topics []*topicInfo, want
 }
 
 // positionOf is H of the topics, if all are still being read in the same life.
-// Call with mu held.
+// It is not to be changed. Call with mu held.
 func (h *hub) positionOf(infos []*topicInfo) (vector, bool) {
 	pos := make(vector, len(infos))
 	for i, info := range infos {
@@ -340,7 +375,7 @@ func (h *hub) positionOf(infos []*topicInfo) (vector, bool) {
 		if t == nil || !t.reading() || t.info.id != info.id {
 			return nil, false
 		}
-		pos[i] = slices.Clone(t.next)
+		pos[i] = t.position()[0]
 	}
 	return pos, true
 }
@@ -384,18 +419,22 @@ func (h *hub) process(poll uint64, topicName string, partition int32, records []
 	}
 	records = records[i:]
 	now := h.now()
-	for _, v := range t.views {
-		at := slices.Index(v.topics, t)
+	for _, in := range t.views {
 		pos := h.scratch.position[:0] // read only, and only until t.next moves
-		for _, t := range v.topics {
-			pos = append(pos, t.next)
-		}
-		for _, ch := range v.channels {
-			ch.append(pos, at, partition, records, now, &h.scratch)
+		for _, m := range in.view.topics {
+			pos = append(pos, m.topic.next)
 		}
 		h.scratch.position = pos
+		for _, ch := range in.view.channels {
+			ch.append(pos, in.at, partition, records, now, &h.scratch)
+			if ch.stale && !ch.inQuiet && ch.hasIDOnly() {
+				ch.inQuiet = true
+				h.quiet = append(h.quiet, ch)
+			}
+		}
 	}
 	t.next[partition] = records[len(records)-1].Offset + 1
+	t.snapshot = nil
 	h.metrics.records.Add(float64(len(records)))
 	h.notify()
 }

@@ -10,7 +10,8 @@ import (
 // An index knows what the sequence numbers of one channel mean: the position
 // after each item that the gateway's log still holds. It stores the partition
 // and next offset of each item and a full vector every 256 items, so that no
-// item costs a cursor.
+// item costs a cursor, and next to nothing before the first item: most
+// channels of many are quiet.
 //
 // It is the channel's grip.IDs. The gateway calls it from inside Append, so
 // its lock is innermost and nothing is called while it is held.
@@ -20,11 +21,12 @@ type index struct {
 	mu     sync.Mutex
 	block0 uint64 // number of the first block in blocks
 	blocks []*indexBlock
-	next   uint64 // the next item's number
-	first  uint64 // oldest item that the log still holds, or next
-	base   vector // position where the channel began, grown with new partitions
-	last   vector // position after the newest item
-	minute int64  // of the newest record, minutes since 1970
+	next   uint64    // the next item's number
+	first  uint64    // oldest item that the log still holds, or next
+	base   vector    // position where the channel began, grown with new partitions; shared, so replaced and never written to
+	last   vector    // position after the newest item; base while there are no blocks
+	minute int64     // of the newest record, minutes since 1970
+	here   *standing // the newest position that a stream was told to begin at; nil: none
 }
 
 const indexBlockItems = 256
@@ -39,21 +41,14 @@ type indexBlock struct {
 
 // An indexItem moves one partition, or, with topic -1, any number of them.
 type indexItem struct {
-	nextOffset int64
+	nextOffset int64 // 0: the beginning, which moves nothing
 	partition  int32
 	topic      int32
 }
 
-func newIndex(tags []cursor.Tag, base vector, minute int64) *index {
-	return &index{
-		tags:   tags,
-		blocks: []*indexBlock{{before: base.clone(), minute: minute, items: make([]indexItem, 1, 4)}}, // item 0 stands for the beginning
-		next:   1,
-		first:  1,
-		base:   base.clone(),
-		last:   base.clone(),
-		minute: minute,
-	}
+// newIndex shares base and tags, and changes neither.
+func newIndex(tags []cursor.Tag, base vector, minute int64) index {
+	return index{tags: tags, next: 1, first: 1, base: base, last: base, minute: minute}
 }
 
 // addPartition tells that a topic has a new partition, whose records begin at
@@ -61,8 +56,19 @@ func newIndex(tags []cursor.Tag, base vector, minute int64) *index {
 func (x *index) addPartition(topic int, start int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.base = x.base.clone()
 	x.base[topic] = append(x.base[topic], start)
+	if x.blocks == nil {
+		x.last = x.base
+		return
+	}
 	x.last.extend(x.base)
+	for _, b := range x.blocks {
+		b.before.extend(x.base)
+		for _, to := range b.jumps {
+			to.extend(x.base)
+		}
+	}
 }
 
 // item notes that the next item moves one partition.
@@ -93,7 +99,11 @@ func (x *index) jump(to vector, minute int64) {
 
 // grow returns the block of the next item. Call with mu held.
 func (x *index) grow() *indexBlock {
-	if x.next%indexBlockItems == 0 {
+	switch {
+	case x.blocks == nil: // item 0 stands for the beginning
+		x.blocks = []*indexBlock{{before: x.base.clone(), minute: x.minute, items: make([]indexItem, 1, 4)}}
+		x.last = x.base.clone()
+	case x.next%indexBlockItems == 0:
 		x.blocks = append(x.blocks, &indexBlock{before: x.last.clone(), minute: x.minute})
 	}
 	return x.blocks[len(x.blocks)-1]
@@ -107,6 +117,9 @@ func (x *index) trim(first uint64) {
 		first = x.next
 	}
 	x.first = max(x.first, first)
+	if x.blocks == nil {
+		return
+	}
 	// The position before item first is still wanted, so its block stays.
 	keep := (x.first - 1) / indexBlockItems
 	for x.block0 < keep {
@@ -116,55 +129,91 @@ func (x *index) trim(first uint64) {
 	}
 }
 
-// at returns the position after item seq. Call with mu held, and
-// first-1 <= seq < next.
+// at returns the position after item seq, which is not to be changed. Call
+// with mu held, and first-1 <= seq < next.
 func (x *index) at(seq uint64) vector {
+	if x.blocks == nil {
+		return x.base
+	}
 	b := x.blocks[seq/indexBlockItems-x.block0]
 	v := b.before.clone()
 	for i := range b.items[:seq%indexBlockItems+1] {
-		switch it := &b.items[i]; {
-		case it.topic < 0:
-			v = b.jumps[i].clone()
-		case it.nextOffset > 0: // item 0 is the beginning and moves nothing
-			v.extend(x.base)
-			v[it.topic][it.partition] = it.nextOffset
-		}
+		b.move(v, i)
 	}
-	v.extend(x.base)
 	return v
 }
 
+// move takes v from before the block's item i to after it.
+func (b *indexBlock) move(v vector, i int) {
+	switch it := &b.items[i]; {
+	case it.topic < 0:
+		v.set(b.jumps[i])
+	case it.nextOffset > 0:
+		v[it.topic][it.partition] = it.nextOffset
+	}
+}
+
 // attach finds the oldest log position at or past want in every partition,
-// and returns the position after it and a time that is not later than it. ok
-// is false when the newest item is not there yet; then the hub's own position
-// decides.
+// and returns the position after it, which is not to be changed, and a time
+// that is not later than it. ok is false when the newest item is not there
+// yet; then the hub's own position decides.
 func (x *index) attach(want vector) (at vector, minute int64, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !x.last.covers(want) {
 		return nil, 0, false
 	}
-	lo, hi := x.first-1, x.next-1 // at(hi) covers want
-	for lo < hi {
-		mid := lo + (hi-lo)/2
-		if x.at(mid).covers(want) {
-			hi = mid
-		} else {
-			lo = mid + 1
+	if x.blocks == nil {
+		return x.base, x.minute, true
+	}
+	// Vectors only grow: the position is in the last block that begins short of want.
+	short, _ := slices.BinarySearchFunc(x.blocks, want, func(b *indexBlock, want vector) int {
+		if b.before.covers(want) {
+			return 1
+		}
+		return -1
+	})
+	seq := x.first - 1
+	if short > 0 {
+		b := x.blocks[short-1]
+		v := b.before.clone()
+		i := 0
+		for b.move(v, i); !v.covers(want); b.move(v, i) {
+			i++
+		}
+		if found := (x.block0+uint64(short-1))*indexBlockItems + uint64(i); found > seq {
+			return v, b.minute, true
 		}
 	}
-	return x.at(lo), x.minuteAt(lo), true
+	return x.at(seq), x.minuteAt(seq), true
 }
 
 // minuteAt is the time of a record not far before item seq: exact to a block.
 // Call with mu held.
-func (x *index) minuteAt(seq uint64) int64 { return x.blocks[seq/indexBlockItems-x.block0].minute }
+func (x *index) minuteAt(seq uint64) int64 {
+	if x.blocks == nil {
+		return x.minute
+	}
+	return x.blocks[seq/indexBlockItems-x.block0].minute
+}
 
-// oldest returns the position before the oldest item that the log holds.
+// oldest returns the position before the oldest item that the log holds. It is
+// not to be changed.
 func (x *index) oldest() vector {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.at(x.first - 1)
+}
+
+// stand notes what a stream that begins at the newest item is told, and so
+// comes back with; nil: nothing that is worth remembering.
+func (x *index) stand(s *standing) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if s != nil {
+		s.seq = x.next - 1
+	}
+	x.here = s
 }
 
 // ID implements grip.IDs: the full cursor after item seq.
@@ -181,6 +230,9 @@ func (x *index) ID(seq uint64) (string, bool) {
 // position that the hub has been at. Then the newest item at or before it is
 // the last one that the holder of the id has.
 func (x *index) Seq(id string) (uint64, bool) {
+	if seq, ok := x.seqHere(id); ok {
+		return seq, true
+	}
 	pos, tags, _, ok := parsePosition(id)
 	if !ok || !slices.Equal(tags, x.tags) {
 		return 0, false
@@ -188,17 +240,46 @@ func (x *index) Seq(id string) (uint64, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	pos.extend(x.base)
-	lo, hi := x.first-1, x.next-1
-	if !pos.covers(x.at(lo)) {
+	if x.blocks == nil {
+		return 0, pos.covers(x.base)
+	}
+	past, _ := slices.BinarySearchFunc(x.blocks, pos, func(b *indexBlock, pos vector) int {
+		if pos.covers(b.before) {
+			return -1
+		}
+		return 1
+	})
+	if past == 0 {
+		return 0, false
+	}
+	// All before the block is behind pos, and so is each item that moves to no further than it.
+	b := x.blocks[past-1]
+	i := 0
+	for i < len(b.items) && !b.past(i, pos) {
+		i++
+	}
+	seq := (x.block0+uint64(past-1))*indexBlockItems + uint64(i) - 1
+	if seq+1 < x.first {
 		return 0, false // older than what the log holds
 	}
-	for lo < hi { // at(lo) is covered by pos
-		mid := lo + (hi-lo+1)/2
-		if pos.covers(x.at(mid)) {
-			lo = mid
-		} else {
-			hi = mid - 1
-		}
+	return seq, true
+}
+
+// past reports whether the block's item i moves to past pos.
+func (b *indexBlock) past(i int, pos vector) bool {
+	it := &b.items[i]
+	if it.topic < 0 {
+		return !pos.covers(b.jumps[i])
 	}
-	return lo, true
+	return it.nextOffset > 0 && it.nextOffset > pos[it.topic][it.partition]
+}
+
+// seqHere answers for the position that most streams are told: the newest.
+func (x *index) seqHere(id string) (uint64, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.here == nil || string(x.here.id) != id || x.here.seq+1 < x.first {
+		return 0, false
+	}
+	return x.here.seq, true
 }

@@ -61,7 +61,8 @@ func newIndexWorld(seed uint64) *indexWorld {
 		}
 		w.h = append(w.h, offsets)
 	}
-	w.x = newIndex(w.tags, w.h, 1)
+	x := newIndex(w.tags, w.h.clone(), 1)
+	w.x = &x
 	w.m = &modelIndex{after: []vector{w.h.clone()}, first: 1}
 	return w
 }

@@ -9,7 +9,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/tink-crypto/tink-go/v2/daead/subtle"
 )
@@ -60,6 +62,46 @@ func (l *link) holdRendering() rendering {
 		return hint
 	}
 	return l.rendering()
+}
+
+// A holdLink is the next link of streams that hold a channel and do not end by
+// themselves. All that they do not share is in it.
+type holdLink struct {
+	via          transport
+	subscription bool
+	heartbeatMS  int64
+	value        []string // of Grip-Link
+}
+
+// A linkCache keeps the links of a channel's holds, so that the same ones are
+// sealed once and are the same memory for all streams.
+type linkCache struct{ links atomic.Pointer[[]holdLink] }
+
+// maxHoldLinks bounds the links of one channel: heartbeat= has very many values.
+const maxHoldLinks = 8
+
+func (c *linkCache) all() []holdLink {
+	if links := c.links.Load(); links != nil {
+		return *links
+	}
+	return nil
+}
+
+// value returns the Grip-Link of streams that are like this, or makes it.
+func (c *linkCache) value(like holdLink, make func() []string) []string {
+	links := c.all()
+	for i := range links {
+		l := &links[i]
+		if l.via == like.via && l.heartbeatMS == like.heartbeatMS && l.subscription == like.subscription {
+			return l.value
+		}
+	}
+	like.value = make()
+	if like.value != nil && len(links) < maxHoldLinks {
+		grown := append(slices.Clip(links), like)
+		c.links.Store(&grown) // of two at the same time one is forgotten; both are right
+	}
+	return like.value
 }
 
 // linkPrefix stands between EVENTS_PATH and the sealed link. No topic has such

@@ -27,11 +27,11 @@ func (o *Origin) longPoll(w http.ResponseWriter, r *http.Request, p *page, gaps 
 	}
 	h.Set("Content-Type", "application/json")
 	h.Set("Grip-Hold", string(grip.HoldResponse))
-	h.Set("Grip-Channel", ch.name+"; prev-id="+p.internalID())
+	h.Set("Grip-Channel", ch.channel+"; prev-id="+p.internalID())
 	h.Set("Grip-Timeout", seconds(wait))
 	l := p.link
 	l.Cursor = begin
-	o.setNext(h, &l, "")
+	h["Grip-Link"] = o.nextLink(&l, "")
 	w.WriteHeader(http.StatusOK)
 	w.Write(pollBody(p))
 }

@@ -88,6 +88,8 @@ func (m *clientMessage) refName() (string, error) {
 // serveMessages carries out what a client said on a WebSocket, and answers
 // with WebSocket events (GRIP reference, section 8).
 func (o *Origin) serveMessages(w http.ResponseWriter, r *http.Request) {
+	r, cancel := patient(r)
+	defer cancel()
 	var body bytes.Buffer
 	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, 1<<20)); err != nil {
 		writeProblem(w, r, problem{Status: http.StatusBadRequest, Detail: "messages: " + err.Error()})
@@ -170,7 +172,11 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 	if err != nil {
 		return refuse(err)
 	}
-	p, gaps, err := o.begin(r.Context(), s)
+	topics, err := o.find(r.Context(), s.topics)
+	if err != nil {
+		return refuse(err)
+	}
+	p, gaps, err := o.begin(r.Context(), &s, topics)
 	if err != nil {
 		return refuse(err)
 	}

@@ -33,34 +33,30 @@ type Origin struct {
 	pages     *semaphore.Weighted
 	cors      cors
 	ignore    []string
-	heartbeat time.Duration
 	maxBytes  int // EVENT_MAX_BYTES
 	pageBytes int
 	replay    int64 // REPLAY_MAX_BYTES
 	metrics   originMetrics
 	now       func() time.Time
+
+	keepAlives *keepAlives
 }
 
 // ServeHTTP answers one request of a client, of a gateway that follows a link,
 // or of a WebSocket.
 func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rest, ok := strings.CutPrefix(r.URL.Path, o.path)
-	if r.URL.Path+"/" == o.path {
+	if strings.TrimSuffix(o.path, "/") == r.URL.Path {
 		rest, ok = "", true
 	}
 	if !ok {
 		o.serveElsewhere(w, r)
 		return
 	}
-	// A broker that takes connections and never answers must not keep a client
-	// waiting for its first bytes.
-	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
-	defer cancel()
-	r = r.WithContext(ctx)
 	h := w.Header()
 	setCaching(h, r)
 	o.cors.set(h, r)
-	if sealed, ok := strings.CutPrefix(rest, strings.TrimSuffix(linkPrefix, "/")+"/"); ok {
+	if sealed, ok := strings.CutPrefix(rest, linkPrefix); ok {
 		o.serveLink(w, r, sealed)
 		return
 	}
@@ -69,7 +65,7 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		o.cors.preflight(h)
 		h.Set("Allow", allowedMethods)
 		w.WriteHeader(http.StatusNoContent)
-	case r.Method == http.MethodPost && r.Header.Get("Content-Type") == grip.ContentTypeEvents:
+	case r.Method == http.MethodPost && first(r.Header["Content-Type"]) == grip.ContentTypeEvents:
 		o.serveMessages(w, r)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		h.Set("Allow", allowedMethods)
@@ -85,6 +81,14 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // one, or for a link that of "later". It is more than catchUpWait.
 const answerTimeout = 8 * time.Second
 
+// patient bounds how long the answer to r may take: a broker that takes
+// connections and never answers must not keep a client waiting for its first
+// bytes.
+func patient(r *http.Request) (*http.Request, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
+	return r.WithContext(ctx), cancel
+}
+
 const allowedMethods = "GET, HEAD, OPTIONS"
 
 // serveEvents answers a client's request for the events of topics. Order of
@@ -97,10 +101,16 @@ func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string
 		return
 	}
 	if r.Method == http.MethodHead {
-		o.serveHead(w, r, s)
+		o.serveHead(w, r, &s)
 		return
 	}
-	if _, err := o.find(r.Context(), s.topics); err != nil {
+	if o.serveNow(w, &s) {
+		return
+	}
+	r, cancel := patient(r)
+	defer cancel()
+	topics, err := o.find(r.Context(), s.topics)
+	if err != nil {
 		o.fail(w, r, err)
 		return
 	}
@@ -108,7 +118,7 @@ func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string
 		w.WriteHeader(http.StatusNoContent) // EventSource stops for good
 		return
 	}
-	p, gaps, err := o.begin(r.Context(), s)
+	p, gaps, err := o.begin(r.Context(), &s, topics)
 	if err != nil {
 		o.fail(w, r, err)
 		return
@@ -121,7 +131,7 @@ func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string
 		o.longPoll(w, r, p, gaps, s.wait)
 		return
 	}
-	o.openStream(w, r, s, p, gaps)
+	o.openStream(w, r, &s, p, gaps)
 }
 
 // find looks every topic up. One that does not exist and one that may not be
@@ -138,18 +148,17 @@ func (o *Origin) find(ctx context.Context, names []string) ([]*topicInfo, error)
 }
 
 // begin resolves the position of a new stream, and makes the page that its
-// events begin on.
-func (o *Origin) begin(ctx context.Context, s *selection) (p *page, gaps []gap, err error) {
-	for range recreations {
-		var topics []*topicInfo
+// events begin on. topics are what the selection's topics were found to be.
+func (o *Origin) begin(ctx context.Context, s *selection, topics []*topicInfo) (*page, []gap, error) {
+	for try := 1; ; try++ {
+		p, gaps, err := o.beginWith(ctx, s, topics)
+		if !errors.Is(err, errRecreated) || try == recreations {
+			return p, gaps, err
+		}
 		if topics, err = o.find(ctx, s.topics); err != nil {
 			return nil, nil, err
 		}
-		if p, gaps, err = o.beginWith(ctx, s, topics); !errors.Is(err, errRecreated) {
-			break
-		}
 	}
-	return p, gaps, err
 }
 
 // recreations is how often a request begins anew because a topic was created
@@ -158,7 +167,7 @@ const recreations = 3
 
 func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInfo) (*page, []gap, error) {
 	l := link{
-		Topics: s.topics, Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly,
+		Topics: slices.Clone(s.topics), Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly,
 		Via: s.via, LongPoll: s.longPoll, Limit: s.limit, Marks: s.marks,
 		HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.replay, Since: s.start.minute(o.now()),
 	}
@@ -177,7 +186,7 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 	if err != nil {
 		return nil, nil, err
 	}
-	return o.newPage(l, topics, pos), gaps, nil
+	return o.newPage(l, topics, ch, pos), gaps, nil
 }
 
 // upToCursor looks the topics up again if the cursor knows of more partitions
@@ -196,10 +205,11 @@ func (o *Origin) upToCursor(ctx context.Context, topics []*topicInfo, s *selecti
 	return topics, nil
 }
 
-func (o *Origin) newPage(l link, topics []*topicInfo, pos vector) *page {
-	p := &page{
-		metrics: &o.metrics, link: l, topics: topics, tags: tagsOf(topics), pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes,
-		w: &writer{rendering: l.rendering(), channel: channelName(l.Topics, viewKey(l.Topics), l.rendering()), maxBytes: o.maxBytes, maxID: o.hub.maxID},
+// newPage makes the page at pos of streams that hold ch when they have caught up.
+func (o *Origin) newPage(l link, topics []*topicInfo, ch *channel, pos vector) *page {
+	p := &page{metrics: &o.metrics, link: l, topics: topics, tags: ch.index.tags, pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes, w: &ch.writer}
+	if r := l.rendering(); r != ch.rendering { // it holds hints
+		p.w = &writer{rendering: r, channel: channelName(l.Topics, viewKey(l.Topics), r), maxBytes: o.maxBytes, maxID: o.hub.maxID}
 	}
 	if l.LongPoll {
 		p.maxBytes, p.maxEvents = longPollBytes, longPollEvents
@@ -217,30 +227,15 @@ func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection
 		return
 	}
 	h := w.Header()
-	h.Set("X-Accel-Buffering", "no")
-	switch {
-	case s.via == overWebSocket:
-		h.Set("Content-Type", grip.ContentTypeEvents)
-		h.Set("Sec-WebSocket-Extensions", `grip; message-prefix=""`)
-		if protocol, _ := chooseProtocol(r.Header.Values("Sec-WebSocket-Protocol")); protocol != "" {
-			h.Set("Sec-WebSocket-Protocol", protocol)
-		}
-		p.out = grip.AppendEvent(p.out, grip.Event{Type: grip.EventOpen})
-		if s.form != formJSON {
-			p.out = grip.AppendControlEvent(p.out, grip.Control{Type: "detach"})
-		}
-	case s.form == formNDJSON:
-		h.Set("Content-Type", "application/x-ndjson")
-	default:
-		h.Set("Content-Type", "text/event-stream; charset=utf-8")
-		p.out = appendPreamble(p.out, s.padding)
-	}
+	p.out = appendOpening(p.out, h, s)
 	for _, g := range gaps {
 		p.control(g.event(), 0)
 	}
 	if live {
 		if s.start.kind != startCursor && !s.commentOnly {
-			p.announce()
+			if id := p.visibleID(0); id != nil {
+				p.out = p.w.appendAnnouncement(p.out, s.via, id)
+			}
 		}
 		o.hold(h, ch, p)
 	} else {
@@ -258,6 +253,40 @@ func (o *Origin) upToDate(ctx context.Context, s *selection, p *page) (*channel,
 	ch, to, err := o.target(ctx, p)
 	return ch, err == nil && p.pos.covers(to), err
 }
+
+// appendOpening appends what every stream begins with, before anything that
+// depends on where it begins, and says in h what it is.
+func appendOpening(dst []byte, h http.Header, s *selection) []byte {
+	h["X-Accel-Buffering"] = unbuffered
+	switch {
+	case s.via == overWebSocket:
+		h["Content-Type"] = typeEvents
+		h["Sec-Websocket-Extensions"] = bareMessages
+		switch s.protocol {
+		case protocolJSON:
+			h["Sec-Websocket-Protocol"] = speakJSON
+		case protocolPlain:
+			h["Sec-Websocket-Protocol"] = speakPlain
+		}
+		dst = append(dst, openEvent...)
+		if s.form != formJSON {
+			dst = append(dst, detachEvent...)
+		}
+	case s.form == formNDJSON:
+		h["Content-Type"] = typeNDJSON
+	default:
+		h["Content-Type"] = typeSSE
+		dst = appendPreamble(dst, s.padding)
+	}
+	return dst
+}
+
+// openEvent begins a WebSocket, and detachEvent says that nothing which the
+// client says is to be passed on.
+var (
+	openEvent   = grip.AppendEvent(nil, grip.Event{Type: grip.EventOpen})
+	detachEvent = grip.AppendControlEvent(nil, grip.Control{Type: "detach"})
+)
 
 // appendPreamble appends what every SSE stream begins with: a comment, so that
 // onopen fires and proxies see a response, and the reconnect delay.
@@ -290,50 +319,59 @@ func appendRetry(dst []byte, least, most time.Duration) []byte {
 // hold makes the gateway hold the stream on a channel, from the page's
 // position on.
 func (o *Origin) hold(h http.Header, ch *channel, p *page) {
-	h.Set("Grip-Hold", string(grip.HoldStream))
-	h.Set("Grip-Channel", ch.name+"; prev-id="+p.internalID())
-	keepAlive := `:\n\n`
-	if p.link.Form == formNDJSON {
-		keepAlive = `\n`
-	}
-	h.Set("Grip-Keep-Alive", keepAlive+"; format=cstring; timeout="+seconds(o.heartbeatOf(&p.link))+"; mode=idle")
 	l := p.link
+	o.setHold(h, []string{ch.channel + "; prev-id=" + p.internalID()}, l.Form, time.Duration(l.HeartbeatMS)*time.Millisecond)
+	if !l.bounded() && !l.Marks {
+		h["Grip-Link"] = o.holdLink(ch, l.Topics, holdLink{via: l.Via, subscription: l.Subscription, heartbeatMS: l.HeartbeatMS})
+		return
+	}
 	l.Cursor, l.ReplayBytes, l.Replayed = "", 0, 0 // Grip-Last says where; the replay is over
 	timeout := ""
 	if l.Until > 0 && p.until == nil {
 		timeout = "; timeout=" + seconds(min(max(time.UnixMilli(l.Until).Sub(p.now), time.Millisecond), longestTimeout))
 	}
-	o.setNext(h, &l, timeout)
+	h["Grip-Link"] = o.nextLink(&l, timeout)
+}
+
+// setHold sets what all stream holds say, but for their links. heartbeat is 0
+// for the default.
+func (o *Origin) setHold(h http.Header, channel []string, f form, heartbeat time.Duration) {
+	h["Grip-Hold"] = holdStream
+	h["Grip-Channel"] = channel
+	h["Grip-Keep-Alive"] = o.keepAlives.value(f, heartbeat)
+}
+
+// holdLink is the next link of streams that hold ch and do not end by
+// themselves. Grip-Last says where they are when they ask it, so that they
+// share it.
+func (o *Origin) holdLink(ch *channel, topics []string, like holdLink) []string {
+	return ch.links.value(like, func() []string {
+		return o.nextLink(&link{
+			Topics: slices.Clone(topics), Form: ch.form, IDs: ch.ids, Event: ch.eventFrom, Quiet: ch.commentOnly,
+			Via: like.via, Subscription: like.subscription, HeartbeatMS: like.heartbeatMS,
+		}, "")
+	})
 }
 
 // longestTimeout bounds how long a stream waits for a time that is far away
 // before it asks again.
 const longestTimeout = time.Hour
 
-// heartbeatOf spreads the heartbeats of many streams: up to 10 % later; the
-// gateway takes up to as much off again (GRIP reference, 2.2).
-func (o *Origin) heartbeatOf(l *link) time.Duration {
-	d := o.heartbeat
-	if l.HeartbeatMS > 0 {
-		d = time.Duration(l.HeartbeatMS) * time.Millisecond
-	}
-	return d + rand.N(d/10+1)
-}
-
 // next makes the gateway ask for the page after this one.
 func (o *Origin) next(h http.Header, p *page) {
 	l := p.link
 	l.Cursor = p.internalID()
-	o.setNext(h, &l, "")
+	h["Grip-Link"] = o.nextLink(&l, "")
 }
 
-func (o *Origin) setNext(h http.Header, l *link, params string) {
+// nextLink is the value of Grip-Link that names l.
+func (o *Origin) nextLink(l *link, params string) []string {
 	sealed, err := o.sealer.seal(l)
 	if err != nil {
 		o.log.Error("next link", "err", err) // the stream ends after this page, and the client resumes
-		return
+		return nil
 	}
-	h.Set("Grip-Link", "<"+o.path+sealed+">; rel=next"+params)
+	return []string{"<" + o.path + sealed + ">; rel=next" + params}
 }
 
 // seconds writes a duration as GRIP does, with fractions.
@@ -349,6 +387,8 @@ func (o *Origin) serveLink(w http.ResponseWriter, r *http.Request, sealed string
 		o.notFound(w, r)
 		return
 	}
+	r, cancel := patient(r)
+	defer cancel()
 	p, err := o.resume(r, l)
 	if err != nil {
 		o.failLink(w, r, l, err)
@@ -365,12 +405,12 @@ func (o *Origin) serveLink(w http.ResponseWriter, r *http.Request, sealed string
 		writeEvents(w, p)
 		return
 	case l.Via == overWebSocket:
-		h.Set("Content-Type", grip.ContentTypeEvents)
+		h["Content-Type"] = typeEvents
 		if p.ended != "" && !l.Subscription {
 			p.out = grip.AppendEvent(p.out, grip.Event{Type: grip.EventClose, Content: grip.CloseContent(1000, "")})
 		}
 	default:
-		h.Set("Content-Type", "application/octet-stream")
+		h["Content-Type"] = typeBytes
 	}
 	switch {
 	case p.ended != "":
@@ -412,14 +452,14 @@ func (o *Origin) resumeWith(r *http.Request, l *link, topics []*topicInfo) (*pag
 	if !ok {
 		return nil, fmt.Errorf("position %q is none of ours", text)
 	}
-	p := o.newPage(*l, topics, nil)
-	p.minute = minute
-	if l.Cursor == "" { // a stream that had caught up
-		p.link.Since = minute
-	}
 	ch, head, err := o.hub.open(r.Context(), topics, l.holdRendering())
 	if err != nil {
 		return nil, err
+	}
+	p := o.newPage(*l, topics, ch, nil)
+	p.minute = minute
+	if l.Cursor == "" { // a stream that had caught up
+		p.link.Since = minute
 	}
 	if slices.Equal(tags, p.tags) && head.covers(pos) {
 		p.pos = pos
@@ -454,23 +494,32 @@ func (o *Origin) serveHead(w http.ResponseWriter, r *http.Request, s *selection)
 	h := w.Header()
 	switch {
 	case s.longPoll:
-		h.Set("Content-Type", "application/json")
+		h["Content-Type"] = typeJSON
 	case s.form == formNDJSON:
-		h.Set("Content-Type", "application/x-ndjson")
+		h["Content-Type"] = typeNDJSON
 	default:
-		h.Set("Content-Type", "text/event-stream; charset=utf-8")
+		h["Content-Type"] = typeSSE
 	}
-	h.Set("X-Accel-Buffering", "no")
+	h["X-Accel-Buffering"] = unbuffered
 	w.WriteHeader(http.StatusOK)
 }
 
 // setCaching keeps every answer out of caches and proxies' compressors.
 func setCaching(h http.Header, r *http.Request) {
-	value := "no-store, no-transform"
-	if r.Header.Get("Authorization") != "" || r.Header.Get("Cookie") != "" {
-		value = "private, " + value // for caches that heed nothing else where credentials are
+	value := uncached
+	if first(r.Header["Authorization"]) != "" || first(r.Header["Cookie"]) != "" {
+		value = uncachedPrivate // for caches that heed nothing else where credentials are
 	}
-	h.Set("Cache-Control", value)
+	h["Cache-Control"] = value
+}
+
+// first is the first value of a header field, or "". Callers name the field in
+// its canonical form, which saves Header.Get's look at every byte of it.
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
 }
 
 // pathOf is the URL path of a topic's events.

@@ -7,7 +7,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"spillway/grip"
 	"spillway/relay/cursor"
 )
 
@@ -132,24 +131,6 @@ func (p *page) mark() {
 	}
 	p.sinceID = 0
 	p.out = p.w.appendRecord(p.out[:p.lastStart], p.link.Via, p.last, id)
-}
-
-// announce gives a live stream its first id before its first event. Without it
-// a client that loses the connection before anything has happened would come
-// back with nothing, and miss what happened meanwhile.
-func (p *page) announce() {
-	if p.w.form == formNDJSON {
-		return // its lines are records and control objects; a client has no use for either here
-	}
-	if id := p.visibleID(0); id != nil {
-		stream, message := p.w.idOnly(id)
-		switch {
-		case p.link.Via == overHTTP:
-			p.out = append(p.out, stream...)
-		case message != nil:
-			p.out = grip.AppendEvent(p.out, grip.Event{Type: grip.EventText, Content: message})
-		}
-	}
 }
 
 // visibleID is the id of an event here, or nil where it must have none: a

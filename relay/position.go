@@ -20,7 +20,7 @@ type resolver struct {
 	now     func() time.Time
 }
 
-// resolve returns the position to start at, and what of the promise of a
+// resolve returns the position to start at, which is the caller's, and what of the promise of a
 // cursor cannot be kept. head is the hub's position at the time of the request.
 func (v *resolver) resolve(ctx context.Context, topics []*topicInfo, ch *channel, head vector, s start) (vector, []gap, error) {
 	var pos vector
@@ -28,7 +28,7 @@ func (v *resolver) resolve(ctx context.Context, topics []*topicInfo, ch *channel
 	var err error
 	switch s.kind {
 	case startLive:
-		return head, nil, nil
+		return head.clone(), nil, nil
 	case startEarliest:
 		pos, err = v.starts(ctx, topics, head)
 	case startTime:

@@ -94,7 +94,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets,
 		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), maxID: cursor.MaxBytes, pollMax: pollMax(props),
 		now:    time.Now,
-		topics: make(map[string]*topic), views: make(map[string]*view), dropped: make(map[string][]int32),
+		topics: make(map[string]*topic), views: make(map[string]*view), idle: make(map[*topic]struct{}), dropped: make(map[string][]int32),
 	}
 	r.hub.metrics = newHubMetrics(reg, r.hub)
 	r.origin = &Origin{
@@ -104,7 +104,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 			maxRecs: cfg.ReplayMaxRecords, maxAge: cfg.ReplayMaxAge, now: time.Now,
 		},
 		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins), ignore: cfg.IgnoreParams,
-		heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
+		keepAlives: newKeepAlives(cfg.HeartbeatInterval), maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
 		replay: int64(cfg.ReplayMaxBytes), metrics: newOriginMetrics(reg, r.hub.metrics.encoded[kindOversize]), now: time.Now,
 	}
 	if props.Group() != "" {

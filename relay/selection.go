@@ -61,6 +61,7 @@ type selection struct {
 	padding   bool
 	failOnGap bool
 	heartbeat time.Duration // 0: the default
+	protocol  string        // subprotocol of a WebSocket; "": none was offered
 }
 
 // bounded reports whether the stream ends by itself.
@@ -111,26 +112,27 @@ func badf(format string, args ...any) error { return &badRequest{fmt.Sprintf(for
 
 // parseSelection reads path (what follows EVENTS_PATH, decoded), query and
 // headers. The error is a *badRequest.
-func parseSelection(path string, r *http.Request, ignore []string, now time.Time) (*selection, error) {
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, badf("the query is malformed: %v", err)
+func parseSelection(path string, r *http.Request, ignore []string, now time.Time) (s selection, err error) {
+	var query url.Values // most requests have none
+	if r.URL.RawQuery != "" {
+		if query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
+			return s, badf("the query is malformed: %v", err)
+		}
 	}
 	if err := checkParams(query, ignore); err != nil {
-		return nil, err
+		return s, err
 	}
-	s := &selection{heartbeat: 0}
 	if s.topics, err = parseTopics(path, query["topic"]); err != nil {
-		return nil, err
+		return s, err
 	}
 	if err := s.parseForm(r, query); err != nil {
-		return nil, err
+		return s, err
 	}
 	if s.start, err = parseStart(r.Header, query, now); err != nil {
-		return nil, err
+		return s, err
 	}
 	if err := s.parseBounds(query, now); err != nil {
-		return nil, err
+		return s, err
 	}
 	return s, s.parseOptions(query)
 }
@@ -162,13 +164,9 @@ func nearestParam(name string) (nearest string) {
 }
 
 func parseTopics(path string, more []string) ([]string, error) {
-	var topics []string
-	for _, list := range append([]string{strings.TrimSuffix(path, "/")}, more...) {
-		for name := range strings.SplitSeq(list, ",") {
-			if name != "" {
-				topics = append(topics, name)
-			}
-		}
+	topics := appendNames(nil, strings.TrimSuffix(path, "/"))
+	for _, list := range more {
+		topics = appendNames(topics, list)
 	}
 	slices.Sort(topics)
 	topics = slices.Compact(topics)
@@ -179,6 +177,16 @@ func parseTopics(path string, more []string) ([]string, error) {
 		return nil, badf("%d topics in one request; %d are the most", len(topics), maxTopics)
 	}
 	return topics, nil
+}
+
+// appendNames appends the names of a comma list that are not empty.
+func appendNames(names []string, list string) []string {
+	for name := range strings.SplitSeq(list, ",") {
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // parseForm decides the way out: by Accept, by subprotocol, and by format=.
@@ -193,15 +201,15 @@ func (s *selection) parseForm(r *http.Request, query url.Values) error {
 	if format == "envelope" {
 		s.form = formEnvelope
 	}
-	accept := r.Header.Values("Accept")
+	accept := r.Header["Accept"]
 	switch {
 	case accepts(accept, "application/websocket-events"):
 		s.via = overWebSocket
-		protocol, err := chooseProtocol(r.Header.Values("Sec-WebSocket-Protocol"))
-		if err != nil {
+		var err error
+		if s.protocol, err = chooseProtocol(r.Header["Sec-Websocket-Protocol"]); err != nil {
 			return err
 		}
-		if protocol == protocolJSON {
+		if s.protocol == protocolJSON {
 			s.form = formJSON
 		}
 	case accepts(accept, "text/event-stream"):
@@ -249,7 +257,7 @@ func chooseProtocol(fields []string) (string, error) {
 }
 
 func parseStart(h http.Header, query url.Values, now time.Time) (start, error) {
-	text, name := h.Get("Last-Event-ID"), "Last-Event-ID"
+	text, name := first(h["Last-Event-Id"]), "Last-Event-ID"
 	a, b := query.Get("last_event_id"), query.Get("lastEventId")
 	if a != "" && b != "" && a != b {
 		return start{}, badf("last_event_id and lastEventId differ; give one")
@@ -346,13 +354,15 @@ func (s *selection) parseOptions(query url.Values) error {
 	if id != "auto" {
 		s.ids = idRule(id)
 	}
-	for name, flag := range map[string]*bool{"marks": &s.marks, "padding": &s.padding} {
-		v, err := oneOf(name, "0", "1")
-		if err != nil {
-			return err
-		}
-		*flag = v == "1"
+	marks, err := oneOf("marks", "0", "1")
+	if err != nil {
+		return err
 	}
+	padding, err := oneOf("padding", "0", "1")
+	if err != nil {
+		return err
+	}
+	s.marks, s.padding = marks == "1", padding == "1"
 	onGap, err := oneOf("on_gap", "event", "fail")
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ import (
 // noon is when the requests of these tests arrive.
 var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
-func selectionOf(t *testing.T, path, query string, header ...string) (*selection, error) {
+func selectionOf(t *testing.T, path, query string, header ...string) (selection, error) {
 	t.Helper()
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.URL.RawQuery = query
@@ -73,9 +73,9 @@ func TestSelection(t *testing.T) {
 		{name: "long poll", path: "x/", header: []string{"Accept", "application/json"}, want: func(s *selection) { s.form, s.longPoll = formNDJSON, true }},
 		{name: "WebSocket", path: "x/", header: []string{"Accept", "application/websocket-events"}, want: func(s *selection) { s.via = overWebSocket }},
 		{name: "WebSocket, first known protocol", path: "x/", header: []string{"Accept", "application/websocket-events", "Sec-WebSocket-Protocol", "bearer.eA, foo", "Sec-WebSocket-Protocol", "spillway.v1.json"},
-			want: func(s *selection) { s.via, s.form = overWebSocket, formJSON }},
+			want: func(s *selection) { s.via, s.form, s.protocol = overWebSocket, formJSON, protocolJSON }},
 		{name: "WebSocket, plain protocol, envelope", path: "x/", query: "format=envelope", header: []string{"Accept", "application/websocket-events", "Sec-WebSocket-Protocol", "spillway.v1.plain, spillway.v1.json"},
-			want: func(s *selection) { s.via, s.form = overWebSocket, formEnvelope }},
+			want: func(s *selection) { s.via, s.form, s.protocol = overWebSocket, formEnvelope, protocolPlain }},
 
 		{name: "ids", path: "x/", query: "id=every", want: func(s *selection) { s.ids = idEvery }},
 		{name: "ids by default", path: "x/", query: "id=auto", want: func(*selection) {}},
@@ -95,8 +95,8 @@ func TestSelection(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := &selection{topics: []string{"x"}, rendering: rendering{form: formPlain}, wait: defaultWait}
-			tt.want(want)
+			want := selection{topics: []string{"x"}, rendering: rendering{form: formPlain}, wait: defaultWait}
+			tt.want(&want)
 			if !got.until.Equal(want.until) || !got.start.time.Equal(want.start.time) {
 				t.Errorf("got until %v and start %v, want %v and %v", got.until, got.start.time, want.until, want.start.time)
 			}

@@ -118,7 +118,7 @@ func (c *memChannel) Close() {
 
 // A harness is a relay on a cluster, with a gateway in memory.
 type harness struct {
-	t  *testing.T
+	t  testing.TB
 	gw *memGateway
 	r  *Relay
 }
@@ -144,7 +144,7 @@ func testConfig(brokers string) Config {
 }
 
 // startRelay runs a relay until the test ends. configure may change the config.
-func startRelay(t *testing.T, k *kafkatest.Cluster, configure ...func(*Config)) *harness {
+func startRelay(t testing.TB, k *kafkatest.Cluster, configure ...func(*Config)) *harness {
 	t.Helper()
 	cfg := testConfig(k.Bootstrap())
 	for _, f := range configure {

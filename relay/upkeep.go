@@ -44,22 +44,38 @@ func (h *hub) failed(topicName string, partition int32, err error) {
 // them ask their next link, which starts it again. Call with mu held.
 func (h *hub) reset(t *topic) {
 	h.metrics.resets.Inc()
-	for _, v := range slices.Clone(t.views) {
-		h.closeView(v)
+	for len(t.views) > 0 {
+		h.closeView(t.views[len(t.views)-1].view)
 	}
 	h.drop(t)
 }
 
-// closeView closes a view's channels and forgets it. Call with mu held.
+// closeView closes a view's channels, and so the view. Call with mu held.
 func (h *hub) closeView(v *view) {
-	for _, ch := range v.channels {
-		ch.log.Close()
+	for len(v.channels) > 0 {
+		h.closeChannel(v.channels[len(v.channels)-1])
+	}
+}
+
+// closeChannel closes a channel, and forgets its view if that was the last one.
+// Call with mu held.
+func (h *hub) closeChannel(ch *channel) {
+	ch.log.Close()
+	last := len(h.round) - 1
+	moved := h.round[last]
+	h.round[ch.inRound], moved.inRound = moved, ch.inRound
+	h.round[last] = nil
+	h.round = h.round[:last]
+	v := ch.view
+	v.remove(ch)
+	if len(v.channels) > 0 {
+		return
 	}
 	delete(h.views, v.key)
-	for _, t := range v.topics {
-		t.views = slices.DeleteFunc(t.views, func(o *view) bool { return o == v })
-		if len(t.views) == 0 {
-			t.idle = h.now()
+	v.leave()
+	for _, m := range v.topics {
+		if len(m.topic.views) == 0 {
+			h.unwanted(m.topic)
 		}
 	}
 }
@@ -68,6 +84,7 @@ func (h *hub) closeView(v *view) {
 // later, together with others. Call with mu held.
 func (h *hub) drop(t *topic) {
 	delete(h.topics, t.info.name)
+	delete(h.idle, t)
 	all := make([]int32, len(t.next))
 	for p := range all {
 		all[p] = int32(p)
@@ -77,34 +94,61 @@ func (h *hub) drop(t *topic) {
 	h.notify()
 }
 
-// sweep ends what nobody has wanted for the linger, and moves the cursors of
-// quiet channels.
+// sweep moves the cursors of quiet channels, and ends what nobody has wanted
+// for the linger. How long it takes hardly depends on how many channels there
+// are: each time it looks at a part of them.
 func (h *hub) sweep() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := h.now()
-	for _, v := range h.views {
-		for key, ch := range v.channels {
-			switch {
-			case ch.log.Subscribers() == 0:
-				if now.Sub(ch.wanted) > h.linger {
-					ch.log.Close()
-					delete(v.channels, key)
-				}
-				continue
-			case ch.stale && !ch.commentOnly && ch.form != formHint && now.Sub(ch.lastItem) >= h.heartbeat:
-				ch.appendIDOnly(v.position(), now)
-			}
-			ch.wanted = now
-		}
-		if len(v.channels) == 0 {
-			h.closeView(v)
-		}
+	h.sweepQuiet(now)
+	rounds := max(1, min(h.linger/2, roundTime)/sweepInterval) // sweeps in one round
+	for n := (len(h.round) + int(rounds) - 1) / int(rounds); n > 0; n -= sweepStep {
+		h.sweepSome(now, min(n, sweepStep))
+		h.mu.Unlock() // records must not wait for very many channels
+		h.mu.Lock()
 	}
-	for _, t := range h.topics {
-		if t.reading() && len(t.views) == 0 && !t.idle.IsZero() && now.Sub(t.idle) > h.linger {
+	for t := range h.idle {
+		if now.Sub(t.idle) > h.linger {
 			h.drop(t)
 		}
+	}
+}
+
+// sweepStep is how many channels sweep looks at in one go.
+const sweepStep = 1000
+
+// sweepQuiet moves the cursors of channels that have been quiet for a
+// heartbeat, though the hub moved on. Call with mu held.
+func (h *hub) sweepQuiet(now time.Time) {
+	h.quiet = slices.DeleteFunc(h.quiet, func(ch *channel) bool {
+		if ch.view != nil && ch.stale && ch.lastItem.since(now) >= h.heartbeat && ch.log.Subscribers() > 0 {
+			ch.moveCursor(ch.view.position(), now)
+		}
+		ch.inQuiet = ch.view != nil && ch.stale
+		return !ch.inQuiet
+	})
+}
+
+// sweepSome looks at the next n channels of the round, and closes those that
+// nobody has wanted for the linger. Call with mu held.
+func (h *hub) sweepSome(now time.Time, n int) {
+	for ; n > 0 && len(h.round) > 0; n-- {
+		if h.swept >= len(h.round) {
+			h.swept = 0
+		}
+		ch := h.round[h.swept]
+		attached := ch.log.Subscribers() > 0
+		if attached || ch.attached {
+			ch.wanted = stampOf(now) // the last one may have left a moment ago
+		}
+		ch.attached = attached
+		ch.forgetStanding() // it is made again when somebody asks
+		if !attached && ch.wanted.since(now) > h.linger {
+			h.closeChannel(ch) // and another takes its place in the round
+			continue
+		}
+		h.swept++
 	}
 }
 
@@ -195,15 +239,16 @@ func (h *hub) addPartitions(t *topic, info *topicInfo, starts []int64) {
 	}
 	first := len(t.next)
 	t.info = info
-	for _, v := range t.views {
-		at := slices.Index(v.topics, t)
-		for _, ch := range v.channels {
+	for _, in := range t.views {
+		for _, ch := range in.view.channels {
+			ch.here = nil
 			for _, start := range starts[first:] {
-				ch.index.addPartition(at, start)
+				ch.index.addPartition(in.at, start)
 			}
 		}
 	}
 	t.next = append(t.next, starts[first:]...)
+	t.snapshot = nil
 	h.consume(t, t.next, first)
 	h.log.Info("partitions were added", "topic", info.name, "from", first, "to", len(t.next))
 }

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,12 +14,26 @@ import (
 // replicas write the same position with another time.
 type vector [][]int64
 
+// clone copies v into memory of its own.
 func (v vector) clone() vector {
+	n := 0
+	for i := range v {
+		n += len(v[i])
+	}
+	all := make([]int64, 0, n)
 	c := make(vector, len(v))
 	for i := range v {
-		c[i] = slices.Clone(v[i])
+		all = append(all, v[i]...)
+		c[i] = all[len(all)-len(v[i]) : len(all) : len(all)]
 	}
 	return c
+}
+
+// set makes v the position to, which has the same partitions.
+func (v vector) set(to vector) {
+	for i := range to {
+		copy(v[i], to[i])
+	}
 }
 
 // covers reports whether v is at or past o in every partition. A partition

@@ -1,0 +1,124 @@
+package relay
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"spillway/relay/kafkatest"
+)
+
+// An answer is a ResponseWriter that keeps what a gateway would: the header,
+// and how long the body is.
+type answer struct {
+	header http.Header
+	status int
+	length int
+}
+
+func (a *answer) Header() http.Header    { return a.header }
+func (a *answer) WriteHeader(status int) { a.status = status }
+func (a *answer) Write(p []byte) (int, error) {
+	a.length += len(p)
+	return len(p), nil
+}
+
+// BenchmarkAccept is the origin's answer to one client, topics being read
+// already: what of a new stream's cost is the relay's.
+func BenchmarkAccept(b *testing.B) {
+	k := kafkatest.Fake(b)
+	for _, topic := range []string{"orders", "payments", "refunds"} {
+		k.CreateTopic(topic, 6)
+		values(k, topic, numbered("v", 0, 10)...)
+	}
+	h := startRelay(b, k)
+	position := h.open("/events/orders/").lastEventID()
+	sse := []string{"Accept", "text/event-stream", "Origin", "https://app.example.com"}
+	for _, bm := range []struct {
+		name, url string
+		header    []string
+	}{
+		{"start=live", "/events/orders/", nil},
+		{"start=live/browser", "/events/orders/", sse},
+		{"start=live/topics=3", "/events/orders,payments,refunds/", sse},
+		{"start=live/form=envelope", "/events/orders/?format=envelope", sse},
+		{"start=live/websocket", "/events/orders/", []string{"Accept", "application/websocket-events"}},
+		{"start=cursor", "/events/orders/", append(sse, "Last-Event-ID", position)},
+		{"start=earliest", "/events/orders/?from=earliest", sse},
+		{"start=live/poll", "/events/orders/", []string{"Accept", "application/json"}},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			r := httptest.NewRequest(http.MethodGet, bm.url, nil)
+			for i := 0; i < len(bm.header); i += 2 {
+				r.Header.Set(bm.header[i], bm.header[i+1])
+			}
+			ctx, cancel := context.WithCancel(b.Context())
+			defer cancel()
+			r = r.WithContext(ctx)
+			b.ReportAllocs()
+			w := answer{header: make(http.Header)}
+			for b.Loop() {
+				clear(w.header) // the gateway has a new one each time, which is its cost
+				h.r.Origin().ServeHTTP(&w, r)
+				if w.status != http.StatusOK {
+					b.Fatal(w.status)
+				}
+			}
+		})
+	}
+}
+
+// What is the same for all streams of a channel is one piece of memory, however
+// many they are, and making the answer costs next to none.
+func TestStreamsShareTheirInstructions(t *testing.T) {
+	k := kafkatest.Fake(t)
+	k.CreateTopic("orders", 3)
+	values(k, "orders", "v0")
+	h := startRelay(t, k)
+	h.open("/events/orders/")
+	for _, accept := range []string{"text/event-stream", "application/x-ndjson", "application/websocket-events"} {
+		r := httptest.NewRequest(http.MethodGet, "/events/orders/", nil)
+		r.Header.Set("Accept", accept)
+		h.open("/events/orders/", "Accept", accept)
+		ask := func(w *answer) {
+			w.header = make(http.Header, 16)
+			h.r.Origin().ServeHTTP(w, r)
+		}
+		var a, b answer
+		ask(&a)
+		ask(&b)
+		for _, name := range []string{"Grip-Hold", "Grip-Channel", "Grip-Link"} {
+			one, other := a.header.Get(name), b.header.Get(name)
+			if one == "" || unsafe.StringData(one) != unsafe.StringData(other) {
+				t.Errorf("%s: %s is %q and %q, want one string", accept, name, one, other)
+			}
+		}
+		empty := testing.AllocsPerRun(10, func() { a.header = make(http.Header, 16) })
+		if n := testing.AllocsPerRun(1000, func() { ask(&a) }) - empty; n > 1 {
+			t.Errorf("%s: %v allocations for each answer, want one for the topic's name", accept, n)
+		}
+	}
+}
+
+// The position in an answer is that of the moment, not the one that was shared
+// before the hub moved.
+func TestStreamsBeginWhereTheHubIs(t *testing.T) {
+	k := kafkatest.Fake(t)
+	k.CreateTopic("orders", 1)
+	h := startRelay(t, k)
+	first := h.open("/events/orders/")
+	for i := range 5 {
+		again := h.open("/events/orders/")
+		values(k, "orders", numbered("v", i, i+1)...)
+		again.wantData(numbered("v", i, i+1)...)
+	}
+	first.wantData(numbered("v", 0, 5)...)
+	k.AddPartitions("orders", 2)
+	h.eventually("the new partition is read", func() bool {
+		id := h.open("/events/orders/").lastEventID()
+		return strings.HasSuffix(id, ".3.5.0.0")
+	})
+}

@@ -1,0 +1,101 @@
+package relay
+
+import (
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"spillway/grip"
+)
+
+// Values of header fields that many answers share. Whoever has the header may
+// replace them, but not write to them; nobody else does either.
+var (
+	uncached        = []string{"no-store, no-transform"}
+	uncachedPrivate = []string{"private, no-store, no-transform"}
+	varies          = []string{"Origin, Accept"}
+	anyOrigin       = []string{"*"}
+	withCredentials = []string{"true"}
+	exposedFields   = []string{"Retry-After"}
+	unbuffered      = []string{"no"}
+	typeSSE         = []string{"text/event-stream; charset=utf-8"}
+	typeNDJSON      = []string{"application/x-ndjson"}
+	typeJSON        = []string{"application/json"}
+	typeEvents      = []string{grip.ContentTypeEvents}
+	typeBytes       = []string{"application/octet-stream"}
+	bareMessages    = []string{`grip; message-prefix=""`}
+	speakJSON       = []string{protocolJSON}
+	speakPlain      = []string{protocolPlain}
+	holdStream      = []string{string(grip.HoldStream)}
+)
+
+// serveNow answers a request for what is to come of topics that others read
+// already: the most frequent one, and what comes by the thousand at a time. It
+// reports false, and has done nothing, where there is more to it.
+//
+// Nothing is asked of Kafka and nothing waited for; and what of the answer
+// does not differ from client to client is the same memory for all of them.
+func (o *Origin) serveNow(w http.ResponseWriter, s *selection) bool {
+	if s.start.kind != startLive || s.bounded() || s.marks || s.longPoll {
+		return false
+	}
+	ch, at := o.hub.here(s.topics, s.rendering)
+	if ch == nil {
+		return false
+	}
+	h := w.Header()
+	buf := openings.Get().(*[]byte)
+	out := appendOpening((*buf)[:0], h, s)
+	if !s.commentOnly && len(at.id) <= ch.maxID {
+		out = ch.appendAnnouncement(out, s.via, at.id)
+	}
+	o.setHold(h, at.channel, s.form, s.heartbeat)
+	h["Grip-Link"] = o.holdLink(ch, s.topics, holdLink{via: s.via, heartbeatMS: s.heartbeat.Milliseconds()})
+	w.WriteHeader(http.StatusOK)
+	w.Write(out)
+	*buf = out
+	openings.Put(buf)
+	return true
+}
+
+// openings are buffers for the first bytes of streams.
+var openings = sync.Pool{New: func() any { return new([]byte) }}
+
+// keepAlives are values of Grip-Keep-Alive with the default heartbeat, spread
+// so that the heartbeats of many streams are: up to 10 % later. The gateway
+// takes up to as much off again (GRIP reference, 2.2).
+type keepAlives struct {
+	heartbeat time.Duration
+	comments  [64][]string // of SSE
+	lines     [64][]string // of NDJSON: empty ones
+}
+
+func newKeepAlives(heartbeat time.Duration) *keepAlives {
+	k := &keepAlives{heartbeat: heartbeat}
+	for i := range k.comments {
+		late := heartbeat + heartbeat/10*time.Duration(i)/time.Duration(len(k.comments)-1)
+		k.comments[i], k.lines[i] = keepAlive(formPlain, late), keepAlive(formNDJSON, late)
+	}
+	return k
+}
+
+// value returns one for streams of form f; heartbeat is 0 for the default.
+func (k *keepAlives) value(f form, heartbeat time.Duration) []string {
+	switch i := rand.IntN(len(k.comments)); {
+	case heartbeat > 0:
+		return keepAlive(f, heartbeat+rand.N(heartbeat/10+1))
+	case f == formNDJSON:
+		return k.lines[i]
+	default:
+		return k.comments[i]
+	}
+}
+
+func keepAlive(f form, timeout time.Duration) []string {
+	content := `:\n\n`
+	if f == formNDJSON {
+		content = `\n`
+	}
+	return []string{content + "; format=cstring; timeout=" + seconds(timeout) + "; mode=idle"}
+}
