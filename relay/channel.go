@@ -51,166 +51,170 @@ func stampOf(t time.Time) stamp { return stamp(t.UnixNano()) }
 // since is how long ago s was at t.
 func (s stamp) since(t time.Time) time.Duration { return time.Duration(stampOf(t) - s) }
 
-// A scratch is memory that is used again for every batch of every channel.
+// flushBytes is how many bytes of frames are collected at most before streams
+// get them; one larger record still is one.
+const flushBytes = 1 << 20
+
+// A batch is the records of one partition that are being appended: what of them
+// is the same for all channels is worked out once. Its memory is used again.
 // Guarded by hub.mu.
-type scratch struct {
-	buf      []byte
-	id       []byte
-	before   []byte
-	after    []byte
-	position vector
-	spans    []span
-	items    []grip.Item
-	streams  []grip.HTTPStream
-	messages []grip.WSMessage
+type batch struct {
+	records   []*kgo.Record // up to the last that makes an item
+	partition int32
+	moved     bool // the partition goes on behind them, over records that make none
+	now       time.Time
+	plain     []recordKind // by record, as formPlain sees it; empty: not worked out
+	rich      []recordKind // as all other forms do
+
+	// What is being written to one channel.
+	c       *channel
+	h       vector // the hub's position before the records
+	topic   int    // of the view, the one that the records are of
+	done    int    // records that were written
+	kinds   []recordKind
+	id      []byte
+	before  []byte // text of the cursor before and after the partition's offset
+	after   []byte
+	counted [numKinds]int
+	unsent  int
+	write   func(grip.Batch) // writeSome
 }
 
-const (
-	// flushBytes is how many bytes of frames are collected at most before the
-	// gateway gets them; one larger record still is one.
-	flushBytes = 1 << 20
-	// keepBytes is how large a buffer may be to be used again.
-	keepBytes = 4 << 20
-)
-
-// A span is where the frames of one item lie in scratch.buf.
-type span struct {
-	stream     [2]int
-	message    [2]int
-	raw        []byte // the message, where it is the value itself
-	typ        grip.MessageType
-	hasMessage bool
-	stale      bool // the hub moved over records that made no item before this one
-	topic      int32
-	partition  int32
-	next       int64
-	minute     int64
-}
-
-// append adds the records of one partition to the channel. h is the hub's
-// position before them; afterwards the caller moves it past the last one.
-func (c *channel) append(h vector, topic int, partition int32, records []*kgo.Record, now time.Time, sc *scratch) {
-	c.here = nil
+// set makes b the batch of these records.
+func (b *batch) set(partition int32, records []*kgo.Record, now time.Time) {
 	last := len(records) - 1
 	for last >= 0 && records[last].Attrs.IsControl() {
 		last--
 	}
-	moved := last < len(records)-1 // past the last item that follows from here
-	switch {
-	case last < 0:
-	case c.form == formHint:
-		c.appendHint(h, topic, partition, records[last], now)
-	default:
-		c.appendAll(h, topic, partition, records[:last+1], now, sc)
-	}
-	c.stale = c.stale || moved
+	b.records, b.partition, b.now = records[:last+1], partition, now
+	b.moved = last < len(records)-1
+	b.plain, b.rich = b.plain[:0], b.rich[:0]
 }
 
-// appendAll does so for records of which the last is an item.
-func (c *channel) appendAll(h vector, topic int, partition int32, records []*kgo.Record, now time.Time, sc *scratch) {
-	c.cursorAround(h, topic, partition, sc)
-	for i, r := range records {
+// reset lets go of everything but memory.
+func (b *batch) reset() { b.records, b.c, b.h, b.kinds = nil, nil, nil, nil }
+
+// kindsFor returns what kind each record is to a channel.
+func (b *batch) kindsFor(w *writer) []recordKind {
+	if len(b.plain) == 0 {
+		for _, r := range b.records {
+			b.plain = append(b.plain, w.plainKind(r))
+		}
+	}
+	if w.form == formPlain {
+		return b.plain
+	}
+	if len(b.rich) == 0 {
+		for i, r := range b.records {
+			b.rich = append(b.rich, richKind(r, b.plain[i]))
+		}
+	}
+	return b.rich
+}
+
+// append adds a batch to the channel. h is the hub's position before it;
+// afterwards the caller moves it past the last record.
+func (c *channel) append(h vector, topic int, b *batch) {
+	c.here = nil
+	switch {
+	case len(b.records) == 0:
+	case c.form == formHint:
+		c.appendHint(h, topic, b)
+	default:
+		c.appendAll(h, topic, b)
+	}
+	c.stale = c.stale || b.moved
+}
+
+// appendAll does so for records that make items.
+func (c *channel) appendAll(h vector, topic int, b *batch) {
+	b.c, b.h, b.topic, b.done = c, h, topic, 0
+	b.kinds = b.kindsFor(&c.writer)
+	b.cursorAround()
+	if b.write == nil {
+		b.write = b.writeSome
+	}
+	for before := -1; before < b.done && b.done < len(b.records); { // a closed log takes none
+		before = b.done
+		c.log.Write(b.write)
+	}
+	c.appended(b.now)
+	for kind, n := range b.counted {
+		if n > 0 {
+			c.metrics.encoded[kind].Add(float64(n))
+		}
+	}
+	c.metrics.unsent.Add(float64(b.unsent))
+	b.counted, b.unsent = [numKinds]int{}, 0
+}
+
+// writeSome writes records into the channel's log, as far as they go out
+// together, and tells the index of each before it can be seen.
+func (b *batch) writeSome(out grip.Batch) {
+	c := b.c
+	for size := 0; b.done < len(b.records) && size < flushBytes; b.done++ {
+		r := b.records[b.done]
 		if r.Attrs.IsControl() {
 			c.stale = true
 			continue
 		}
-		s := span{topic: int32(topic), partition: partition, next: r.Offset + 1, minute: minuteOf(r.Timestamp, now), stale: c.stale}
-		c.stale = false
-		sc.id = cursor.AppendHead(sc.id[:0], 0, s.minute)
-		sc.id = append(sc.id, sc.before...)
-		sc.id = strconv.AppendInt(sc.id, s.next, 36)
-		sc.id = append(sc.id, sc.after...)
-		kind := c.kind(r)
-		c.metrics.encoded[kind].Inc()
-		id := c.wireID(sc.id, h, s.minute, i == len(records)-1, now)
+		kind, next, minute := b.kinds[b.done], r.Offset+1, minuteOf(r.Timestamp, b.now)
+		b.counted[kind]++
+		b.id = cursor.AppendHead(b.id[:0], 0, minute)
+		b.id = append(b.id, b.before...)
+		b.id = strconv.AppendInt(b.id, next, 36)
+		b.id = append(b.id, b.after...)
+		id := c.wireID(b.id, b.h, minute, b.done == len(b.records)-1, b.now)
 
-		s.stream[0] = len(sc.buf)
+		var e grip.Entry
 		if c.form != formJSON {
-			sc.buf = c.appendStream(sc.buf, r, kind, id)
+			e.Stream = c.appendStream(out.Stream(c.streamSize(r, kind, id)), r, kind, id)
 		}
-		s.stream[1] = len(sc.buf)
 		if c.form != formNDJSON {
-			var content []byte
-			s.message[0] = len(sc.buf)
-			sc.buf, content, s.typ, s.hasMessage = c.appendMessage(sc.buf, r, kind, id)
-			s.message[1] = len(sc.buf)
-			if s.message[0] == s.message[1] {
-				s.raw = content
-			}
-			if !s.hasMessage {
-				c.metrics.unsent.Inc()
+			var raw bool
+			switch e.Message, e.Type, raw = c.rawMessage(r, kind); {
+			case raw:
+			case c.hasMessage(kind):
+				e.Message = c.appendMessage(out.Message(c.messageSize(r, kind, id)), r, kind, id)
+			default:
+				b.unsent++
 			}
 		}
-		sc.spans = append(sc.spans, s)
-		if len(sc.buf) >= flushBytes {
-			c.publish(h, now, sc)
-		}
-	}
-	c.publish(h, now, sc)
-}
-
-// publish hands the spans to the gateway, position by position.
-func (c *channel) publish(h vector, now time.Time, sc *scratch) {
-	n := len(sc.spans)
-	if n == 0 {
-		return
-	}
-	sc.items, sc.streams, sc.messages = grown(sc.items, n), grown(sc.streams, n), grown(sc.messages, n)
-	for i := range sc.spans {
-		s := &sc.spans[i]
-		sc.items[i] = grip.Item{}
-		if s.stream[1] > s.stream[0] {
-			sc.streams[i] = grip.HTTPStream{Content: sc.buf[s.stream[0]:s.stream[1]]}
-			sc.items[i].HTTPStream = &sc.streams[i]
-		}
-		if s.hasMessage {
-			content := s.raw
-			if content == nil {
-				content = sc.buf[s.message[0]:s.message[1]]
-			}
-			sc.messages[i] = grip.WSMessage{Type: s.typ, Content: content}
-			sc.items[i].WSMessage = &sc.messages[i]
-		}
-		c.note(h, s.stale, int(s.topic), s.partition, s.next, s.minute)
-	}
-	c.appendItems(sc.items[:n], now)
-	clear(sc.spans) // no record must live as long as the scratch
-	clear(sc.messages)
-	sc.spans, sc.buf = sc.spans[:0], sc.buf[:0]
-	if cap(sc.buf) > keepBytes {
-		sc.buf = nil
+		c.note(b.h, b.topic, b.partition, next, minute)
+		out.Add(e)
+		size += len(e.Stream) + len(e.Message)
 	}
 }
 
-// note tells the index of the next item, after which partition is at next.
-func (c *channel) note(h vector, stale bool, topic int, partition int32, next, minute int64) {
-	if !stale {
+// note tells the index of the next item, after which partition is at next. h
+// is the hub's position at the beginning of the batch.
+func (c *channel) note(h vector, topic int, partition int32, next, minute int64) {
+	if !c.stale {
 		c.index.item(int32(topic), partition, next, minute)
 		return
 	}
+	c.stale = false
 	to := h.clone()
 	to[topic][partition] = next
 	c.index.jump(to, minute)
 }
 
-// appendItems hands items that the index knows to the gateway.
-func (c *channel) appendItems(items []grip.Item, now time.Time) {
-	c.log.Append(items)
+// appended notes that items were appended.
+func (c *channel) appended(now time.Time) {
 	c.lastItem = stampOf(now)
 	first, _ := c.log.Retained()
 	c.index.trim(first)
 }
 
-// appendHint tells whoever waits that the view has news, up to last.
-func (c *channel) appendHint(h vector, topic int, partition int32, last *kgo.Record, now time.Time) {
-	c.note(h, c.stale, topic, partition, last.Offset+1, minuteOf(last.Timestamp, now))
-	c.stale = false
-	c.appendItems([]grip.Item{{
-		HTTPStream:   &grip.HTTPStream{Action: grip.ActionHint},
-		HTTPResponse: &grip.HTTPResponse{Action: grip.ActionHint},
-		WSMessage:    &grip.WSMessage{Action: grip.ActionHint},
-	}}, now)
+// appendHint tells whoever waits that the view has news, up to the batch's end.
+func (c *channel) appendHint(h vector, topic int, b *batch) {
+	last := b.records[len(b.records)-1]
+	c.note(h, topic, b.partition, last.Offset+1, minuteOf(last.Timestamp, b.now))
+	c.log.Write(addHint)
+	c.appended(b.now)
 }
+
+func addHint(out grip.Batch) { out.Add(grip.Entry{Action: grip.ActionHint}) }
 
 // hasIDOnly reports whether the cursors of quiet listeners are to be moved.
 func (c *channel) hasIDOnly() bool { return !c.commentOnly && c.form != formHint }
@@ -224,32 +228,31 @@ func (c *channel) moveCursor(h vector, now time.Time) {
 		id = appendTimeOnly(nil, 0, minute, c.index.tags, h)
 	}
 	content := c.appendIDOnly(nil, id)
-	item := grip.Item{}
+	e := grip.Entry{Stream: content}
 	if c.form == formJSON {
-		item.WSMessage = &grip.WSMessage{Content: content}
-	} else {
-		item.HTTPStream = &grip.HTTPStream{Content: content}
+		e = grip.Entry{Message: content}
 	}
 	c.index.jump(h, minute)
 	c.stale, c.lastID, c.sinceID = false, stampOf(now), 0
-	c.appendItems([]grip.Item{item}, now)
+	c.log.Write(func(out grip.Batch) { out.Add(e) })
+	c.appended(now)
 }
 
-// cursorAround writes the text of h's cursor before and after the offset of
-// one partition, without the head: the only parts that change from record to
+// cursorAround writes the text of the channel's cursor before and after the
+// partition's offset, without the head: the only parts that change from record to
 // record are the head's time and that offset.
-func (c *channel) cursorAround(h vector, topic int, partition int32, sc *scratch) {
-	sc.before, sc.after = sc.before[:0], sc.after[:0]
-	text := &sc.before
-	for t := range h {
+func (b *batch) cursorAround() {
+	b.before, b.after = b.before[:0], b.after[:0]
+	text := &b.before
+	for t := range b.h {
 		*text = append(*text, separator(t))
-		*text = append(*text, c.index.tags[t][:]...)
+		*text = append(*text, b.c.index.tags[t][:]...)
 		*text = append(*text, '.')
-		*text = strconv.AppendInt(*text, int64(len(h[t])), 10)
-		for p, next := range h[t] {
+		*text = strconv.AppendInt(*text, int64(len(b.h[t])), 10)
+		for p, next := range b.h[t] {
 			*text = append(*text, '.')
-			if t == topic && p == int(partition) {
-				text = &sc.after
+			if t == b.topic && p == int(b.partition) {
+				text = &b.after
 				continue
 			}
 			*text = strconv.AppendInt(*text, next, 36)
@@ -299,11 +302,4 @@ func separator(topic int) byte {
 // minuteOf is the time that a cursor carries: of the record, or now, if earlier.
 func minuteOf(t, now time.Time) int64 {
 	return max(min(t.Unix(), now.Unix())/60, 0)
-}
-
-func grown[T any](s []T, n int) []T {
-	if cap(s) < n {
-		return make([]T, n, n+n/2)
-	}
-	return s[:n]
 }

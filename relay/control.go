@@ -173,7 +173,7 @@ func (w *writer) appendRecord(dst []byte, via transport, r *kgo.Record, id []byt
 	if via == overHTTP {
 		return w.appendStream(dst, r, w.kind(r), id)
 	}
-	_, content, typ, ok := w.appendMessage(nil, r, w.kind(r), id)
+	content, typ, ok := w.message(r, w.kind(r), id)
 	if !ok {
 		return dst
 	}

@@ -28,7 +28,7 @@ type recordKind uint8
 
 const (
 	kindText recordKind = iota
-	kindJSON            // text that is one JSON text; not told apart in formPlain
+	kindJSON            // text that is one JSON text; formPlain does not tell it apart
 	kindBinary
 	kindDelete
 	kindOversize
@@ -40,6 +40,14 @@ func (k recordKind) String() string {
 }
 
 func (w *writer) kind(r *kgo.Record) recordKind {
+	if w.form == formPlain {
+		return w.plainKind(r)
+	}
+	return richKind(r, w.plainKind(r))
+}
+
+// plainKind is kind in formPlain, whatever the form is.
+func (w *writer) plainKind(r *kgo.Record) recordKind {
 	switch {
 	case r.Value == nil:
 		return kindDelete
@@ -47,10 +55,16 @@ func (w *writer) kind(r *kgo.Record) recordKind {
 		return kindOversize
 	case !utf8.Valid(r.Value):
 		return kindBinary
-	case w.form != formPlain && isJSON(r.Value):
-		return kindJSON
 	}
 	return kindText
+}
+
+// richKind is kind in the other forms, for a record that is plain in formPlain.
+func richKind(r *kgo.Record, plain recordKind) recordKind {
+	if plain == kindText && isJSON(r.Value) {
+		return kindJSON
+	}
+	return plain
 }
 
 // isJSON reports whether value is one JSON text. Most of what is none is told
@@ -114,25 +128,69 @@ func (w *writer) event(kind recordKind, r *kgo.Record) string {
 	return "message"
 }
 
-// appendMessage appends the content of the WebSocket message for a record. ok
-// is false when the record is not sent (a tombstone as a raw message). A raw
-// value is not copied: content is then the value itself, and dst unchanged.
-func (w *writer) appendMessage(dst []byte, r *kgo.Record, kind recordKind, id []byte) (out, content []byte, typ grip.MessageType, ok bool) {
-	start := len(dst)
-	if w.form == formPlain {
-		switch kind {
-		case kindDelete:
-			return dst, nil, 0, false
-		case kindBinary:
-			return dst, r.Value, grip.BinaryMessage, true
-		case kindText:
-			return dst, r.Value, grip.TextMessage, true
-		}
-		dst = appendOversize(dst, r)
-	} else {
-		dst = w.appendJSON(dst, r, kind, id)
+// rawMessage returns the content of a WebSocket message that is the value
+// itself; ok is false where it is something else.
+func (w *writer) rawMessage(r *kgo.Record, kind recordKind) (content []byte, typ grip.MessageType, ok bool) {
+	switch {
+	case w.form != formPlain:
+	case kind == kindText:
+		return r.Value, grip.TextMessage, true
+	case kind == kindBinary:
+		return r.Value, grip.BinaryMessage, true
 	}
-	return dst, dst[start:], grip.TextMessage, true
+	return nil, 0, false
+}
+
+// hasMessage reports whether a WebSocket gets a message for a record. A raw one
+// has none for a tombstone.
+func (w *writer) hasMessage(kind recordKind) bool { return w.form != formPlain || kind != kindDelete }
+
+// appendMessage appends the content of the WebSocket message for a record that
+// has one and where it is not raw. It is text.
+func (w *writer) appendMessage(dst []byte, r *kgo.Record, kind recordKind, id []byte) []byte {
+	if w.form == formPlain {
+		return appendOversize(dst, r)
+	}
+	return w.appendJSON(dst, r, kind, id)
+}
+
+// message is the WebSocket message for a record; ok is false where there is none.
+func (w *writer) message(r *kgo.Record, kind recordKind, id []byte) (content []byte, typ grip.MessageType, ok bool) {
+	if content, typ, ok = w.rawMessage(r, kind); ok || !w.hasMessage(kind) {
+		return content, typ, ok
+	}
+	return w.appendMessage(nil, r, kind, id), grip.TextMessage, true
+}
+
+// streamSize and messageSize are how many bytes the content is likely to have
+// at most. More is no mistake, only another copy.
+func (w *writer) streamSize(r *kgo.Record, kind recordKind, id []byte) int {
+	const around = len("event: message\nid: \ndata: \n\n")
+	if w.form != formPlain {
+		return around + w.messageSize(r, kind, id)
+	}
+	return around + len(id) + w.sizeOfValue(r, kind) + len(r.Key)
+}
+
+func (w *writer) messageSize(r *kgo.Record, kind recordKind, id []byte) int {
+	const around = 192 // names of members, numbers, the time
+	n := around + len(w.channel) + len(r.Topic) + len(r.Key) + len(id) + w.sizeOfValue(r, kind)
+	for _, h := range r.Headers {
+		n += len(h.Key) + len(h.Value) + len(`"":"",`)
+	}
+	return n
+}
+
+// sizeOfValue is how many bytes the value is likely to have at most when it is
+// written down.
+func (w *writer) sizeOfValue(r *kgo.Record, kind recordKind) int {
+	switch kind {
+	case kindBinary:
+		return base64.StdEncoding.EncodedLen(len(r.Value))
+	case kindDelete, kindOversize:
+		return 64
+	}
+	return len(r.Value) + len(r.Value)/16 // what has to be escaped
 }
 
 // appendJSON appends the envelope of a record: one line, without its end.

@@ -82,7 +82,7 @@ func TestOneRecordInEveryForm(t *testing.T) {
 			if got := string(plain.appendStream(nil, r, kind, id)); got != tt.plain {
 				t.Errorf("plain SSE: got %q, want %q", got, tt.plain)
 			}
-			_, content, typ, ok := plain.appendMessage(nil, r, kind, id)
+			content, typ, ok := plain.message(r, kind, id)
 			got := ""
 			if ok {
 				got = map[grip.MessageType]string{grip.TextMessage: "text ", grip.BinaryMessage: "binary "}[typ] + string(content)
@@ -112,7 +112,7 @@ func TestOneRecordInEveryForm(t *testing.T) {
 
 			sub := writer{rendering: rendering{form: formJSON}, channel: `o~"1`, maxBytes: limit}
 			want = `{"type":"record","channel":"o~\"1",` + want[1:len(want)-1]
-			if _, content, _, ok := sub.appendMessage(nil, r, sub.kind(r), id); !ok || string(content) != want {
+			if content, _, ok := sub.message(r, sub.kind(r), id); !ok || string(content) != want {
 				t.Errorf("spillway.v1.json: got %q, want %q", content, want)
 			}
 		})

@@ -216,7 +216,7 @@ func (f *Forwarder) items(p kgo.FetchTopicPartition) []grip.Item {
 	var items []grip.Item
 	for _, r := range p.Records {
 		kind := f.writer.kind(r)
-		_, content, typ, isMessage := f.writer.appendMessage(nil, r, kind, nil)
+		content, typ, isMessage := f.writer.message(r, kind, nil)
 		var message *grip.WSMessage
 		if isMessage {
 			message = &grip.WSMessage{Type: typ, Content: content}

@@ -69,7 +69,8 @@ type hub struct {
 	warned    time.Time // when an error of reading was last logged,
 	swallowed int       // and how many were not since
 
-	scratch scratch
+	batch  batch  // memory of process
+	viewAt vector // and of the view that it is at
 }
 
 // A topic is one that is being read, or about to be.
@@ -418,21 +419,21 @@ func (h *hub) process(poll uint64, topicName string, partition int32, records []
 		return
 	}
 	records = records[i:]
-	now := h.now()
+	h.batch.set(partition, records, h.now())
 	for _, in := range t.views {
-		pos := h.scratch.position[:0] // read only, and only until t.next moves
+		h.viewAt = h.viewAt[:0] // read only, and only until t.next moves
 		for _, m := range in.view.topics {
-			pos = append(pos, m.topic.next)
+			h.viewAt = append(h.viewAt, m.topic.next)
 		}
-		h.scratch.position = pos
 		for _, ch := range in.view.channels {
-			ch.append(pos, in.at, partition, records, now, &h.scratch)
+			ch.append(h.viewAt, in.at, &h.batch)
 			if ch.stale && !ch.inQuiet && ch.hasIDOnly() {
 				ch.inQuiet = true
 				h.quiet = append(h.quiet, ch)
 			}
 		}
 	}
+	h.batch.reset() // records are not to live as long as its memory
 	t.next[partition] = records[len(records)-1].Offset + 1
 	t.snapshot = nil
 	h.metrics.records.Add(float64(len(records)))

@@ -94,6 +94,29 @@ func (c *memChannel) Append(items []grip.Item) uint64 {
 	return c.first + uint64(len(c.items)) - 1
 }
 
+func (c *memChannel) Write(write func(grip.Batch)) uint64 {
+	var b memBatch
+	write(&b)
+	return c.Append(b.items)
+}
+
+// A memBatch turns entries into items.
+type memBatch struct{ items []grip.Item }
+
+func (*memBatch) Stream(n int) []byte  { return make([]byte, 0, n) }
+func (*memBatch) Message(n int) []byte { return make([]byte, 0, n) }
+
+func (b *memBatch) Add(e grip.Entry) {
+	var it grip.Item
+	if e.Stream != nil || e.Action != grip.ActionSend {
+		it.HTTPStream = &grip.HTTPStream{Action: e.Action, Content: e.Stream}
+	}
+	if e.Message != nil || e.Action != grip.ActionSend {
+		it.WSMessage = &grip.WSMessage{Action: e.Action, Type: e.Type, Content: e.Message}
+	}
+	b.items = append(b.items, it)
+}
+
 func (c *memChannel) Retained() (first, last uint64) {
 	c.g.mu.Lock()
 	defer c.g.mu.Unlock()
