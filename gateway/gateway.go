@@ -66,7 +66,9 @@ type Gateway struct {
 	clientListener  net.Listener // guarded by mu; nil before Listen
 	controlListener net.Listener
 
-	cutOff context.CancelCauseFunc // ends the contexts of all requests
+	tasks  sync.WaitGroup          // goroutines of held connections
+	base   context.Context         // of all requests, and of what is done for streams
+	cutOff context.CancelCauseFunc // ends it
 }
 
 // New makes a gateway that listens when Run or Listen is called. Without an
@@ -93,7 +95,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 		return nil, err
 	}
 	base, cutOff := context.WithCancelCause(context.Background())
-	g.cutOff = cutOff
+	g.base, g.cutOff = base, cutOff
 	g.clients = &http.Server{
 		Handler:           g,
 		BaseContext:       func(net.Listener) context.Context { return base },
@@ -254,6 +256,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	err := group.Wait()
 	g.close()
 	g.drain.wait(context.Background()) // handlers end at once: their contexts have
+	g.tasks.Wait()
 	return err
 }
 
@@ -280,6 +283,7 @@ func (g *Gateway) close() {
 // many had to be cut off.
 func (g *Gateway) Drain(ctx context.Context) error {
 	g.drain.begin(ctx)
+	g.engine.Drain(g.drain.endOver)
 	g.clients.SetKeepAlivesEnabled(false) // what is idle closes, what answers says so
 	left := g.drain.wait(ctx)
 	if left > 0 {
@@ -304,23 +308,18 @@ func (g *Gateway) Drain(ctx context.Context) error {
 
 // ServeHTTP answers a client.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	g.drain.enter()
-	defer g.drain.leave()
-	g.metrics.connections[byRequest].Inc()
-	defer g.metrics.connections[byRequest].Dec()
-
 	rt, local := g.choose(r)
-	out := newOutput(w, r, g.cfg.WriteTimeout)
+	out := newOutput(w, r, g.enter(), g.cfg.WriteTimeout)
 	defer out.done()
 
-	address := clientAddress(r, g.trusted)
-	why, ok := g.admit(address)
+	out.visit.address = clientAddress(r, g.trusted)
+	why, ok := g.admit(out.visit.address)
+	out.visit.admitted = ok
 	if !ok {
 		g.metrics.refused[why].Inc()
 		g.refuse(out, r, local, why)
 		return
 	}
-	defer g.limits.leave(address)
 
 	switch {
 	case local:

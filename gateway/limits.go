@@ -138,11 +138,16 @@ func (l *cappedListener) Accept() (net.Conn, error) {
 	}
 }
 
+// A cappedConn counts as open until it is closed, or until who has taken it over
+// says so.
 type cappedConn struct {
 	net.Conn
 	once sync.Once
 	open *atomic.Int64
 }
+
+// NetConn is for who takes the connection over.
+func (c *cappedConn) NetConn() net.Conn { return c.Conn }
 
 func (c *cappedConn) Close() error {
 	c.once.Do(func() { c.open.Add(-1) })

@@ -1,7 +1,8 @@
 package gateway
 
 import (
-	"errors"
+	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -13,55 +14,46 @@ import (
 // bytes; with more, nothing is read.
 const maxPending = 64 << 10
 
-// read takes the client's messages until the socket ends.
-func (s *session) read() {
-	for {
-		typ, content, err := s.sock.read()
-		switch {
-		case errors.Is(err, errMessageSize):
-			s.end(ending{reason: closedMessageTooBig, code: 1009, text: "message too large"})
-			return
-		case err != nil && s.sock.stalled():
-			s.end(ending{reason: closedStalled})
-			return
-		case err != nil:
-			s.end(ending{reason: closedByClient})
-			return
-		case s.detached.Load():
-			continue
-		}
-		e := grip.Event{Type: grip.EventText, Content: content}
-		if typ == grip.BinaryMessage {
-			e.Type = grip.EventBinary
-		}
-		s.inbox.Lock()
-		for !s.over && len(s.pending) > 0 && s.bytes+len(content) > maxPending {
-			s.arrived.Wait()
-		}
-		s.pending, s.bytes = append(s.pending, e), s.bytes+len(content)
-		s.arrived.Broadcast()
-		s.inbox.Unlock()
+// Received implements fanout.Owner.
+func (s *session) Received(typ grip.MessageType, content []byte) {
+	e := grip.Event{Type: grip.EventText, Content: bytes.Clone(content)}
+	if typ == grip.BinaryMessage {
+		e.Type = grip.EventBinary
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.detached || s.ended {
+		return
+	}
+	s.pending, s.bytes = append(s.pending, e), s.bytes+len(content)
+	if s.bytes > maxPending {
+		s.conn.Pause()
+	}
+	if !s.posting {
+		s.posting = true
+		s.g.tasks.Go(s.post) // ends when nothing is pending
 	}
 }
 
-// post gives the client's messages to the origin, all that have come at once.
+// post gives the client's messages to the origin, all that have come at once,
+// until there are none.
 func (s *session) post() {
+	ctx, done := s.ask()
+	defer done()
 	for {
-		s.inbox.Lock()
-		for !s.over && len(s.pending) == 0 {
-			s.arrived.Wait()
-		}
-		events, over := s.pending, s.over
+		s.mu.Lock()
+		events := s.pending
 		s.pending, s.bytes = nil, 0
-		s.arrived.Broadcast()
-		s.inbox.Unlock()
-		if over {
+		s.posting = len(events) > 0
+		s.mu.Unlock()
+		if len(events) == 0 {
 			return
 		}
-		answers, err := s.ask(events)
+		s.conn.Resume()
+		answers, err := s.give(ctx, events)
 		if err != nil {
-			if s.ctx.Err() == nil {
-				s.end(ending{reason: closedOriginError, code: 1011, text: "internal error", err: err})
+			if ctx.Err() == nil {
+				s.finish(ending{reason: closedOriginError, code: 1011, text: "internal error", err: err})
 			}
 			return
 		}
@@ -71,13 +63,13 @@ func (s *session) post() {
 	}
 }
 
-// ask posts events and returns the events of the answer.
-func (s *session) ask(events []grip.Event) ([]grip.Event, error) {
+// give posts events and returns the events of the answer.
+func (s *session) give(ctx context.Context, events []grip.Event) ([]grip.Event, error) {
 	var body []byte
 	for _, e := range events {
 		body = grip.AppendEvent(body, e)
 	}
-	r := newEventsRequest(s.ctx, s.request, body)
+	r := newEventsRequest(ctx, s.request, body)
 	r.Header = s.header.Clone()
 	r.Header.Set("Accept", grip.ContentTypeEvents)
 	r.Header.Set("Content-Type", grip.ContentTypeEvents)
@@ -103,9 +95,12 @@ func (s *session) setMeta(h http.Header) {
 		if name, ok := strings.CutPrefix(name, "Set-Meta-"); ok && len(values) > 0 {
 			if values[0] == "" {
 				delete(s.meta, name)
-			} else {
-				s.meta[name] = values[0]
+				continue
 			}
+			if s.meta == nil {
+				s.meta = make(map[string]string)
+			}
+			s.meta[name] = values[0]
 		}
 	}
 }

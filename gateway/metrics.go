@@ -3,8 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"net/http"
-	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -109,27 +107,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-// become moves a connection from one transport to another.
-func (m *metrics) become(from, to transport) {
-	m.connections[from].Dec()
-	m.connections[to].Inc()
-}
-
-// lostReason is why writing to a client ended in err.
-func lostReason(ctx context.Context, err error) closeReason {
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return closedStalled
-	case errors.Is(context.Cause(ctx), errCutOff):
+// lostReason is why a request's context has ended.
+func lostReason(ctx context.Context) closeReason {
+	if errors.Is(context.Cause(ctx), errCutOff) {
 		return closedAborted
-	default:
-		return closedByClient
 	}
+	return closedByClient
 }
 
 // errCutOff ends what is still there when the time to drain is over.
 var errCutOff = errors.New("cut off at the end of the drain window")
-
-// abort cuts the client's connection, so that it can tell that the body is
-// incomplete.
-func abort() { panic(http.ErrAbortHandler) }

@@ -2,13 +2,11 @@ package gateway
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
-
-	"spillway/gateway/fanout"
-	"spillway/grip"
 )
 
 // An output is the response to one client. Every write has writeTimeout: a
@@ -20,12 +18,24 @@ type output struct {
 	control      *http.ResponseController
 	request      *http.Request
 	writeTimeout time.Duration
-	contentType  string    // of the head that was sent
+	contentType  string // of the head that was sent
+	visit        visit
 	deadlineAt   time.Time // the newest that was set
 }
 
-func newOutput(w http.ResponseWriter, r *http.Request, writeTimeout time.Duration) *output {
-	return &output{ResponseWriter: w, control: http.NewResponseController(w), request: r, writeTimeout: writeTimeout}
+func newOutput(w http.ResponseWriter, r *http.Request, v visit, writeTimeout time.Duration) *output {
+	return &output{ResponseWriter: w, control: http.NewResponseController(w), request: r, visit: v, writeTimeout: writeTimeout}
+}
+
+// handOver gives the visit to who has the connection from now on; nc is it,
+// where it was taken over.
+func (o *output) handOver(nc net.Conn) visit {
+	v := o.visit
+	if c, ok := nc.(*cappedConn); ok {
+		v.sockets = c.open
+	}
+	o.visit = visit{}
+	return v
 }
 
 // Unwrap is for http.ResponseController.
@@ -85,9 +95,11 @@ func (o *output) rest() {
 	}
 }
 
-// done bounds what net/http still writes when the handler has returned. The
-// next request on the connection sets its own deadlines.
+// done ends the visit, unless it was handed over, and bounds what net/http still
+// writes when the handler has returned. The next request on the connection sets
+// its own deadlines.
 func (o *output) done() {
+	o.visit.leave()
 	if o.request.ProtoMajor < 2 {
 		o.deadline(o.writeTimeout)
 	}
@@ -148,22 +160,19 @@ func (o *output) isSSE() bool {
 	return strings.EqualFold(strings.TrimSpace(media), "text/event-stream")
 }
 
-// httpSink is where a held stream goes: the body of a response.
-type httpSink struct{ *output }
-
-func (httpSink) form() fanout.Form { return fanout.Stream }
-
-func (s httpSink) page(p *page) error {
+// page sends the body of a page as part of a response, and closes the page.
+func (o *output) page(p *page) error {
 	if len(p.ins.Body) > 0 {
-		if _, err := s.Write(p.ins.Body); err != nil {
+		if _, err := o.Write(p.ins.Body); err != nil {
+			p.close()
 			return err
 		}
 	}
 	if p.rest == nil {
-		return s.flush()
+		return o.flush()
 	}
 	defer p.rest.Close()
-	read, write := s.copy(p.rest)
+	read, write := o.copy(p.rest)
 	if read != nil {
 		return &brokenPage{read}
 	}
@@ -175,19 +184,3 @@ type brokenPage struct{ err error }
 
 func (b *brokenPage) Error() string { return "page: " + b.err.Error() }
 func (b *brokenPage) Unwrap() error { return b.err }
-
-func (s httpSink) batch(b fanout.Batch) error {
-	for content := range b.Contents() {
-		if _, err := s.Write(content); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s httpSink) keepAlive(k *grip.KeepAlive) error {
-	if _, err := s.Write(k.Content); err != nil {
-		return err
-	}
-	return s.flush()
-}

@@ -21,8 +21,8 @@ import (
 // instead of the item, and instead of the hold's own response, what is behind
 // the link answers the client.
 func (g *Gateway) poll(out *output, r *http.Request, p *page, status int, from source) (lasts []grip.Last, again bool) {
-	g.metrics.become(byRequest, byPoll)
-	defer g.metrics.become(byPoll, byRequest)
+	out.visit.become(byPoll)
+	defer out.visit.become(byRequest)
 
 	timeout := p.ins.Timeout
 	if !from.local() {
@@ -39,7 +39,7 @@ func (g *Gateway) poll(out *output, r *http.Request, p *page, status int, from s
 	for round := 1; ; round++ {
 		got, b, ids := g.await(r.Context(), form, p.ins.Channels, from, deadline, &drains)
 		if got == pollLeft {
-			g.metrics.closed[lostReason(r.Context(), nil)].Inc()
+			g.metrics.closed[lostReason(r.Context())].Inc()
 			return nil, false
 		}
 		over := got == pollTimeout || got == pollDrained

@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -144,50 +143,11 @@ func (g *Gateway) plain(out *output, p *page, status int) {
 	upstream.CopyHeaders(out.Header(), p.ins.Header)
 	out.Header().Del("Content-Length")
 	out.WriteHeader(status)
-	if err := (httpSink{out}).page(p); err != nil {
+	if err := out.page(p); err != nil {
 		var broken *brokenPage
 		if errors.As(err, &broken) {
 			abort()
 		}
-	}
-}
-
-// stream sends the first response of a stream at once, and follows it.
-func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from source) {
-	g.metrics.become(byRequest, byStream)
-	defer g.metrics.become(byStream, byRequest)
-
-	h := out.Header()
-	upstream.CopyHeaders(h, p.ins.Header)
-	h.Del("Content-Length")
-	out.WriteHeader(status)
-	if r.Method == http.MethodHead || !bodyAllowed(status) {
-		p.close()
-		return
-	}
-	f := &follow{g: g, source: from, sink: httpSink{out}, drains: g.drain.started}
-	if from.local() {
-		f.endAt = g.endOfAge(time.Now())
-	}
-	end := func() ending {
-		if err := f.sink.page(p); err != nil {
-			return f.lost(r.Context(), err)
-		}
-		return f.run(r.Context(), &p.ins)
-	}()
-	g.metrics.closed[end.reason].Inc()
-	if end.err != nil {
-		g.log.Debug("stream ended", "reason", end.reason, "err", end.err)
-	}
-	switch {
-	case end.reason == closedDraining && from.local() && out.isSSE():
-		retry := g.drain.retry().Milliseconds()
-		_, _ = out.Write([]byte("retry: " + strconv.FormatInt(retry, 10) + "\n\n"))
-	case end.broken:
-		abort()
-	}
-	if end.reason == closedDraining {
-		_ = out.flush()
 	}
 }
 

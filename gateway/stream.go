@@ -12,21 +12,18 @@ import (
 	"time"
 
 	"spillway/gateway/fanout"
+	"spillway/gateway/upstream"
 	"spillway/grip"
 )
 
-// A sink is where a stream's bytes go: the body of a response, or the messages
-// of a WebSocket. Its methods return when the bytes are in the socket, or held
-// back until flush.
+// A sink is where a stream goes: the body of a response, or the messages of a
+// WebSocket.
 type sink interface {
-	form() fanout.Form
-	page(p *page) error // also closes it
-	batch(b fanout.Batch) error
-	flush() error
-	keepAlive(k *grip.KeepAlive) error
+	page(p *page) error // also closes it; returns when it is in the socket
+	hold(h fanout.Hold) (*fanout.Subscriber, bool)
 }
 
-// batchBytes is how much is written at once, in bytes.
+// batchBytes is how much of a log is taken at once, in bytes.
 const batchBytes = 64 << 10
 
 // An ending is how a stream ended.
@@ -38,214 +35,263 @@ type ending struct {
 	err    error  // for the log, where it is the origin's fault
 }
 
+// A stream is a held response.
+type stream struct {
+	held
+	follow follow
+	retry  bool // at a drain the client is told when to come again
+}
+
+// stream sends the first response of a stream at once, and follows it.
+func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from source) {
+	out.visit.become(byStream)
+	h := out.Header()
+	upstream.CopyHeaders(h, p.ins.Header)
+	h.Del("Content-Length")
+	out.WriteHeader(status)
+	if r.Method == http.MethodHead || !bodyAllowed(status) {
+		p.close()
+		return
+	}
+	if err := out.page(p); err != nil {
+		reason := lostReason(r.Context())
+		var broken *brokenPage
+		if errors.As(err, &broken) {
+			reason = closedOriginError
+		}
+		g.metrics.closed[reason].Inc()
+		abort()
+	}
+	s := &stream{held: held{g: g}, retry: from.local() && out.isSSE()}
+	s.follow = follow{held: &s.held, source: from, sink: s}
+	o := fanout.Options{Owner: s}
+	if from.local() {
+		o.EndAt = g.endOfAge(time.Now())
+	}
+	wait := s.take(out, o)
+	s.conn.Start()
+	s.begin(&p.ins)
+	if wait == nil {
+		return
+	}
+	if wait(); s.result != nil && !s.result.broken {
+		return
+	}
+	abort()
+}
+
+// begin carries out the first instructions. What cannot wait for the engine at
+// once goes on by itself.
+func (s *stream) begin(ins *grip.Instruct) {
+	if ins.Hold == grip.HoldStream {
+		if sub, end, ok := s.follow.hold(ins); ok {
+			s.settle(sub, end)
+			return
+		}
+	}
+	s.g.tasks.Go(func() { // ends with the connection
+		ctx, done := s.ask()
+		defer done()
+		s.settle(s.follow.run(ctx, ins))
+	})
+}
+
+// settle is what happens when a stream holds, or has ended.
+func (s *stream) settle(sub *fanout.Subscriber, end ending) {
+	if sub != nil || !s.end(end) {
+		return
+	}
+	if end.broken {
+		s.conn.Cut()
+	} else {
+		s.conn.Finish(nil, 0, "")
+	}
+}
+
+// Held implements fanout.Owner.
+func (s *stream) Held(sub *fanout.Subscriber, status fanout.Status, b fanout.Batch) {
+	ctx, done := s.ask()
+	defer done()
+	s.settle(s.follow.resume(ctx, sub, status, b))
+}
+
+// Received implements fanout.Owner.
+func (*stream) Received(grip.MessageType, []byte) {}
+
+// TimeOver implements fanout.Owner.
+func (s *stream) TimeOver() {
+	end := s.timeOver()
+	if !s.end(end) {
+		return
+	}
+	var last []byte
+	if s.retry && end.reason == closedDraining {
+		last = fmt.Appendf(nil, "retry: %d\n\n", s.g.drain.retry().Milliseconds())
+	}
+	s.conn.Finish(last, 0, "")
+}
+
+// Gone implements fanout.Owner.
+func (s *stream) Gone(why fanout.Ending) { s.left(why) }
+
+func (s *stream) hold(h fanout.Hold) (*fanout.Subscriber, bool) { return s.conn.Hold(h) }
+
+func (s *stream) page(p *page) error {
+	defer p.close()
+	if len(p.ins.Body) > 0 {
+		if err := s.conn.Write(p.ins.Body); err != nil {
+			return err
+		}
+	}
+	if p.rest == nil {
+		return nil
+	}
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := p.rest.Read(buf)
+		if n > 0 {
+			if err := s.conn.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return &brokenPage{err}
+		}
+	}
+}
+
 // A follow is one stream: it carries out instructions, page after page, hold
-// after hold. It runs on one goroutine.
+// after hold. It has a goroutine while it asks the origin and writes what comes;
+// while it holds, it is the engine's, and costs what is in here.
 type follow struct {
-	g      *Gateway
+	held   *held
 	source source
 	sink   sink
 
-	// Whether the stream ends by age and by drain; where it does not, its owner
-	// sees to that.
-	endAt   time.Time       // zero: never
-	drains  <-chan struct{} // nil: does not
-	drained bool            // drains was seen; endAt is due to it
-
-	// holding, where set, is told the channels of each hold, nil after it.
-	holding func(channels []grip.Subscription)
-
-	keep      *grip.KeepAlive // nil: none
-	keepEvery time.Duration   // its timeout less the jitter, chosen anew each time
-	lastSent  time.Time       // when something was written, for idle keep-alives
-
-	fruitless int // links asked in a row, to attach, that brought nothing
+	next      *grip.Link // of the hold; nil: none
+	fruitless int        // links asked in a row, to attach, that brought nothing
 }
 
-// run carries out ins, whose body is written already, until the stream ends.
-func (f *follow) run(ctx context.Context, ins *grip.Instruct) ending {
-	f.lastSent = time.Now()
+// run carries out ins, whose body is written already, until the stream holds
+// (then sub is what it holds by), or ends.
+func (f *follow) run(ctx context.Context, ins *grip.Instruct) (sub *fanout.Subscriber, end ending) {
 	for {
 		var lasts []grip.Last
 		why := askedForPage
 		switch {
 		case ins.Hold == grip.HoldStream:
-			var end *ending
-			f.setKeepAlive(ins.KeepAlive)
-			if lasts, why, end = f.hold(ctx, ins); end != nil {
-				return *end
+			if sub, end, ok := f.hold(ins); ok {
+				return sub, end
 			}
+			lasts, why = lastsOf(ins.Channels), askedForAttach
 		case ins.Hold == grip.HoldResponse: // a page may not be one
-			return ending{reason: closedOriginError, code: 1011, text: "internal error", err: errors.New("a page of a stream holds a response")}
+			return nil, ending{reason: closedOriginError, code: 1011, text: "internal error", err: errors.New("a page of a stream holds a response")}
 		case ins.Next == nil:
-			return ending{reason: closedByOrigin}
+			return nil, ending{reason: closedByOrigin}
 		}
 		p, end := f.ask(ctx, ins.Next, lasts, why)
 		if end != nil {
-			return *end
+			return nil, *end
 		}
 		ins = &p.ins
 		if len(ins.Body) > 0 || p.rest != nil {
 			f.fruitless = 0
 		}
 		if err := f.sink.page(p); err != nil {
-			return f.lost(ctx, err)
+			return nil, f.lost(err)
 		}
-		f.lastSent = time.Now()
 	}
 }
 
 // lost is the ending when the client could not be written to, or a page's body
 // could not be read.
-func (f *follow) lost(ctx context.Context, err error) ending {
+func (f *follow) lost(err error) ending {
 	var broken *brokenPage
 	if errors.As(err, &broken) {
 		return ending{reason: closedOriginError, code: 1011, text: "internal error", broken: true, err: err}
 	}
-	return ending{reason: lostReason(ctx, err), broken: true}
+	return ending{reason: closedByClient, broken: true}
 }
 
-// hold attaches the stream to the channels of ins and sends what comes, until
-// the next link is to be asked (with which ids, and why) or the stream ends.
-func (f *follow) hold(ctx context.Context, ins *grip.Instruct) ([]grip.Last, askReason, *ending) {
+// hold gives the stream to the engine, attached to the channels of ins. ok is
+// false when it cannot be attached there, and the next link is to be asked.
+func (f *follow) hold(ins *grip.Instruct) (sub *fanout.Subscriber, end ending, ok bool) {
 	if ins.Next == nil && !f.source.local() && hasPrevID(ins.Channels) {
-		return nil, "", &ending{reason: closedByOrigin} // GRIP reference, 4.1
+		return nil, ending{reason: closedByOrigin}, true // GRIP reference, 4.1
 	}
-	sub, ok := f.g.engine.Subscribe(f.sink.form(), wants(ins.Channels, f.source.prefix()), f.source.local())
-	if !ok {
-		if ins.Next == nil {
-			return nil, "", &ending{reason: closedByOrigin}
-		}
-		return lastsOf(ins.Channels), askedForAttach, nil
+	f.held.keepAlive(ins.KeepAlive)
+	f.next = ins.Next
+	sub, ok = f.sink.hold(fanout.Hold{
+		Wants:     wants(ins.Channels, f.source.prefix()),
+		OpenOnly:  f.source.local(),
+		LinkAfter: f.linkTimeout(ins.Next),
+		PassHints: ins.Next == nil,
+		Context:   f,
+	})
+	if !ok && (ins.Next == nil || f.held.conn.Over()) {
+		return nil, ending{reason: closedByOrigin}, true
 	}
-	defer sub.Close()
-	if f.holding != nil {
-		f.holding(ins.Channels)
-		defer f.holding(nil)
-	}
-	t := f.newTimer(f.linkTimeout(ins.Next))
-	defer t.Stop()
-	for {
-		b, status := sub.Next(batchBytes)
-		switch status {
-		case fanout.Ready:
-			f.fruitless = 0
-			if err := f.sink.batch(b); err != nil {
-				end := f.lost(ctx, err)
-				return nil, "", &end
-			}
-			f.lastSent = time.Now()
-			t.quietSince = f.lastSent
-			if end := t.over(f.lastSent); end != nil {
-				_ = f.sink.flush()
-				return nil, "", end
-			}
-			continue
-		case fanout.Hint:
-			if ins.Next != nil {
-				return detach(sub, f.source.prefix()), askedForHint, f.flush(ctx)
-			}
-			continue
-		case fanout.Behind, fanout.Closed:
-			if ins.Next == nil {
-				if status == fanout.Closed {
-					return nil, "", &ending{reason: closedByOrigin}
-				}
-				return nil, "", &ending{reason: closedTooSlow, code: 1013, text: "too slow", broken: true}
-			}
-			why := askedForBehind
-			if status == fanout.Closed {
-				why = askedForClosed
-			}
-			return detach(sub, f.source.prefix()), why, f.flush(ctx)
-		case fanout.End:
-			if end := f.flush(ctx); end != nil {
-				return nil, "", end
-			}
-			return nil, "", &ending{reason: closedByPublisher, code: max(b.Code, 1000), text: b.Reason}
-		case fanout.Refresh:
-			continue // means something only to an origin that is asked over HTTP
-		}
-		if end := f.flush(ctx); end != nil {
-			return nil, "", end
-		}
-		select {
-		case <-sub.Wake():
-		case <-ctx.Done():
-			return nil, "", &ending{reason: lostReason(ctx, nil), broken: true}
-		case <-f.drains:
-			f.beginDrain()
-			t.arm()
-		case <-t.C:
-			link, end := t.fire(ctx)
-			if end != nil {
-				return nil, "", end
-			}
-			if link {
-				return detach(sub, f.source.prefix()), askedForQuiet, nil
-			}
-		}
-	}
+	return sub, ending{}, ok
 }
 
-func (f *follow) flush(ctx context.Context) *ending {
-	if err := f.sink.flush(); err != nil {
-		end := f.lost(ctx, err)
-		return &end
+// resume goes on with a stream that the engine gives back.
+func (f *follow) resume(ctx context.Context, sub *fanout.Subscriber, status fanout.Status, b fanout.Batch) (*fanout.Subscriber, ending) {
+	lasts, gave := f.held.conn.Release(sub)
+	if gave {
+		f.fruitless = 0
 	}
-	return nil
+	for i := range lasts {
+		lasts[i].Channel = strings.TrimPrefix(lasts[i].Channel, f.source.prefix())
+	}
+	var why askReason
+	switch status {
+	case fanout.Hint:
+		why = askedForHint
+	case fanout.Quiet:
+		why = askedForQuiet
+	case fanout.Behind:
+		if f.next == nil {
+			return nil, ending{reason: closedTooSlow, code: 1013, text: "too slow", broken: true}
+		}
+		why = askedForBehind
+	case fanout.Closed:
+		if f.next == nil {
+			return nil, ending{reason: closedByOrigin}
+		}
+		why = askedForClosed
+	default: // End
+		return nil, ending{reason: closedByPublisher, code: max(b.Code, 1000), text: b.Reason}
+	}
+	p, end := f.ask(ctx, f.next, lasts, why)
+	if end != nil {
+		return nil, *end
+	}
+	if len(p.ins.Body) > 0 || p.rest != nil {
+		f.fruitless = 0
+	}
+	if err := f.sink.page(p); err != nil {
+		return nil, f.lost(err)
+	}
+	return f.run(ctx, &p.ins)
 }
 
-// ask follows a link. Meanwhile keep-alives go on.
+// ask follows a link, as long as the client is there.
 func (f *follow) ask(ctx context.Context, link *grip.Link, lasts []grip.Last, why askReason) (*page, *ending) {
-	f.g.metrics.asked[why].Inc()
-	askCtx, cancel := context.WithCancel(ctx)
-	type answer struct {
-		page *page
-		err  error
+	f.held.g.metrics.asked[why].Inc()
+	pause(ctx, f.restraint(why))
+	p, err := f.fetch(ctx, link, lasts)
+	switch {
+	case ctx.Err() != nil:
+		p.close()
+		return nil, &ending{reason: closedByClient, broken: true}
+	case err != nil:
+		return nil, &ending{reason: closedOriginError, code: 1011, text: "internal error",
+			err: fmt.Errorf("follow a link: %w", err)}
 	}
-	answers := make(chan answer, 1)
-	wait := f.restraint(why)
-	go func() { // ends with askCtx; waited for below
-		pause(askCtx, wait)
-		p, err := f.fetch(askCtx, link, lasts)
-		answers <- answer{p, err}
-	}()
-	abandon := func(end *ending) (*page, *ending) {
-		cancel()
-		a := <-answers
-		a.page.close()
-		return nil, end
-	}
-	t := f.newTimer(0)
-	defer t.Stop()
-	for {
-		select {
-		case a := <-answers:
-			if a.err != nil {
-				cancel()
-				if ctx.Err() != nil {
-					return nil, &ending{reason: lostReason(ctx, nil), broken: true}
-				}
-				return nil, &ending{reason: closedOriginError, code: 1011, text: "internal error",
-					err: fmt.Errorf("follow a link: %w", a.err)}
-			}
-			if a.page.rest == nil {
-				cancel()
-			} else {
-				a.page.rest = &bodyUnder{a.page.rest, cancel}
-			}
-			return a.page, nil
-		case <-ctx.Done():
-			return abandon(&ending{reason: lostReason(ctx, nil), broken: true})
-		case <-f.drains:
-			f.beginDrain()
-			t.arm()
-		case <-t.C:
-			if _, end := t.fire(ctx); end != nil {
-				return abandon(end)
-			}
-		}
-	}
+	return p, nil
 }
 
 // fetch gets the page behind a link. While the origin in this process says that
@@ -300,40 +346,6 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// bodyUnder is a body that is read under a context of its own.
-type bodyUnder struct {
-	io.ReadCloser
-	cancel context.CancelFunc
-}
-
-func (b *bodyUnder) Close() error {
-	b.cancel()
-	return b.ReadCloser.Close()
-}
-
-// beginDrain sets when the stream ends, and stops listening for it.
-func (f *follow) beginDrain() {
-	f.drains = nil
-	if at := time.Now().Add(f.g.drain.delay()); f.endAt.IsZero() || at.Before(f.endAt) {
-		f.endAt, f.drained = at, true
-	}
-}
-
-// setKeepAlive sets what is sent when the stream is quiet; nil means nothing.
-func (f *follow) setKeepAlive(k *grip.KeepAlive) {
-	f.keep = k
-	if k != nil {
-		f.keepEvery = jittered(k.Timeout)
-	}
-}
-
-// jittered is a keep-alive's timeout, shortened at random so that streams which
-// began together do not stay together: by up to 999 ms (GRIP reference, 2.2), but
-// at most a tenth.
-func jittered(d time.Duration) time.Duration {
-	return d - rand.N(min(999*time.Millisecond, d/10)+1)
-}
-
 // linkTimeout is the quiet after which a hold asks its next link; 0: never.
 func (f *follow) linkTimeout(link *grip.Link) time.Duration {
 	switch {
@@ -346,91 +358,6 @@ func (f *follow) linkTimeout(link *grip.Link) time.Duration {
 	default:
 		return grip.DefaultLinkTimeout
 	}
-}
-
-// A timer wakes a stream at the next moment when something is due.
-type timer struct {
-	*time.Timer
-	f          *follow
-	link       time.Duration // quiet until the link is asked; 0: never
-	quietSince time.Time     // when the last item came
-	keepSince  time.Time     // when the last keep-alive went, with mode=interval
-}
-
-func (f *follow) newTimer(link time.Duration) *timer {
-	now := time.Now()
-	t := &timer{Timer: time.NewTimer(time.Hour), f: f, link: link, quietSince: now, keepSince: now}
-	t.arm()
-	return t
-}
-
-func (t *timer) keepAt() time.Time {
-	switch k := t.f.keep; {
-	case k == nil:
-		return time.Time{}
-	case k.Interval:
-		return t.keepSince.Add(t.f.keepEvery)
-	default:
-		return t.f.lastSent.Add(t.f.keepEvery)
-	}
-}
-
-func (t *timer) linkAt() time.Time {
-	if t.link == 0 {
-		return time.Time{}
-	}
-	return t.quietSince.Add(t.link)
-}
-
-// arm sets the timer to what is due next.
-func (t *timer) arm() {
-	next := time.Now().Add(time.Hour)
-	for _, at := range []time.Time{t.keepAt(), t.linkAt(), t.f.endAt} {
-		if !at.IsZero() && at.Before(next) {
-			next = at
-		}
-	}
-	t.Reset(time.Until(next))
-}
-
-// fire does what is due. link reports that it is time to ask the link.
-func (t *timer) fire(ctx context.Context) (link bool, end *ending) {
-	now := time.Now()
-	if end := t.over(now); end != nil {
-		return false, end
-	}
-	if at := t.keepAt(); !at.IsZero() && !now.Before(at) {
-		if err := t.f.sink.keepAlive(t.f.keep); err != nil {
-			end := t.f.lost(ctx, err)
-			return false, &end
-		}
-		t.f.lastSent, t.keepSince = now, now
-		t.f.keepEvery = jittered(t.f.keep.Timeout)
-	}
-	if at := t.linkAt(); !at.IsZero() && !now.Before(at) {
-		return true, nil
-	}
-	t.arm()
-	return false, nil
-}
-
-// over returns the ending when the stream's time is over.
-func (t *timer) over(now time.Time) *ending {
-	f := t.f
-	if f.drains != nil {
-		select { // a busy stream waits for nothing
-		case <-f.drains:
-			f.beginDrain()
-		default:
-		}
-	}
-	if f.endAt.IsZero() || now.Before(f.endAt) {
-		return nil
-	}
-	if f.drained {
-		return &ending{reason: closedDraining}
-	}
-	return &ending{reason: closedMaxAge}
 }
 
 func hasPrevID(channels []grip.Subscription) bool {

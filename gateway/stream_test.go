@@ -67,25 +67,6 @@ func TestKeepAlive(t *testing.T) {
 	c.want(":\n\n")
 }
 
-func TestJitter(t *testing.T) {
-	for _, tt := range []struct{ d, most time.Duration }{
-		{time.Second, 100 * time.Millisecond},
-		{55 * time.Second, 999 * time.Millisecond},
-	} {
-		lowest := tt.d
-		for range 1000 {
-			got := jittered(tt.d)
-			if got > tt.d || got < tt.d-tt.most {
-				t.Fatalf("jittered(%v): got %v, want at most %v less", tt.d, got, tt.most)
-			}
-			lowest = min(lowest, got)
-		}
-		if lowest > tt.d-tt.most/2 {
-			t.Errorf("jittered(%v): never under %v", tt.d, lowest)
-		}
-	}
-}
-
 // Clients that are quick, slow, or stall until the log is past them: each gets
 // every line once, in order. So does one that starts again in the middle.
 func TestEveryLineOnce(t *testing.T) {

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 
 	"spillway/gateway/fanout"
 	"spillway/gateway/upstream"
+	"spillway/gateway/ws"
 	"spillway/grip"
 )
 
@@ -57,24 +57,25 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 		}
 	}
 	out.deadline(g.cfg.WriteTimeout) // the one of an earlier request may be over
-	sock, err := openSocket(out.ResponseWriter, r, protocol, g.cfg.WriteTimeout)
+	nc, early, _, err := ws.Upgrade(out.ResponseWriter, r, protocol, false)
 	if err != nil {
 		return // the client has its answer
 	}
-	g.metrics.become(byRequest, byWebSocket)
-	defer g.metrics.become(byWebSocket, byRequest)
-	s := &session{
-		g: g, sock: sock, request: r, header: header, id: connectionID(),
-		meta: make(map[string]string), streams: make(map[*substream]bool), ended: make(chan struct{}),
-	}
-	s.arrived = sync.NewCond(&s.inbox)
+	out.visit.become(byWebSocket)
+	s := &session{request: r, header: header, id: connectionID(), posting: true}
+	s.held = held{g: g, visit: out.handOver(nc)}
 	s.setMeta(p.ins.Header)
-	end := s.run(&p.ins, events[1:])
-	g.metrics.closed[end.reason].Inc()
-	if end.err != nil {
-		g.log.Debug("websocket ended", "reason", end.reason, "err", end.err)
-	}
+	s.conn = g.engine.Take(nc, fanout.Options{
+		Owner: s, Framing: fanout.Framed, WriteTimeout: g.cfg.WriteTimeout, EndAt: g.endOfAge(time.Now()), Rules: &plainRules, Early: early,
+	})
+	s.conn.Start()
+	s.begin(&p.ins, events[1:])
 }
+
+// maxClientMessage bounds a message of a client, in bytes.
+const maxClientMessage = 64 << 10
+
+var plainRules = ws.Rules{Limit: maxClientMessage}
 
 // handshakeHeader is what of a handshake every request of the WebSocket
 // carries. Connection-Id and Meta-* are ours to say.
@@ -105,165 +106,136 @@ func connectionID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// A session is one WebSocket of the origin in this process. run owns it; a
-// goroutine reads messages, one posts them to the origin, and one follows each
-// stream.
+// A session is one WebSocket of the origin in this process. The engine has the
+// connection. A goroutine runs while messages of the client go to the origin, and
+// while a stream asks for its next page.
 type session struct {
-	g       *Gateway
-	ctx     context.Context // the connection's own life
-	tasks   sync.WaitGroup  // everything that run waits for
-	sock    *socket
-	request *http.Request // the handshake
-	header  http.Header   // of it, for all requests to the origin
-	id      string
+	held
+	request *http.Request     // the handshake; nil when nothing is asked any more
+	header  http.Header       // of it, for all requests to the origin
+	id      string            // Connection-Id
+	meta    map[string]string // Set-Meta-*; used by who posts
 
-	meta     map[string]string // Set-Meta-*; used by the posting goroutine once it runs
-	detached atomic.Bool       // the origin wants no messages
-
-	lastSent atomic.Int64 // when a message was last written; Unix nanoseconds
-
-	mu      sync.Mutex
-	streams map[*substream]bool // guarded by mu; nil when the session is ending
-
-	once   sync.Once
-	ended  chan struct{} // closed when result is set
-	result ending
-
-	inbox   sync.Mutex
-	arrived *sync.Cond   // on inbox: a message came, went, or the session ends
-	pending []grip.Event // guarded by inbox
-	bytes   int          // content of pending; guarded by inbox
-	over    bool         // guarded by inbox
+	mu       sync.Mutex
+	streams  []*substream // guarded by mu
+	ended    bool         // no new streams; guarded by mu
+	detached bool         // the origin wants no messages; guarded by mu
+	posting  bool         // a goroutine gives messages to the origin; guarded by mu
+	pending  []grip.Event // that it has not taken yet; guarded by mu
+	bytes    int          // content of pending; guarded by mu
 }
 
 // A substream is one stream on a WebSocket.
 type substream struct {
+	s       *session
 	name    string // as given by the origin; may be empty
-	cancel  context.CancelFunc
-	done    chan struct{} // closed when its goroutine has ended
-	channel string        // that it was started with
+	channel string // that it was started with
+	follow  follow
 
-	mu   sync.Mutex
-	held []grip.Subscription // by the hold it is in; guarded by mu
+	paging  sync.Mutex         // held while it sends a page
+	stopped atomic.Bool        // it sends nothing more
+	sub     *fanout.Subscriber // by which it holds; nil: it asks; guarded by session.mu
+	on      []fanout.Want      // channels of that hold; guarded by session.mu
 }
 
-// run carries out the origin's first answer and serves the socket until it
-// ends; then everything else has ended, too.
-func (s *session) run(ins *grip.Instruct, events []grip.Event) ending {
-	ctx, cancel := context.WithCancel(s.request.Context())
-	defer cancel()
-	s.ctx = ctx
-	// What a stream or the origin sends must not overtake the first answer.
+// begin carries out the origin's first answer. What a stream or the origin
+// sends does not overtake it.
+func (s *session) begin(ins *grip.Instruct, events []grip.Event) {
 	if s.carryOut(nil, events) && (ins.Hold != grip.HoldNone || ins.Next != nil) {
 		s.start(&substream{}, ins)
 	}
-	s.tasks.Go(s.read)
-	s.tasks.Go(s.post)
-
-	var age <-chan time.Time
-	if at := s.g.endOfAge(time.Now()); !at.IsZero() {
-		t := time.NewTimer(time.Until(at))
-		defer t.Stop()
-		age = t.C
-	}
-	drains := s.g.drain.started
-	var drained <-chan time.Time
-	for waiting := true; waiting; {
-		select {
-		case <-s.ended:
-			waiting = false
-		case <-age:
-			s.end(ending{reason: closedMaxAge, code: 1012, text: "connect again"})
-		case <-drains:
-			drains = nil
-			t := time.NewTimer(s.g.drain.delay())
-			defer t.Stop()
-			drained = t.C
-		case <-drained:
-			s.end(ending{reason: closedDraining, code: 1012, text: "restarting"})
-		case <-ctx.Done():
-			s.end(ending{reason: lostReason(ctx, nil)})
-		}
-	}
-	s.mu.Lock()
-	s.streams = nil // no new ones
-	s.mu.Unlock()
-	if s.result.code == 0 {
-		s.sock.cut()
-	} else {
-		stop := context.AfterFunc(ctx, s.sock.cut)
-		s.sock.close(s.result.code, s.result.text)
-		stop()
-	}
-	cancel()
-	s.inbox.Lock()
-	s.over = true
-	s.arrived.Broadcast()
-	s.inbox.Unlock()
-	s.sock.release()
-	s.tasks.Wait()
-	return s.result
+	s.post()
 }
 
-// end ends the session; the first reason counts.
-func (s *session) end(e ending) {
-	s.once.Do(func() {
-		s.result = e
-		close(s.ended)
-	})
+// finish ends the session; the first reason counts. A code of 0 hangs up
+// without a close frame.
+func (s *session) finish(e ending) {
+	if s.end(e) {
+		s.conn.Finish(nil, e.code, e.text)
+	}
+}
+
+// Held implements fanout.Owner.
+func (s *session) Held(sub *fanout.Subscriber, status fanout.Status, b fanout.Batch) {
+	ctx, done := s.ask()
+	defer done()
+	st := sub.Context().(*follow).sink.(*substream)
+	s.mu.Lock()
+	st.sub, st.on = nil, nil
+	s.mu.Unlock()
+	st.settle(st.follow.resume(ctx, sub, status, b))
+}
+
+// TimeOver implements fanout.Owner.
+func (s *session) TimeOver() {
+	e := s.timeOver()
+	e.code, e.text = 1012, "connect again"
+	if e.reason == closedDraining {
+		e.text = "restarting"
+	}
+	s.finish(e)
+}
+
+// Gone implements fanout.Owner.
+func (s *session) Gone(why fanout.Ending) {
+	s.mu.Lock()
+	s.ended, s.pending, s.streams = true, nil, nil
+	s.mu.Unlock()
+	s.left(why)
 }
 
 // carryOut does what the origin's events say, in order. by is the stream whose
 // page they are of; nil: none. It reports false when the socket has ended.
 func (s *session) carryOut(by *substream, events []grip.Event) bool {
+	var frames []byte
 	for _, e := range events {
+		if by != nil && by.stopped.Load() {
+			return false
+		}
 		switch e.Type {
 		case grip.EventText:
-			if c, ok, err := grip.ParseControl(e.Content); ok {
-				if err == nil { // a wrong one is ignored (GRIP reference, 8.4)
-					s.obey(by, c)
+			c, ok, err := grip.ParseControl(e.Content)
+			switch {
+			case !ok:
+				frames = s.conn.AppendFrame(frames, grip.TextMessage, e.Content)
+			case err != nil: // a wrong one is ignored (GRIP reference, 8.4)
+			default:
+				if s.conn.WriteFrames(frames) != nil {
+					return false
 				}
-				continue
-			}
-			if !s.send(grip.TextMessage, e.Content) {
-				return false
+				frames = frames[:0]
+				s.obey(by, c)
 			}
 		case grip.EventBinary:
-			if !s.send(grip.BinaryMessage, e.Content) {
-				return false
-			}
+			frames = s.conn.AppendFrame(frames, grip.BinaryMessage, e.Content)
 		case grip.EventPing:
-			s.sock.ping()
+			frames = s.conn.AppendFrame(frames, grip.PingMessage, e.Content)
+		case grip.EventPong:
+			frames = s.conn.AppendFrame(frames, grip.PongMessage, e.Content)
 		case grip.EventClose:
 			code, reason, err := grip.ParseClose(e.Content)
 			if err != nil || code == 0 {
 				code, reason = 1000, ""
 			}
-			s.end(ending{reason: closedByOrigin, code: code, text: reason})
+			_ = s.conn.WriteFrames(frames)
+			s.finish(ending{reason: closedByOrigin, code: code, text: reason})
 			return false
 		case grip.EventDisconnect:
-			s.end(ending{reason: closedByOrigin})
+			_ = s.conn.WriteFrames(frames)
+			s.finish(ending{reason: closedByOrigin})
 			return false
 		}
 	}
-	return true
-}
-
-// send writes a message; false means that the socket has ended.
-func (s *session) send(typ grip.MessageType, content []byte) bool {
-	if err := s.sock.write(typ, content); err != nil {
-		s.end(ending{reason: lostReason(s.ctx, err)})
-		return false
-	}
-	s.lastSent.Store(time.Now().UnixNano())
-	return true
+	return s.conn.WriteFrames(frames) == nil
 }
 
 // obey carries out a control message.
 func (s *session) obey(by *substream, c grip.Control) {
 	switch c.Type {
 	case "detach":
-		s.detached.Store(true)
+		s.mu.Lock()
+		s.detached = true
+		s.mu.Unlock()
 	case "subscribe":
 		ins := &grip.Instruct{}
 		if c.Link != "" {
@@ -282,89 +254,107 @@ func (s *session) obey(by *substream, c grip.Control) {
 			if c.Name != "" {
 				return st.name == c.Name
 			}
-			return c.Channel != "" && st.on(c.Channel)
+			return c.Channel != "" && st.is(c.Channel)
 		})
 	}
 }
 
 // start follows one more stream on the socket.
 func (s *session) start(st *substream, ins *grip.Instruct) {
+	st.s = s
+	st.follow = follow{held: &s.held, source: s.g.newLocalSource(s.request), sink: st}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.streams == nil {
-		return
+	full := len(s.streams) >= s.g.cfg.MaxSubscriptions
+	if !s.ended && !full {
+		s.streams = append(s.streams, st)
 	}
-	if len(s.streams) >= s.g.cfg.MaxSubscriptions {
+	ended := s.ended
+	s.mu.Unlock()
+	switch {
+	case ended:
+		return
+	case full:
 		s.g.metrics.overSubscribe.Inc()
 		return
 	}
-	st.done = make(chan struct{})
-	ctx, cancel := context.WithCancel(s.ctx)
-	st.cancel = cancel
-	s.streams[st] = true
-	s.tasks.Go(func() { // ends with ctx, or when the stream does
-		defer close(st.done)
-		defer cancel()
-		f := &follow{g: s.g, source: s.g.newLocalSource(s.request), sink: &socketSink{s, st, ctx}, holding: st.hold}
-		end := f.run(ctx, ins)
-		s.mu.Lock()
-		delete(s.streams, st)
-		s.mu.Unlock()
-		if ctx.Err() == nil && (end.code != 0 || end.broken) {
-			s.end(end)
-		} else if end.err != nil {
-			s.g.log.Debug("stream on a websocket ended", "reason", end.reason, "err", end.err)
+	if ins.Hold == grip.HoldStream {
+		if sub, end, ok := st.follow.hold(ins); ok {
+			st.settle(sub, end)
+			return
 		}
+	}
+	s.g.tasks.Go(func() { // ends with the connection, or when the stream holds
+		ctx, done := s.ask()
+		defer done()
+		st.settle(st.follow.run(ctx, ins))
 	})
 }
 
-// stop ends the streams that which says, and returns when they send nothing
-// more; but by, which calls it, ends later.
+// settle is what happens when a stream holds, or has ended.
+func (st *substream) settle(sub *fanout.Subscriber, end ending) {
+	if sub != nil {
+		return
+	}
+	s := st.s
+	s.mu.Lock()
+	s.streams = slices.DeleteFunc(s.streams, func(other *substream) bool { return other == st })
+	s.mu.Unlock()
+	switch {
+	case st.stopped.Load():
+	case end.code != 0, end.broken:
+		s.finish(end)
+	case end.err != nil:
+		s.g.log.Debug("stream on a websocket ended", "reason", end.reason, "err", end.err)
+	}
+}
+
+// stop ends the streams that which says. When it returns they send nothing more;
+// but by, which calls it, ends later.
 func (s *session) stop(by *substream, which func(*substream) bool) {
 	s.mu.Lock()
-	var stopped []*substream
-	for st := range s.streams {
-		if which(st) {
-			st.cancel()
-			delete(s.streams, st)
-			stopped = append(stopped, st)
+	var asking []*substream
+	s.streams = slices.DeleteFunc(s.streams, func(st *substream) bool {
+		if !which(st) {
+			return false
 		}
-	}
+		st.stopped.Store(true)
+		if st.sub == nil || !s.conn.Drop(st.sub) {
+			asking = append(asking, st)
+		}
+		return true
+	})
 	s.mu.Unlock()
 	if by != nil {
 		return // two streams that stop each other must not wait
 	}
-	for _, st := range stopped {
-		<-st.done
+	for _, st := range asking {
+		st.paging.Lock()   // the page that it is at
+		st.paging.Unlock() //nolint:staticcheck // it sends no other
 	}
 }
 
-func (st *substream) hold(channels []grip.Subscription) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.held = channels
-}
-
-func (st *substream) on(channel string) bool {
-	st.mu.Lock()
-	defer st.mu.Unlock()
+// is reports whether a stream is on a channel. It is called with session.mu.
+func (st *substream) is(channel string) bool {
 	return st.channel == channel ||
-		slices.ContainsFunc(st.held, func(c grip.Subscription) bool { return c.Channel == channel })
+		slices.ContainsFunc(st.on, func(w fanout.Want) bool { return w.Channel == channel })
 }
 
-// socketSink is where a stream on a WebSocket goes.
-type socketSink struct {
-	s   *session
-	st  *substream
-	ctx context.Context // of the stream
-}
-
-// errEnded ends a stream when its socket has ended already.
+// errEnded ends a stream when it was stopped, or its socket has ended.
 var errEnded = errors.New("the websocket has ended")
 
-func (*socketSink) form() fanout.Form { return fanout.Message }
+func (st *substream) hold(h fanout.Hold) (sub *fanout.Subscriber, ok bool) {
+	st.s.mu.Lock() // so that stop knows of it
+	defer st.s.mu.Unlock()
+	if st.stopped.Load() {
+		return nil, false
+	}
+	if sub, ok = st.s.conn.Hold(h); ok {
+		st.sub, st.on = sub, h.Wants
+	}
+	return sub, ok
+}
 
-func (k *socketSink) page(p *page) error {
+func (st *substream) page(p *page) error {
 	defer p.close()
 	if len(p.ins.Body) == 0 {
 		return nil
@@ -373,28 +363,10 @@ func (k *socketSink) page(p *page) error {
 	if err != nil {
 		return &brokenPage{err}
 	}
-	if k.ctx.Err() != nil || !k.s.carryOut(k.st, events) {
+	st.paging.Lock()
+	defer st.paging.Unlock()
+	if !st.s.carryOut(st, events) {
 		return errEnded
-	}
-	return nil
-}
-
-func (k *socketSink) batch(b fanout.Batch) error {
-	for typ, content := range b.Messages() {
-		if k.ctx.Err() != nil || !k.s.send(typ, content) {
-			return errEnded
-		}
-	}
-	return nil
-}
-
-func (k *socketSink) flush() error { return nil }
-
-// keepAlive sends a ping, whatever its content, unless another stream has kept
-// the socket busy.
-func (k *socketSink) keepAlive(ka *grip.KeepAlive) error {
-	if idle := time.Since(time.Unix(0, k.s.lastSent.Load())); ka.Interval || idle >= ka.Timeout*8/10 {
-		k.s.sock.ping()
 	}
 	return nil
 }

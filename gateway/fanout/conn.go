@@ -151,8 +151,12 @@ var ErrGone = errors.New("the connection has ended")
 
 func (c *Conn) engine() *Engine { return c.loop.engine }
 
-// frameOf makes content ready for this connection.
-func (c *Conn) appendFrame(dst []byte, typ grip.MessageType, content []byte) []byte {
+// Framing is what stands around the content.
+func (c *Conn) Framing() Framing { return c.framing }
+
+// AppendFrame appends content as it stands on this connection's wire; the type
+// is of a WebSocket's message.
+func (c *Conn) AppendFrame(dst []byte, typ grip.MessageType, content []byte) []byte {
 	switch {
 	case c.framing == Framed:
 		return ws.AppendFrame(dst, opcode(typ), content)
@@ -167,26 +171,23 @@ func (c *Conn) appendFrame(dst []byte, typ grip.MessageType, content []byte) []b
 // Write sends content, behind what was written before and ahead of what
 // subscriptions have, and returns when it is in the socket. On a WebSocket it is
 // a text message.
-func (c *Conn) Write(p []byte) error { return c.send(grip.TextMessage, p) }
+func (c *Conn) Write(p []byte) error { return c.send(c.AppendFrame(nil, grip.TextMessage, p)) }
 
-// WriteMessage sends a message of a WebSocket.
-func (c *Conn) WriteMessage(typ grip.MessageType, p []byte) error { return c.send(typ, p) }
-
-func (c *Conn) send(typ grip.MessageType, p []byte) error {
+func (c *Conn) send(frames []byte) error {
 	done := make(chan error, 1)
 	c.mu.Lock()
-	if c.state != open {
+	switch {
+	case c.state != open:
 		c.mu.Unlock()
 		return ErrGone
-	}
-	c.put(c.appendFrame(nil, typ, p))
-	if c.out == nil {
+	case len(frames) == 0:
 		c.mu.Unlock()
 		return nil
 	}
+	c.put(frames)
 	c.out.waiters = append(c.out.waiters, waiter{c.out.added, done})
-	c.mu.Unlock()
 	c.kick()
+	c.mu.Unlock()
 	return <-done
 }
 
@@ -251,6 +252,8 @@ type Hold struct {
 	LinkAfter time.Duration
 	// PassHints says that hints are nothing to tell.
 	PassHints bool
+	// Context is for the owner: Subscriber.Context returns it.
+	Context any
 }
 
 // hold is what a connection knows of a subscription.
@@ -258,8 +261,13 @@ type hold struct {
 	linkAfter time.Duration
 	quiet     time.Duration // since when, on the engine's clock
 	passHints bool
+	gave      bool // something was sent
 	ended     bool // Held is called, or will not be
+	context   any
 }
+
+// Context is what the subscription was made with.
+func (s *Subscriber) Context() any { return s.context }
 
 // Hold subscribes the connection: from now on it is sent what comes, until Held
 // is called. ok is false as with Engine.Subscribe, and when the connection has
@@ -284,7 +292,7 @@ func (c *Conn) Hold(h Hold) (s *Subscriber, ok bool) {
 		s = new(Subscriber)
 	}
 	s.engine, s.form, s.conn = e, form, c
-	s.hold = hold{linkAfter: h.LinkAfter, quiet: e.now(), passHints: h.PassHints}
+	s.hold = hold{linkAfter: h.LinkAfter, quiet: e.now(), passHints: h.PassHints, context: h.Context}
 	for i, want := range wants {
 		if i > 0 || m == nil {
 			m = new(member)
@@ -327,14 +335,28 @@ func (c *Conn) Drop(s *Subscriber) bool {
 	return true
 }
 
-// Release takes the last ids of a subscription that Held was called for; after
-// it the connection may hold again.
-func (c *Conn) Release(s *Subscriber) []grip.Last {
+// Release ends a subscription that Held was called for. It returns the last id
+// on each channel where one is known (see Subscriber.Detach), and whether the
+// connection was sent anything by it.
+func (c *Conn) Release(s *Subscriber) (lasts []grip.Last, gave bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	lasts := s.Detach()
+	lasts, gave = s.Detach(), s.gave
+	s.context = nil
 	s.free()
-	return lasts
+	return lasts, gave
+}
+
+// Over reports whether nothing more can be sent.
+func (c *Conn) Over() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state != open
+}
+
+// WriteFrames is Write for what AppendFrame made.
+func (c *Conn) WriteFrames(frames []byte) error {
+	return c.send(frames)
 }
 
 // forget takes a subscription out of the list. It is called with c.mu.
@@ -376,7 +398,7 @@ func (c *Conn) finish(content []byte, code int, reason string, why Ending) {
 			c.put(ws.AppendClose(nil, code, reason))
 		}
 	case Chunked:
-		c.put(append(c.appendFrame(nil, 0, content), "0\r\n\r\n"...))
+		c.put(append(c.AppendFrame(nil, 0, content), "0\r\n\r\n"...))
 	case Plain:
 		c.put(content)
 	}
@@ -452,7 +474,7 @@ func (c *Conn) next(now time.Duration) (private []byte, b Batch, ok bool) {
 		case status == Wait:
 			return nil, b, false
 		case status == Ready:
-			s.quiet = now
+			s.quiet, s.gave = now, true
 			if len(c.subs) > 1 { // the next one has its turn
 				copy(c.subs, c.subs[1:])
 				c.subs[len(c.subs)-1] = s

@@ -132,7 +132,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	rouse := context.AfterFunc(ctx, func() {
 		for _, l := range e.loops {
-			l.rouse()
+			l.nudge()
 		}
 	})
 	defer rouse()

@@ -61,7 +61,8 @@ type mechanism interface {
 	flush(l *loop, c *Conn)
 	// read takes what the client of a WebSocket has said, after a pause.
 	read(l *loop, c *Conn)
-	// close closes a connection, whether or not it was admitted.
+	// close closes a connection, whether or not it was admitted. Closing twice is
+	// fine while something is being written.
 	close(l *loop, c *Conn)
 	// each calls f for all connections that are admitted and not closed; f may
 	// close them.
@@ -119,7 +120,24 @@ func (l *loop) wasAsleep() bool {
 	return was
 }
 
-func (l *loop) rouse() { l.mech.wake() }
+// rouse wakes the loop, which push or pushLane has said is necessary.
+func (l *loop) rouse() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ended { // what it waits on may be gone
+		l.mech.wake()
+	}
+}
+
+// nudge makes the loop look whether it is to stop or to drain.
+func (l *loop) nudge() {
+	l.mu.Lock()
+	asleep := l.wasAsleep()
+	l.mu.Unlock()
+	if asleep {
+		l.rouse()
+	}
+}
 
 // run works until stopping is closed. Then all connections are cut.
 func (l *loop) run(stopping <-chan struct{}) error {
@@ -130,11 +148,9 @@ func (l *loop) run(stopping <-chan struct{}) error {
 	polled := time.Duration(0)
 	for {
 		l.now = l.engine.now()
-		select {
-		case <-stopping:
+		if isClosed(stopping) {
 			l.cutAll()
 			return nil
-		default:
 		}
 		if l.draining.CompareAndSwap(true, false) {
 			l.mech.each(func(c *Conn) { c.EndAt(l.engine.started.Add(l.now + l.engine.drainDelay())) })
@@ -150,13 +166,22 @@ func (l *loop) run(stopping <-chan struct{}) error {
 			continue
 		}
 		l.mu.Lock()
-		idle := len(l.lanes) == 0 && len(l.conns) == 0
+		idle := len(l.lanes) == 0 && len(l.conns) == 0 && !l.draining.Load() && !isClosed(stopping)
 		l.asleep = idle
 		l.mu.Unlock()
 		if idle {
 			l.mech.wait(l, l.wheel.wait(l.now))
 			polled = l.engine.now()
 		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -224,7 +249,12 @@ func (l *loop) look(c *Conn) {
 		l.mech.read(l, c)
 		c.mu.Lock()
 	}
-	if c.state != closed {
+	switch {
+	case c.state != closed:
+		c.mu.Unlock()
+		return
+	case c.pumping: // it will say when it has ended, which is now
+		l.mech.close(l, c)
 		c.mu.Unlock()
 		return
 	}

@@ -54,11 +54,11 @@ func (p *portable) admit(l *loop, c *Conn) {
 
 func (p *portable) close(_ *loop, c *Conn) {
 	delete(p.conns, c)
-	_ = c.stream.Close()
+	if _, own := c.stream.(net.Conn); own || c.pumping {
+		_ = c.stream.Close()
+	}
 	if c.client != nil {
-		c.mu.Lock()
 		c.client.goOn.Broadcast()
-		c.mu.Unlock()
 	}
 }
 
@@ -116,6 +116,10 @@ func (c *Conn) pump(private []byte, b Batch) {
 		}
 	}
 	c.pumping = false
+	if c.state == closed {
+		c.kick()
+		return
+	}
 	c.said(e.now())
 }
 

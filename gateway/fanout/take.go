@@ -10,26 +10,28 @@ import (
 	"spillway/grip"
 )
 
-// Take makes nc the engine's: from now on nobody else uses it. Where it is TCP
-// and the system has epoll, it becomes a bare descriptor of a shard.
+// Take makes nc the engine's, as soon as it is told to Start: nobody else uses it
+// any more. Where it is TCP and the system has epoll, it becomes a bare
+// descriptor of a shard.
 func (e *Engine) Take(nc net.Conn, o Options) *Conn {
 	if len(e.loops) > 1 {
 		if fd, ok := bare(nc); ok {
 			c := e.newConn(e.loops[int(e.turn.Add(1))%(len(e.loops)-1)], o)
 			c.fd = fd
-			return c.begin()
+			return c
 		}
 	}
 	return e.Adopt(nc, o)
 }
 
-// Adopt makes the engine write to s, which it closes in the end. Where s is a
-// net.Conn, the engine also reads from it; otherwise its owner says when the
-// client has left ([Conn.Left]).
+// Adopt makes the engine write to s, as soon as it is told to Start. Where s is a
+// net.Conn, the engine also reads from it, and closes it in the end; otherwise
+// its owner says when the client has left ([Conn.Left]), and Close is called only
+// to end a Write.
 func (e *Engine) Adopt(s StreamWriter, o Options) *Conn {
 	c := e.newConn(e.loops[len(e.loops)-1], o)
 	c.stream = s
-	return c.begin()
+	return c
 }
 
 // A StreamWriter is a connection, or part of one, whose Write blocks.
@@ -54,14 +56,13 @@ func (e *Engine) newConn(l *loop, o Options) *Conn {
 	return c
 }
 
-// begin makes the loop know the connection. One that comes after the engine's
-// end is cut at once.
-func (c *Conn) begin() *Conn {
+// Start makes the engine look after the connection: from now on it calls the
+// owner. One that comes after the engine's end is cut at once.
+func (c *Conn) Start() {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.arm()
-	c.mu.Unlock()
 	c.kick()
-	return c
 }
 
 // Drain makes every connection, also those to come, end at a random moment
@@ -70,7 +71,7 @@ func (e *Engine) Drain(d time.Duration) {
 	e.drainWithin.Store(int64(max(d, 1)))
 	for _, l := range e.loops {
 		l.draining.Store(true)
-		l.rouse()
+		l.nudge()
 	}
 }
 
@@ -120,7 +121,7 @@ func (e *Engine) KeepAlive(framing Framing, k *grip.KeepAlive) *KeepAlive {
 	if framing == Framed {
 		made.frame = ws.AppendFrame(nil, ws.OpPing, nil)
 	} else {
-		made.frame = (&Conn{framing: framing}).appendFrame(nil, grip.TextMessage, k.Content)
+		made.frame = (&Conn{framing: framing}).AppendFrame(nil, grip.TextMessage, k.Content)
 	}
 	if e.kept.Add(1) <= maxKeepAlives {
 		e.keepAlives.Store(key, made)

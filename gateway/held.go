@@ -1,0 +1,210 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"spillway/gateway/fanout"
+	"spillway/grip"
+)
+
+// A visit is a request that was counted in, until it is answered, or until the
+// connection that it has become has ended.
+type visit struct {
+	g        *Gateway
+	as       transport
+	address  netip.Addr    // that was admitted
+	admitted bool          // limits count it
+	sockets  *atomic.Int64 // of the listener, once the connection is not net/http's; nil: not counted
+}
+
+// enter counts a request in.
+func (g *Gateway) enter() visit {
+	g.drain.enter()
+	g.metrics.connections[byRequest].Inc()
+	return visit{g: g, as: byRequest}
+}
+
+// become moves the visit to another transport.
+func (v *visit) become(t transport) {
+	v.g.metrics.connections[v.as].Dec()
+	v.g.metrics.connections[t].Inc()
+	v.as = t
+}
+
+// leave counts it out. Leaving twice is fine.
+func (v *visit) leave() {
+	g := v.g
+	if g == nil {
+		return
+	}
+	v.g = nil
+	g.metrics.connections[v.as].Dec()
+	if v.admitted {
+		g.limits.leave(v.address)
+	}
+	if v.sockets != nil {
+		v.sockets.Add(-1)
+	}
+	g.drain.leave()
+}
+
+// A held is a connection that the engine has: a stream, or a WebSocket.
+type held struct {
+	g     *Gateway
+	visit visit
+	conn  *fanout.Conn
+	gone  chan struct{} // closed in the end; nil where the connection was taken over
+
+	mu     sync.Mutex
+	asking []*question // guarded by mu
+	over   bool        // the connection has ended; guarded by mu
+	result *ending     // by which we end it; nil: not yet; guarded by mu
+}
+
+// A question is work for a connection that is done on a goroutine.
+type question struct{ cancel context.CancelFunc }
+
+// ask returns a context that ends with the connection, or when done is called.
+func (h *held) ask() (ctx context.Context, done func()) {
+	ctx, cancel := context.WithCancel(h.g.base)
+	q := &question{cancel}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.over {
+		cancel()
+		return ctx, cancel
+	}
+	h.asking = append(h.asking, q)
+	return ctx, func() {
+		cancel()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.asking = slices.DeleteFunc(h.asking, func(other *question) bool { return other == q })
+		if len(h.asking) == 0 {
+			h.asking = nil
+		}
+	}
+}
+
+// end notes how we end the connection; it reports false when that is decided
+// already.
+func (h *held) end(e ending) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.result != nil || h.over {
+		return false
+	}
+	h.result = &e
+	return true
+}
+
+// left is called when the connection has ended, and returns how.
+func (h *held) left(why fanout.Ending) ending {
+	h.mu.Lock()
+	h.over = true
+	asking, result := h.asking, h.result
+	h.asking = nil
+	h.mu.Unlock()
+	for _, q := range asking {
+		q.cancel()
+	}
+	e := ending{reason: closedByClient, broken: true}
+	switch {
+	case result != nil:
+		e = *result
+	case why == fanout.Stalled:
+		e.reason = closedStalled
+	case why == fanout.TooBig:
+		e.reason = closedMessageTooBig
+	case why == fanout.CutOff:
+		e.reason = closedAborted
+	}
+	h.g.metrics.closed[e.reason].Inc()
+	if e.err != nil {
+		h.g.log.Debug("stream ended", "reason", e.reason, "err", e.err)
+	}
+	h.visit.leave()
+	if h.gone != nil {
+		close(h.gone)
+	}
+	return e
+}
+
+// keepAlive sets what is sent while the connection is quiet. On a WebSocket the
+// last word of any of its streams counts.
+func (h *held) keepAlive(k *grip.KeepAlive) {
+	framing := h.conn.Framing()
+	if framing == fanout.Framed && k == nil {
+		return
+	}
+	h.conn.SetKeepAlive(h.g.engine.KeepAlive(framing, k))
+}
+
+// timeOver is the ending of a connection whose time has come.
+func (h *held) timeOver() ending {
+	if h.g.drain.begun() {
+		return ending{reason: closedDraining}
+	}
+	return ending{reason: closedMaxAge}
+}
+
+// take makes the connection of out the engine's, which begins with conn.Start.
+// Where wait is not nil, the engine writes through out, and the handler must not
+// return before wait has.
+func (h *held) take(out *output, o fanout.Options) (wait func()) {
+	o.WriteTimeout = h.g.cfg.WriteTimeout
+	if out.request.ProtoMajor < 2 {
+		o.Framing = fanout.Chunked
+		if !out.request.ProtoAtLeast(1, 1) {
+			o.Framing = fanout.Plain
+		}
+		if nc, _, err := out.control.Hijack(); err == nil {
+			h.visit = out.handOver(nc)
+			h.conn = h.g.engine.Take(nc, o)
+			return nil
+		}
+	}
+	o.Framing = fanout.Plain
+	h.gone = make(chan struct{})
+	h.visit = out.handOver(nil)
+	h.conn = h.g.engine.Adopt(through{out}, o)
+	return func() {
+		select {
+		case <-h.gone:
+		case <-out.request.Context().Done():
+			h.conn.Left()
+			<-h.gone
+		}
+	}
+}
+
+// A through is a stream of HTTP/2, or whatever cannot be taken over: the engine
+// writes through the response.
+type through struct{ out *output }
+
+func (t through) Write(p []byte) (int, error) {
+	n, err := t.out.Write(p)
+	if err == nil {
+		err = t.out.flush()
+	}
+	return n, err
+}
+
+// SetWriteDeadline does nothing: out sets its own.
+func (t through) SetWriteDeadline(time.Time) error { return nil }
+
+// Close makes a Write that is going on fail.
+func (t through) Close() error {
+	_ = t.out.control.SetWriteDeadline(time.Unix(1, 0)) // where there are no deadlines, it blocks no longer than its client
+	return nil
+}
+
+// abort cuts the client's connection, so that it can tell that the body is
+// incomplete.
+func abort() { panic(http.ErrAbortHandler) }
