@@ -104,8 +104,8 @@ func (h *held) end(e ending) bool {
 	return true
 }
 
-// left is called when the connection has ended, and returns how.
-func (h *held) left(why fanout.Ending) ending {
+// left is called when the connection has ended.
+func (h *held) left(why fanout.Ending) {
 	h.mu.Lock()
 	h.over = true
 	asking, result := h.asking, h.result
@@ -133,7 +133,6 @@ func (h *held) left(why fanout.Ending) ending {
 	if h.gone != nil {
 		close(h.gone)
 	}
-	return e
 }
 
 // keepAlive sets what is sent while the connection is quiet. On a WebSocket the

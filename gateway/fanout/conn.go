@@ -297,7 +297,7 @@ func (c *Conn) Hold(h Hold) (s *Subscriber, ok bool) {
 		if i > 0 || m == nil {
 			m = new(member)
 		}
-		*m = member{sub: s, want: want, index: -1} //nolint:govet // no lock is in use yet
+		*m = member{sub: s, want: want, index: -1}
 		if !e.attach(m, h.OpenOnly) {
 			s.Close()
 			s.free()

@@ -48,7 +48,7 @@ func (s *shard) begin(*loop) (err error) {
 		return fmt.Errorf("epoll_create1: %w", err)
 	}
 	if s.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		unix.Close(s.epoll)
+		_ = unix.Close(s.epoll)
 		return fmt.Errorf("eventfd: %w", err)
 	}
 	if err = unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, s.event, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(s.event)}); err != nil {
@@ -61,8 +61,8 @@ func (s *shard) begin(*loop) (err error) {
 }
 
 func (s *shard) end() {
-	unix.Close(s.event)
-	unix.Close(s.epoll)
+	_ = unix.Close(s.event)
+	_ = unix.Close(s.epoll)
 }
 
 func (s *shard) wake() {
@@ -132,7 +132,7 @@ func (s *shard) close(_ *loop, c *Conn) {
 	if c.admitted {
 		s.conns[c.fd] = nil
 	}
-	unix.Close(c.fd) // which also takes it out of the set
+	_ = unix.Close(c.fd) // which also takes it out of the set
 }
 
 func (s *shard) each(f func(c *Conn)) {
@@ -262,6 +262,6 @@ func bare(nc net.Conn) (fd int, ok bool) {
 	}); err != nil || fd < 0 {
 		return 0, false
 	}
-	tcp.Close() // only the runtime's descriptor: the connection lives on in ours
+	_ = tcp.Close() // only the runtime's descriptor: the connection lives on in ours
 	return fd, true
 }
