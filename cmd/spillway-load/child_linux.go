@@ -64,12 +64,17 @@ func start(label string, cmd *exec.Cmd) (*child, error) {
 }
 
 // startRole starts this program in another role.
-func startRole(role string, args ...string) (*child, error) {
+func startRole(role string, args ...string) (*child, error) { return startRoleEnv(role, nil, args...) }
+
+// startRoleEnv does so with more variables of the environment ("A=b").
+func startRoleEnv(role string, env []string, args ...string) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", role, err)
 	}
-	return start(role, exec.Command(self, append([]string{role}, args...)...))
+	cmd := exec.Command(self, append([]string{role}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
+	return start(role, cmd)
 }
 
 func (c *child) pid() int { return c.cmd.Process.Pid }

@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,6 +21,10 @@ type consumeAnswer struct {
 	Records int           `json:"records"`
 	Took    time.Duration `json:"took"`
 	CPU     time.Duration `json:"cpu"`
+
+	// Latency is from when each record was due; see runLag.
+	Latency *histogram `json:"latency,omitempty"`
+	Err     string     `json:"err,omitempty"`
 }
 
 // runConsume is the floor of reading: a bare franz-go client that reads records
@@ -62,6 +69,74 @@ func runConsume(ctx context.Context, args []string, stdin io.Reader, stdout io.W
 	}
 	answer.CPU = now - used
 	return json.NewEncoder(stdout).Encode(answer)
+}
+
+// runLag is a bare franz-go client that says how long after they were due it
+// had the records of a plan, which is its command. Its first answer says that it
+// reads the topic, from its end.
+func runLag(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
+	if len(args) != 3 {
+		return errors.New("lag: wants bootstrap servers, topic and offset")
+	}
+	offset, err := strconv.ParseInt(args[2], 10, 64)
+	if err != nil {
+		return fmt.Errorf("lag: offset: %w", err)
+	}
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(strings.Split(args[0], ",")...),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{args[1]: {0: kgo.NewOffset().At(offset)}}),
+	)
+	if err != nil {
+		return fmt.Errorf("kafka: %w", err)
+	}
+	defer client.Close()
+	answers := json.NewEncoder(stdout)
+	if err := answers.Encode(consumeAnswer{}); err != nil {
+		return err
+	}
+	commands := json.NewDecoder(stdin)
+	for {
+		var p plan
+		if err := commands.Decode(&p); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("command: %w", err)
+		}
+		var a consumeAnswer
+		if a.Latency, err = lag(ctx, client, p); err != nil {
+			a.Err = err.Error()
+		}
+		if err := answers.Encode(a); err != nil {
+			return err
+		}
+	}
+}
+
+// lag reads until it has the last message of the plan.
+func lag(ctx context.Context, client *kgo.Client, p plan) (*histogram, error) {
+	limit := p.start().Add(time.Duration(float64(p.Count)/p.Rate*float64(time.Second)) + grace)
+	ctx, cancel := context.WithDeadline(ctx, limit)
+	defer cancel()
+	h := new(histogram)
+	last := p.First + uint32(p.Count) - 1
+	for {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			return nil, fmt.Errorf("%d of %d records came: %w", h.count, p.Count, err)
+		}
+		since := time.Since(p.start())
+		for it := fetches.RecordIter(); !it.Done(); {
+			m, ok := parseMessage(it.Next().Value)
+			if !ok || m.seq < p.First {
+				continue // of an earlier plan
+			}
+			h.add(since - m.due)
+			if m.seq == last {
+				return h, nil
+			}
+		}
+	}
 }
 
 // ownCPU is the CPU time of this process, user and system.

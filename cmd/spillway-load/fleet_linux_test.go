@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,63 +20,10 @@ import (
 // patience bounds each single thing that a test waits for.
 const patience = 30 * time.Second
 
-// A testFloor is the floor in this process.
-type testFloor struct {
-	http     netip.AddrPort
-	commands *json.Encoder
-	answers  *json.Decoder
-}
-
-func startTestFloor(t *testing.T) *testFloor {
+// testLoads puts loads on a stand, also after its clients went and came back.
+func testLoads(t *testing.T, s *stand) {
 	t.Helper()
-	inR, inW := io.Pipe()
-	outR, outW := io.Pipe()
-	done := make(chan error, 1)
-	go func() { done <- runFloor(context.Background(), inR, outW) }()
-	f := &testFloor{commands: json.NewEncoder(inW), answers: json.NewDecoder(outR)}
-	var a floorAnswer
-	if err := f.answers.Decode(&a); err != nil {
-		t.Fatal(err)
-	}
-	f.http = netip.MustParseAddrPort(a.Addr)
-	t.Cleanup(func() {
-		inW.Close()
-		if err := <-done; err != nil {
-			t.Errorf("the floor ended with %v", err)
-		}
-	})
-	return f
-}
-
-func (f *testFloor) name() string         { return "floor" }
-func (f *testFloor) addr() netip.AddrPort { return f.http }
-func (f *testFloor) path() string         { return "/" }
-func (f *testFloor) pid() int             { return os.Getpid() }
-
-func (f *testFloor) send(ctx context.Context, p plan) (*histogram, error) {
-	if err := f.commands.Encode(p); err != nil {
-		return nil, err
-	}
-	var a floorAnswer
-	if err := f.answers.Decode(&a); err != nil {
-		return nil, err
-	}
-	if a.Err != "" {
-		return nil, fmt.Errorf("floor: %s", a.Err)
-	}
-	return nil, nil
-}
-
-func (f *testFloor) left(ctx context.Context) error {
-	_, err := f.send(ctx, plan{})
-	return err
-}
-
-// Steps against a server that is right, with groups and without, after its
-// clients went and came back.
-func TestSteps(t *testing.T) {
-	f := startTestFloor(t)
-	r := newRunner(50, 128)
+	defer s.end()
 	for _, tt := range []struct {
 		name  string
 		group int
@@ -82,31 +31,143 @@ func TestSteps(t *testing.T) {
 	}{{"one by one", 1, false}, {"in groups", 10, false}, {"with new clients", 1, true}} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.again {
-				if err := r.release(t.Context(), f); err != nil {
+				if err := s.disconnect(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 			}
-			s, err := r.step(t.Context(), f, load{rate: 1000, group: tt.group, time: 200 * time.Millisecond})
+			rate := 1000 / float64(s.channels)
+			got, err := s.step(t.Context(), load{rate: rate, group: tt.group, time: 200 * time.Millisecond})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if s.Sent != 200 || s.Delivered != 200*50 || s.Lost+int(s.Repeated+s.Late+s.Other) != 0 || s.Trouble != "" {
-				t.Errorf("got %+v, want 200 messages at 50 clients, each once", s)
+			clients := uint64(s.clients)
+			if s.stalledEvery > 0 {
+				clients -= clients / uint64(s.stalledEvery)
 			}
-			if s.Max == 0 || s.P50 > s.P99 || s.P99 > s.Max {
-				t.Errorf("latency: p50 %v, p99 %v, max %v", s.P50, s.P99, s.Max)
+			if got.Sent != 200 || got.Delivered != 200*clients/uint64(s.channels) || !got.borne() {
+				t.Errorf("got %+v, want 200 messages at %d clients, each once", got, clients)
 			}
-			if s.WireBytes < s.Delivered*128 {
-				t.Errorf("%d bytes for %d messages of 128", s.WireBytes, s.Delivered)
+			if got.Max == 0 || got.P50 > got.P99 || got.P99 > got.Max {
+				t.Errorf("latency: p50 %v, p99 %v, max %v", got.P50, got.P99, got.Max)
 			}
-			// Fewer where the floor was late, never more.
-			if most := uint64(200 / tt.group * 50 * 3 / 2); s.Writes > most {
-				t.Errorf("%d writes, want at most %d", s.Writes, most)
+			if got.CPU <= 0 || got.ClientCPU <= 0 || got.RSS == 0 {
+				t.Errorf("usage: %+v", got)
+			}
+			// Fewer where the sender was late.
+			if most := got.Delivered * 2; got.Writes == 0 || got.Writes > most {
+				t.Errorf("%d writes, want at most %d", got.Writes, most)
 			}
 		})
 	}
-	if err := r.releaseAll(t.Context()); err != nil {
-		t.Error(err)
+}
+
+func testStand(t *testing.T, s subject, err error, as mode, clients, channels int) *stand {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := newStand(s, as, clients, channels, 128)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func TestLoads(t *testing.T) {
+	runtime.LockOSThread() // see start
+	for _, channels := range []int{1, 10} {
+		t.Run(fmt.Sprintf("Go floor, channels=%d", channels), func(t *testing.T) {
+			f, err := startFloor(t.Context())
+			testLoads(t, testStand(t, f, err, sse, 50, channels))
+		})
+		t.Run(fmt.Sprintf("C floor, channels=%d", channels), func(t *testing.T) {
+			f, err := startCFloor(t.Context())
+			if errors.Is(err, errNoCompiler) {
+				t.Skip(err)
+			}
+			testLoads(t, testStand(t, f, err, sse, 50, channels))
+		})
+		for _, as := range []mode{sse, wsFrames} {
+			t.Run(fmt.Sprintf("gateway, %s, channels=%d", as, channels), func(t *testing.T) {
+				form := "sse"
+				if as == wsFrames {
+					form = "ws"
+				}
+				p, err := startInproc(t.Context(), channels, form)
+				testLoads(t, testStand(t, p, err, as, 50, channels))
+			})
+		}
+	}
+	t.Run("some clients do not read", func(t *testing.T) {
+		f, err := startFloor(t.Context())
+		s := testStand(t, f, err, sse, 50, 1)
+		s.stalledEvery = 10
+		testLoads(t, s)
+	})
+}
+
+// Both floors and the gateway send the same bytes for the same message.
+func TestFloorsSendTheSame(t *testing.T) {
+	runtime.LockOSThread() // see start
+	var sizes []float64
+	for _, start := range []func() (subject, error){
+		func() (subject, error) { return startFloor(t.Context()) },
+		func() (subject, error) { return startCFloor(t.Context()) },
+		func() (subject, error) { return startInproc(t.Context(), 1, "sse") },
+	} {
+		sub, err := start()
+		if errors.Is(err, errNoCompiler) {
+			continue
+		}
+		s := testStand(t, sub, err, sse, 2, 1)
+		defer s.end()
+		got, err := s.step(t.Context(), load{rate: 100, group: 1, time: 200 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, got.bytesPerMessage())
+	}
+	for _, size := range sizes {
+		if size != sizes[0] {
+			t.Errorf("bytes for a message: %v", sizes)
+		}
+	}
+}
+
+// What is unsent is seen at the server.
+func TestUnsent(t *testing.T) {
+	runtime.LockOSThread() // see start
+	f, err := startFloor(t.Context())
+	s := testStand(t, f, err, sse, 10, 1)
+	defer s.end()
+	s.stalledEvery, s.size = 2, 1000
+	if _, err := s.connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := unsent(f.http.Port()); err != nil || n != 0 {
+		t.Errorf("%d connections have something unsent, %v, want none yet", n, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	// The floor waits for the clients that do not read; nobody waits for it.
+	p := s.plan(1000, load{rate: 100_000, group: 1})
+	if _, err := f.send(ctx, p); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("the floor got rid of a megabyte: %v", err)
+	}
+	waitFor(t, func() bool {
+		n, err := unsent(f.http.Port())
+		return err == nil && n == 5
+	})
+}
+
+// waitFor waits until a condition holds.
+func waitFor(t *testing.T, until func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !until(); {
+		if time.Now().After(deadline) {
+			t.Fatal("it never happened")
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 
@@ -151,38 +212,40 @@ func TestFleetFindsFaults(t *testing.T) {
 		check      func(tally) bool
 		ends       string // in the error of arrived; empty: the server keeps the stream
 	}{
-		{"all is well", events(1, 2, 3) + "hold", 3, 0, func(t tally) bool { return t.repeated+t.late+t.other == 0 }, ""},
-		{"one is missing", events(1, 3), 2, 1, func(t tally) bool { return t.late == 0 }, "the server ended the stream"},
-		{"one is there twice", events(1, 2, 2, 3) + "hold", 3, 0, func(t tally) bool { return t.repeated == 1 }, ""},
-		{"two are swapped", events(2, 1, 3) + "hold", 3, 0, func(t tally) bool { return t.late == 1 }, ""},
+		{"all is well", events(1, 2, 3) + "hold", 3, 0, func(t tally) bool { return t.Repeated+t.Late+t.Other == 0 }, ""},
+		{"one is missing", events(1, 3), 2, 1, func(t tally) bool { return t.Late == 0 }, "the server ended the stream"},
+		{"one is there twice", events(1, 2, 2, 3) + "hold", 3, 0, func(t tally) bool { return t.Repeated == 1 }, ""},
+		{"two are swapped", events(2, 1, 3) + "hold", 3, 0, func(t tally) bool { return t.Late == 1 }, ""},
 		{"a gap event", "event: gap\ndata: {\"from\":1}\n\n" + events(2, 3), 2, 1,
-			func(t tally) bool { return t.other == 1 && strings.Contains(t.oddity, `{"from":1}`) }, "the server ended the stream"},
+			func(t tally) bool { return t.Other == 1 && strings.Contains(t.Oddity, `{"from":1}`) }, "the server ended the stream"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			addr := serveEvents(t, tt.body)
-			f := newFleet(t, 1)
-			f.expect(plan{First: 1, Count: 3, Start: time.Now()}) // before they come
-			if err := f.connect(ctx, addr, "/events"); err != nil && tt.ends == "" {
+			f := newFleet(t)
+			f.expect(plan{First: 1, Count: 3, StartNs: time.Now().UnixNano()}) // before they come
+			f.mu.Lock()
+			f.open = 3 // of the client that is to come
+			f.mu.Unlock()
+			if err := f.connect(ctx, crewOf(1, addr, "/events")); err != nil && tt.ends == "" {
 				t.Fatal(err)
 			}
 			err := f.arrived(ctx)
 			if tt.ends == "" && err != nil || tt.ends != "" && (err == nil || !strings.Contains(err.Error(), tt.ends)) {
 				t.Errorf("arrived says %v, want %q", err, tt.ends)
 			}
-			tally, lost := f.result()
-			if tally.delivered != tt.delivered || lost != tt.lost || !tt.check(tally) {
-				t.Errorf("%d delivered, %d lost, %d repeated, %d late, %d other (%s)",
-					tally.delivered, lost, tally.repeated, tally.late, tally.other, tally.oddity)
+			tally := f.result()
+			if tally.Delivered != tt.delivered || tally.Lost != tt.lost || !tt.check(tally) {
+				t.Errorf("got %+v, want %d delivered, %d lost", tally, tt.delivered, tt.lost)
 			}
 		})
 	}
 }
 
-func newFleet(t *testing.T, clients int) *fleet {
+func newFleet(t *testing.T) *fleet {
 	t.Helper()
-	f, err := openFleet(clients)
+	f, err := openFleet()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,21 +253,58 @@ func newFleet(t *testing.T, clients int) *fleet {
 	return f
 }
 
+func crewOf(n int, addr netip.AddrPort, path string) crew {
+	return crew{Addr: addr, Count: n, Requests: [][]byte{requestFor(sse, addr, path)}}
+}
+
 func TestConnectSaysWhy(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	err := newFleet(t, 3).connect(ctx, serveEvents(t, "hold"), "/wrong")
+	addr := serveEvents(t, "hold")
+	err := newFleet(t).connect(ctx, crewOf(3, addr, "/wrong"))
 	if err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("got %v, want it to name the status", err)
+	}
+	wanting := crewOf(1, addr, "/events")
+	wanting.Gzip = true
+	if err := newFleet(t).connect(ctx, wanting); !errors.Is(err, errNotCompressed) {
+		t.Errorf("got %v, want %v", err, errNotCompressed)
 	}
 	nobody, err := freeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = newFleet(t, 1).connect(ctx, nobody, "/events")
+	err = newFleet(t).connect(ctx, crewOf(1, nobody, "/events"))
 	if err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("got %v, want it to say that nobody listens", err)
 	}
+}
+
+// Clients come a few at a time, and the last go first.
+func TestConnectInParts(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	addr := serveEvents(t, "hold")
+	f := newFleet(t)
+	few := crewOf(20, addr, "/events")
+	few.Window = 3
+	for _, want := range []int{20, 40} {
+		if err := f.connect(ctx, few); err != nil {
+			t.Fatal(err)
+		}
+		if f.mu.Lock(); f.ready != want || f.answers.count != 20 {
+			t.Errorf("%d ready, %d answers timed, want %d and 20", f.ready, f.answers.count, want)
+		}
+		f.mu.Unlock()
+	}
+	f.shorten(5)
+	if err := f.connect(ctx, few); err != nil {
+		t.Fatal(err)
+	}
+	if f.mu.Lock(); f.ready != 25 || len(f.clients) != 25 {
+		t.Errorf("%d of %d ready, want 25", f.ready, len(f.clients))
+	}
+	f.mu.Unlock()
 }
 
 // The producer, the broker and the bare consumer, as roles in this process.
@@ -235,7 +335,7 @@ func TestKafkaRoles(t *testing.T) {
 		}
 	}()
 	const records = 3000
-	acked, err := k.send(ctx, plan{First: 1, Count: records, Size: 128, Start: time.Now()})
+	acked, err := k.send(ctx, plan{First: 1, Count: records, Size: 128, StartNs: time.Now().UnixNano()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,53 +371,42 @@ func TestUsage(t *testing.T) {
 	}
 	defer null.Close()
 	const writes = 1000
-	deadline := time.Now().Add(patience)
-	used := usage{}
-	for used.cpu < 2*tick && time.Now().Before(deadline) {
-		for range writes {
-			if _, err := null.Write([]byte("x")); err != nil {
-				t.Fatal(err)
-			}
-		}
-		now, err := readUsage(os.Getpid())
-		if err != nil {
+	for range writes {
+		if _, err := null.Write([]byte("x")); err != nil {
 			t.Fatal(err)
 		}
-		used = now.since(before)
 	}
-	if used.cpu < 2*tick || used.writes < writes || used.rss == 0 {
-		t.Errorf("got %+v after at least %d writes", used, writes)
+	now, err := readUsage(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
 	}
-}
-
-func TestParseStat(t *testing.T) {
-	const behind = " S 1 2 3 4 5 6 7 8 9 10 250 50 11 12 20 0 8 0 100"
-	for _, tt := range []struct {
-		name, stat string
-		want       time.Duration
-		ok         bool
-	}{
-		{"plain", "12 (spillway)" + behind, 3 * time.Second, true},
-		{"a name that misleads", "12 (a) S 1 (b)" + behind, 3 * time.Second, true},
-		{"short", "12 (spillway) S 1", 0, false},
-		{"empty", "", 0, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			got, err := parseStat([]byte(tt.stat))
-			if got != tt.want || (err == nil) != tt.ok {
-				t.Errorf("got %v, %v, want %v", got, err, tt.want)
-			}
-		})
+	own, err := ownCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if used := now.since(before); used.cpu <= 0 || used.writes < writes || used.rss == 0 {
+		t.Errorf("got %+v after %d writes", used, writes)
+	}
+	// The kernel counts both at other places, to some milliseconds.
+	if diff := (own - now.cpu).Abs(); diff > 50*time.Millisecond {
+		t.Errorf("CPU time of this process: %v by its clock, %v by getrusage", now.cpu, own)
+	}
+	both, err := readUsage(os.Getpid(), os.Getpid())
+	if err != nil || both.rss < 2*now.rss*9/10 {
+		t.Errorf("two processes: got %+v, %v, want twice %+v", both, err, now)
+	}
+	if _, err := readUsage(1 << 30); err == nil {
+		t.Error("no error for a process that there is not")
 	}
 }
 
 func TestParseIO(t *testing.T) {
-	reads, writes, err := parseIO([]byte("rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 5\n"))
-	if reads != 3 || writes != 4 || err != nil {
-		t.Errorf("got %d, %d, %v, want 3, 4", reads, writes, err)
+	writes, err := parseIO([]byte("rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 5\n"))
+	if writes != 4 || err != nil {
+		t.Errorf("got %d, %v, want 4", writes, err)
 	}
-	if _, _, err := parseIO([]byte("rchar: 1\n")); err == nil {
-		t.Error("no error without the counts")
+	if _, err := parseIO([]byte("rchar: 1\n")); err == nil {
+		t.Error("no error without the count")
 	}
 }
 
@@ -334,17 +423,23 @@ func TestFindSeries(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	if _, err := parseOptions([]string{"-clients", "10", "fanout"}); err != nil {
-		t.Errorf("got %v for a good command line", err)
+	o, err := parseOptions([]string{"-clients", "10, 20", "per-write", "light"})
+	if err != nil || len(o.sizes) != 2 || o.sizes[1] != 20 || len(o.scenarios) != 2 {
+		t.Errorf("got %+v, %v for a good command line", o, err)
 	}
-	for _, args := range [][]string{{"-clients", "0"}, {"-size", "5"}, {"idle"}, {"-nonsense"}} {
+	for _, args := range [][]string{{"-clients", "0"}, {"-clients", "x"}, {"-size", "5"}, {"idle"}, {"-nonsense"}, {"-pairs", "0"}} {
 		if _, err := parseOptions(args); err == nil {
 			t.Errorf("%q: no error", args)
 		}
 	}
-	_, err := parseOptions([]string{"-clients", "0", "-size", "5", "idle"})
+	_, err = parseOptions([]string{"-clients", "0", "-size", "5", "idle"})
 	if err == nil || strings.Count(err.Error(), "\n") != 2 {
 		t.Errorf("got %v, want all three problems", err)
+	}
+	some, err1 := parseOptions(nil)
+	all, err2 := parseOptions([]string{"-all"})
+	if err1 != nil || err2 != nil || len(some.scenarios) == 0 || len(all.scenarios) != len(scenarios) || len(all.scenarios) <= len(some.scenarios) {
+		t.Errorf("%d scenarios, with -all %d of %d", len(some.scenarios), len(all.scenarios), len(scenarios))
 	}
 }
 
@@ -365,26 +460,38 @@ func TestSourceAddresses(t *testing.T) {
 	}
 }
 
-func TestRatios(t *testing.T) {
-	f := fanout{
-		Light: []pair{
-			{step{Delivered: 100, CPU: 2}, step{Delivered: 100, CPU: 1}},
-			{step{Delivered: 100, CPU: 4}, step{Delivered: 100, CPU: 1}},
-			{step{Delivered: 100, CPU: 4}, step{Delivered: 100, CPU: 3}},
-			{step{Delivered: 100, CPU: 4}, step{Delivered: 100, CPU: 0}}, // below the clock's tick
-		},
-		Most:      &step{Delivered: 100, Seconds: 1},
-		MostFloor: &step{Delivered: 400, Seconds: 1},
+// Rows leave out pairs of which a side was not borne.
+func TestCompare(t *testing.T) {
+	b := &bench{report: new(report), scenario: "x"}
+	good := func(delivered uint64) *step { return &step{Delivered: delivered, CPU: 1} }
+	bad := &step{Delivered: 1000, CPU: 1, Lost: 1}
+	ours := figures([]*step{good(100), good(200), bad, good(300)}, (*step).perCPUSecond)
+	theirs := figures([]*step{good(100), good(100), good(100), bad}, (*step).perCPUSecond)
+	r := b.compare("cost", "msg/CPU-s", "a", ours, "b", theirs, atLeast(1.5))
+	if r.Ratio != (spread{1.25, 1.5, 1.75, 2}) || r.Verdict != met || !strings.Contains(r.Remark, "2 of 4") {
+		t.Errorf("got %+v, want the pairs 1 and 2", r)
 	}
-	f.compare()
-	want := []comparison{
-		{"messages per CPU-second, light", 0.5, 0.25, 0.75, 3},
-		{"most delivered/s with p99 < 1s and no loss", 0.25, 0.25, 0.25, 1},
+	var out strings.Builder
+	if err := b.report.write(&out); err != nil || !strings.Contains(out.String(), "150 %") {
+		t.Errorf("%v, in the table:\n%s", err, out.String())
 	}
-	if fmt.Sprint(f.Ratios) != fmt.Sprint(want) {
-		t.Errorf("got %v, want %v", f.Ratios, want)
+	if _, err := json.Marshal(b.report); err != nil {
+		t.Error(err)
 	}
-	if middle, _, _ := median([]float64{4, 1, 2, 3}); middle != 2.5 {
-		t.Errorf("the median of 1 to 4 is %v, want 2.5", middle)
+}
+
+// Every side begins a round in its turn.
+func TestInterleave(t *testing.T) {
+	var order string
+	side := func(name string) func() (string, error) {
+		return func() (string, error) { order += name; return name + fmt.Sprint(len(order)), nil }
+	}
+	got, err := interleave(3, side("a"), side("b"))
+	if err != nil || order != "abbaab" || fmt.Sprint(got) != "[[a1 a4 a5] [b2 b3 b6]]" {
+		t.Errorf("got %v in the order %s, %v", got, order, err)
+	}
+	refused := errors.New("refused")
+	if _, err := interleave(1, func() (int, error) { return 0, refused }); !errors.Is(err, refused) {
+		t.Errorf("got %v, want the side's error", err)
 	}
 }

@@ -9,6 +9,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -16,38 +19,75 @@ import (
 )
 
 // The floor is the least that any server could do for the same clients: it
-// makes the messages itself, when they are due, and writes the same bytes to
+// makes the messages itself, when they are due, and sends the same bytes to
 // every socket, with one system call per client and group of messages. No
 // broker, no cursors, no other requests, no limits.
 //
-// It keeps what is due in one run of bytes, with a place in it per client, so
-// that it writes more at once when it is late, as a good server does.
+// It keeps what is due in one run of bytes per channel, with a place in it per
+// client, so that it sends more at once when it is late, as a good server does.
 //
-// Its command is a plan, its answer a floorAnswer when all has been written. It
+// Its command is a plan, its answer a floorAnswer when all has been sent. It
 // does not notice when clients go; a plan of no messages makes it drop them all.
+// The C floor (floor.c) is the same program in C.
 
 // A floorAnswer follows each command; the first one comes at the start, with
 // the address.
 type floorAnswer struct {
-	Addr string `json:"addr,omitempty"`
-	Err  string `json:"err,omitempty"`
+	Addr   string `json:"addr,omitempty"`
+	Err    string `json:"err,omitempty"`
+	Writes uint64 `json:"writes"` // system calls that sent something, since it began
 }
 
 // floorID is the id of each event. It is as long as the server's, so that both
 // write the same number of bytes.
 const floorID = "1-hi3hk-4fz1q.1.2s00"
 
-type floor struct {
-	mu    sync.Mutex
-	conns []*floorConn // guarded by mu; those of a step are taken out meanwhile
+// What stands before and behind a message in its event.
+const (
+	eventFront = "event: message\nid: " + floorID + "\ndata: "
+	eventEnd   = "\n\n"
+)
 
-	bytes []byte // of the step, so far
+// channelName is what clients ask for as /events/<channel>/.
+func channelName(channel int) string { return "c" + strconv.Itoa(channel) }
+
+// channelOf is the channel that a path names; 0 where it names none.
+func channelOf(path string) int {
+	name, ok := strings.CutPrefix(path, "/events/c")
+	if !ok {
+		return 0
+	}
+	name, _, _ = strings.Cut(name, "/")
+	n, err := strconv.Atoi(name)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
 }
 
-type floorConn struct {
-	net.Conn // keeps fd open
-	fd       uintptr
-	sent     int // of floor.bytes
+type floor struct {
+	mu     sync.Mutex
+	conns  []net.Conn  // guarded by mu; they keep the descriptors open
+	joined []floorSlot // guarded by mu; those that the next step begins with
+
+	// Of a step.
+	slots  []floorSlot // by channel
+	runs   []floorRun  // of each channel
+	writes uint64
+}
+
+// A floorSlot is a client.
+type floorSlot struct {
+	fd      int // -1: gone
+	channel int
+	sent    int // of the channel's run
+}
+
+// A floorRun is what a channel's clients are sent in a step.
+type floorRun struct {
+	bytes       []byte
+	first, last int // slots[first:last] are its clients
+	dirty       bool
 }
 
 func runFloor(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
@@ -76,6 +116,7 @@ func runFloor(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 		} else if err := f.send(ctx, p); err != nil {
 			a.Err = err.Error()
 		}
+		a.Writes = f.writes
 		if err := answers.Encode(a); err != nil {
 			return err
 		}
@@ -105,13 +146,14 @@ func (f *floor) greet(c net.Conn) {
 		c.Close()
 		return
 	}
-	conn := &floorConn{Conn: c}
-	if err := raw.Control(func(fd uintptr) { conn.fd = fd }); err != nil {
+	slot := floorSlot{channel: channelOf(request.URL.Path)}
+	if err := raw.Control(func(fd uintptr) { slot.fd = int(fd) }); err != nil {
 		c.Close()
 		return
 	}
 	f.mu.Lock()
-	f.conns = append(f.conns, conn)
+	f.conns = append(f.conns, c)
+	f.joined = append(f.joined, slot)
 	f.mu.Unlock()
 	// The client counts as connected when it has this, so it comes last.
 	_, err = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -126,78 +168,107 @@ func (f *floor) drop() {
 	for _, c := range f.conns {
 		c.Close()
 	}
-	f.conns = nil
+	f.conns, f.joined, f.slots = nil, nil, nil
+}
+
+// begin takes in who has joined, and forgets what was sent.
+func (f *floor) begin(channels int) {
+	f.mu.Lock()
+	f.slots = append(f.slots, f.joined...)
+	f.joined = nil
+	f.mu.Unlock()
+	slices.SortStableFunc(f.slots, func(a, b floorSlot) int { return a.channel - b.channel })
+	if len(f.runs) != channels {
+		f.runs = make([]floorRun, channels)
+	}
+	at := 0
+	for i := range f.runs {
+		r := &f.runs[i]
+		r.bytes, r.first = r.bytes[:0], at
+		for at < len(f.slots) && f.slots[at].channel == i {
+			f.slots[at].sent = 0
+			at++
+		}
+		r.last = at
+	}
 }
 
 // send carries out a plan.
 func (f *floor) send(ctx context.Context, p plan) error {
-	f.mu.Lock()
-	conns := f.conns
-	f.conns = nil
-	f.mu.Unlock()
-	for _, c := range conns {
-		c.sent = 0
-	}
-	f.bytes = f.bytes[:0]
+	f.begin(max(p.Channels, 1))
 	var event []byte
+	var dirty []int // channels
 	err := p.pace(ctx, func(from, to int) error {
-		for i := from; i < to; i++ {
-			event = append(event[:0], "event: message\nid: "...)
-			event = append(event, floorID...)
-			event = append(event, "\ndata: "...)
-			event = message{seq: p.First + uint32(i), due: p.due(i)}.append(event, p.Size)
-			event = append(event, "\n\n"...)
-			f.bytes = fmt.Appendf(f.bytes, "%x\r\n%s\r\n", len(event), event)
-		}
-		conns = f.sweep(conns)
-		return nil
+		err := p.groups(from, to, func(channel, from, to int) error {
+			r := &f.runs[channel]
+			for i := from; i < to; i++ {
+				event = append(event[:0], eventFront...)
+				event = p.message(event, i)
+				event = append(event, eventEnd...)
+				r.bytes = strconv.AppendInt(r.bytes, int64(len(event)), 16)
+				r.bytes = append(r.bytes, "\r\n"...)
+				r.bytes = append(r.bytes, event...)
+				r.bytes = append(r.bytes, "\r\n"...)
+			}
+			if !r.dirty {
+				r.dirty = true
+				dirty = append(dirty, channel)
+			}
+			return nil
+		})
+		dirty = f.sweep(dirty)
+		return err
 	})
 	// What the sockets had no room for, as they make room.
-	for deadline := time.Now().Add(10 * time.Second); err == nil && f.behind(conns); {
+	for deadline := time.Now().Add(10 * time.Second); err == nil && len(dirty) > 0; {
 		if time.Now().After(deadline) {
 			err = errors.New("a client takes nothing")
 			break
 		}
 		select {
 		case <-time.After(time.Millisecond):
-			conns = f.sweep(conns)
+			dirty = f.sweep(dirty)
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
 	}
-	f.mu.Lock()
-	f.conns = append(f.conns, conns...)
-	f.mu.Unlock()
+	for _, channel := range dirty {
+		f.runs[channel].dirty = false
+	}
 	return err
 }
 
-// sweep writes to every client what it has not been sent, as far as its socket
-// has room, and returns those that are still there.
-func (f *floor) sweep(conns []*floorConn) []*floorConn {
-	left := conns[:0]
-	for _, c := range conns {
-		if rest := f.bytes[c.sent:]; len(rest) > 0 {
-			// The descriptor is non-blocking, so the scheduler need not know.
-			n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, c.fd, uintptr(unsafe.Pointer(&rest[0])), uintptr(len(rest)))
-			switch errno {
-			case 0:
-				c.sent += int(n)
-			case syscall.EAGAIN, syscall.EINTR:
-			default: // the client is gone
-				c.Close()
+// sweep sends to the clients of those channels what they have not been sent, as
+// far as their sockets have room, and returns the channels with clients that
+// are still behind.
+func (f *floor) sweep(dirty []int) (behind []int) {
+	behind = dirty[:0]
+	for _, channel := range dirty {
+		r := &f.runs[channel]
+		r.dirty = false
+		for i := r.first; i < r.last; i++ {
+			s := &f.slots[i]
+			rest := r.bytes[s.sent:]
+			if len(rest) == 0 || s.fd < 0 {
 				continue
 			}
+			// The descriptor is non-blocking, so the scheduler need not know.
+			n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(s.fd),
+				uintptr(unsafe.Pointer(&rest[0])), uintptr(len(rest)), syscall.MSG_NOSIGNAL, 0, 0)
+			f.writes++
+			switch errno {
+			case 0:
+				s.sent += int(n)
+			case syscall.EAGAIN, syscall.EINTR:
+			default: // the client is gone; drop closes it
+				s.fd = -1
+				continue
+			}
+			r.dirty = r.dirty || s.sent < len(r.bytes)
 		}
-		left = append(left, c)
-	}
-	return left
-}
-
-func (f *floor) behind(conns []*floorConn) bool {
-	for _, c := range conns {
-		if c.sent < len(f.bytes) {
-			return true
+		if r.dirty {
+			behind = append(behind, channel)
 		}
 	}
-	return false
+	return behind
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"math/bits"
 	"time"
 )
@@ -67,4 +69,48 @@ func (h *histogram) quantile(q float64) time.Duration {
 		}
 	}
 	return h.max
+}
+
+// merge adds what another histogram counted.
+func (h *histogram) merge(o *histogram) {
+	for i, n := range o.buckets {
+		h.buckets[i] += n
+	}
+	h.count += o.count
+	h.max = max(h.max, o.max)
+}
+
+// histogramJSON is a histogram on its way from process to process: the buckets
+// that are not empty, and what each counted.
+type histogramJSON struct {
+	Buckets [][2]uint64   `json:"buckets"`
+	Max     time.Duration `json:"max"`
+}
+
+// MarshalJSON implements json.Marshaler.
+func (h *histogram) MarshalJSON() ([]byte, error) {
+	doc := histogramJSON{Max: h.max}
+	for i, n := range h.buckets {
+		if n > 0 {
+			doc.Buckets = append(doc.Buckets, [2]uint64{uint64(i), n})
+		}
+	}
+	return json.Marshal(doc)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (h *histogram) UnmarshalJSON(text []byte) error {
+	var doc histogramJSON
+	if err := json.Unmarshal(text, &doc); err != nil {
+		return err
+	}
+	*h = histogram{max: doc.Max}
+	for _, b := range doc.Buckets {
+		if b[0] >= bucketCount {
+			return fmt.Errorf("histogram: no bucket %d", b[0])
+		}
+		h.buckets[b[0]] = b[1]
+		h.count += b[1]
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -85,5 +86,33 @@ func TestHistogramAgainstSorting(t *testing.T) {
 	}
 	if want := all[len(all)-1]; h.max != want {
 		t.Errorf("max: got %v, want %v", h.max, want)
+	}
+}
+
+// A histogram is the same behind the way from process to process, and merged.
+func TestHistogramTravels(t *testing.T) {
+	var a, b, both histogram
+	for i := range 1000 {
+		d := time.Duration(i*i) * time.Microsecond
+		if i%3 == 0 {
+			a.add(d)
+		} else {
+			b.add(d)
+		}
+		both.add(d)
+	}
+	text, err := json.Marshal(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back histogram
+	if err := json.Unmarshal(text, &back); err != nil || back != b {
+		t.Fatalf("not the same behind JSON: %v", err)
+	}
+	if a.merge(&back); a != both {
+		t.Error("merged is not what was counted together")
+	}
+	if json.Unmarshal([]byte(`{"buckets":[[99999,1]]}`), &back) == nil {
+		t.Error("no error for a bucket that there is not")
 	}
 }

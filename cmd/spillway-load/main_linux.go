@@ -18,37 +18,44 @@ import (
 	"time"
 )
 
-const help = `  spillway-load -clients 1000 fanout
+const help = `  spillway-load per-write light
 
-Usage: spillway-load [options] [idle-view] [fanout]
+Usage: spillway-load [options] [scenario …]
 
-Starts spillway serve with a Kafka in memory, and measures it on this machine:
-idle-view is one client that reads all there is; fanout is many clients of one
-topic, at a light load, at the most that they can be sent with p99 < 1 s and no
-loss, and beside a floor program that only writes. Both, unless one is named.
+Starts what it measures, on this machine: the server with a Kafka in memory, the
+gateway alone with messages made in its process, floor programs that do nothing
+but send, and other servers where they are installed; and clients in processes
+of their own. It prints a table and writes JSON. A ratio is the median of pairs
+that were measured in turns, with its quartiles.
 
+Scenarios; those with * unless one is named:
+
+%s
   -server FILE      the binary (bin/spillway)
   -bootstrap HOSTS  a real Kafka instead of the one in memory
-  -clients N        of fanout (1000)
+  -all              all scenarios, with all their rows
+  -pairs N          times that each is measured (9)
+  -step DURATION    of one load (1s)
+  -clients LIST     sizes of per-write, most and peers; the first is that of
+                    websocket, compression and kafka (1000; with -all 1000,10000)
   -size BYTES       of a message (128)
+  -writes N         a second, to all clients together, of per-write and others (20000)
+  -streams N        of memory and accept (19000)
   -records N        of idle-view (500000)
-  -light N          messages a second to each client of the light load (20)
-  -step DURATION    of one load (2s)
-  -pairs N          times that server and floor are compared (3)
-  -for DURATION     search for the most, of each of the two (30s)
   -out FILE         results as JSON (bin/load.json)
-  -profiles DIR     CPU profiles of the server (bin): serve-idle-view.pprof,
-                    serve-light.pprof, serve-busy.pprof
+  -profiles DIR     CPU profiles of the server under the loads (none)
 `
 
 type options struct {
 	server, bootstrap string
-	clients, size     int
-	records           int
-	light             float64
-	step              time.Duration
+	whole             bool
 	pairs             int
-	searchFor         time.Duration
+	step              time.Duration
+	sizes             []int
+	size              int
+	writes            float64
+	streams           int
+	records           int
 	out, profiles     string
 	profileFor        time.Duration // no option
 	scenarios         []string
@@ -63,7 +70,15 @@ func main() {
 	switch {
 	case err == nil:
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Print(help)
+		var list strings.Builder
+		for _, sc := range scenarios {
+			star := " "
+			if sc.quick {
+				star = "*"
+			}
+			fmt.Fprintf(&list, "  %s %-14s  %s\n", star, sc.name, sc.what)
+		}
+		fmt.Printf(help, list.String())
 	default:
 		fmt.Fprintf(os.Stderr, "spillway-load: %v\n", err)
 		var usage usageError
@@ -84,6 +99,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			return runFloor(ctx, stdin, stdout)
 		case "consume":
 			return runConsume(ctx, args[1:], stdin, stdout)
+		case "lag":
+			return runLag(ctx, args[1:], stdin, stdout)
+		case "fleet":
+			return runFleet(ctx, stdin, stdout)
+		case "inproc":
+			return runInproc(ctx, args[1:], stdin, stdout, stderr)
 		}
 	}
 	o, err := parseOptions(args)
@@ -102,17 +123,19 @@ func parseOptions(args []string) (o options, err error) {
 	fs := flag.NewFlagSet("spillway-load", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
+	sizes := ""
 	fs.StringVar(&o.server, "server", "bin/spillway", "")
 	fs.StringVar(&o.bootstrap, "bootstrap", "", "")
-	fs.IntVar(&o.clients, "clients", 1000, "")
+	fs.BoolVar(&o.whole, "all", false, "")
+	fs.IntVar(&o.pairs, "pairs", 9, "")
+	fs.DurationVar(&o.step, "step", time.Second, "")
+	fs.StringVar(&sizes, "clients", "", "")
 	fs.IntVar(&o.size, "size", 128, "")
+	fs.Float64Var(&o.writes, "writes", 20_000, "")
+	fs.IntVar(&o.streams, "streams", 19_000, "")
 	fs.IntVar(&o.records, "records", 500_000, "")
-	fs.Float64Var(&o.light, "light", 20, "")
-	fs.DurationVar(&o.step, "step", 2*time.Second, "")
-	fs.IntVar(&o.pairs, "pairs", 3, "")
-	fs.DurationVar(&o.searchFor, "for", 30*time.Second, "")
 	fs.StringVar(&o.out, "out", "bin/load.json", "")
-	fs.StringVar(&o.profiles, "profiles", "bin", "")
+	fs.StringVar(&o.profiles, "profiles", "", "")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return o, err
 	} else if err != nil {
@@ -120,25 +143,41 @@ func parseOptions(args []string) (o options, err error) {
 	}
 	o.profileFor = 5 * time.Second
 	o.scenarios = fs.Args()
-	if len(o.scenarios) == 0 {
-		o.scenarios = []string{"idle-view", "fanout"}
-	}
 	var errs []error
-	for _, s := range o.scenarios {
-		if s != "idle-view" && s != "fanout" {
-			errs = append(errs, fmt.Errorf("no scenario %q: idle-view or fanout", s))
+	for _, name := range o.scenarios {
+		if !slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == name }) {
+			errs = append(errs, fmt.Errorf("no scenario %q; --help lists them", name))
 		}
+	}
+	if len(o.scenarios) == 0 {
+		for _, s := range scenarios {
+			if o.whole || s.quick {
+				o.scenarios = append(o.scenarios, s.name)
+			}
+		}
+	}
+	if sizes == "" {
+		if sizes = "1000"; o.whole {
+			sizes = "1000,10000"
+		}
+	}
+	for text := range strings.SplitSeq(sizes, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(text))
+		if err != nil || n < 1 || n > fleetClients {
+			errs = append(errs, fmt.Errorf("-clients %q: must be numbers between 1 and %d", text, fleetClients))
+		}
+		o.sizes = append(o.sizes, n)
 	}
 	for _, n := range []struct {
 		name          string
 		got, min, max float64
 	}{
-		{"-clients", float64(o.clients), 1, 1_000_000},
 		{"-size", float64(o.size), messageBytes, 1 << 20},
 		{"-records", float64(o.records), 2, 100_000_000},
-		{"-light", o.light, 0.1, 1_000_000},
+		{"-writes", o.writes, 10, 10_000_000},
+		{"-streams", float64(o.streams), 2000, fleetClients},
 		{"-step", o.step.Seconds(), 0.1, 3600},
-		{"-pairs", float64(o.pairs), 0, 1000},
+		{"-pairs", float64(o.pairs), 1, 1000},
 	} {
 		if n.got < n.min || n.got > n.max {
 			errs = append(errs, fmt.Errorf("%s %v: must be between %v and %v", n.name, n.got, n.min, n.max))
@@ -159,88 +198,49 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (err erro
 	if _, err := os.Stat(binary); err != nil {
 		return usageError{fmt.Errorf("-server: %w; make build makes it", err)}
 	}
-	res := &report{Began: time.Now(), Machine: thisMachine(), Broker: "kfake"}
-	bootstrap := o.bootstrap
-	if bootstrap == "" {
-		broker, err := startRole("broker")
-		if err != nil {
-			return err
-		}
-		defer broker.end()
-		var a brokerAnswer
-		if err := broker.ask(ctx, nil, &a); err != nil {
-			return err
-		}
-		bootstrap = a.Addr
-	} else {
-		res.Broker = bootstrap
+	began := time.Now()
+	b := &bench{
+		options: o, binary: binary, stderr: stderr,
+		report: &report{Began: began, Machine: thisMachine(), Broker: "kfake", Args: o.scenarios},
 	}
-	k, err := openKafka(ctx, bootstrap, "spillway-load-"+strconv.FormatInt(time.Now().UnixMilli(), 36))
-	if err != nil {
-		return err
+	if o.bootstrap != "" {
+		b.report.Broker = o.bootstrap
 	}
-	defer func() { err = errors.Join(err, k.close()) }()
-	profiling := func(name, load string) profile {
-		return profile{Name: name, File: filepath.Join(o.profiles, "serve-"+name+".pprof"), Load: load, seconds: int(o.profileFor.Seconds())}
-	}
-	// Each has a server of its own: one would begin with the memory that the
-	// other one needed.
-	scenario := func(name string, clients int, body func(*runner, *server) error) error {
-		if !slices.Contains(o.scenarios, name) {
-			return nil
+	defer func() { err = errors.Join(err, b.end()) }()
+	for _, sc := range scenarios {
+		if !slices.Contains(o.scenarios, sc.name) {
+			continue
 		}
-		srv, err := startServer(ctx, binary, k)
-		if err != nil {
-			return err
-		}
-		defer srv.end()
-		r := newRunner(clients, o.size)
-		if err := body(r, srv); err != nil {
-			return fmt.Errorf("%s: %w", name, srv.because(err))
-		}
-		return nil
-	}
-	err = scenario("idle-view", 1, func(r *runner, srv *server) (err error) {
-		res.Idle, err = r.runIdle(ctx, srv, o.records, profiling, func(name string, got reading) {
-			fmt.Fprintf(stderr, "idle-view %s: %s records/s\n", name, short(got.perSecond()))
-		})
-		return errors.Join(err, r.releaseAll(ctx))
-	})
-	if err != nil {
-		return err
-	}
-	err = scenario("fanout", o.clients, func(r *runner, srv *server) error {
-		fl, err := startFloor(ctx)
-		if err != nil {
-			return err
-		}
-		defer fl.end()
-		res.Fanout, err = r.runFanout(ctx, srv, fl, fanoutOptions{
-			light: o.light, step: o.step, pairs: o.pairs, refine: 3, searchFor: o.searchFor,
-			profiling: profiling,
-		}, func(s step) {
-			word := "borne"
-			if !s.borne() {
-				word = "too much: " + strings.TrimSpace(fmt.Sprintf("%d lost, p99 %s ms %s", s.Lost, ms(s.P99), s.Trouble))
+		b.scenario = sc.name
+		began := time.Now()
+		if err := sc.run(ctx, b); err != nil {
+			if ctx.Err() != nil {
+				return err
 			}
-			fmt.Fprintf(stderr, "fanout %-8s %6s msg/s to each of %d: %s\n", s.Target, short(s.Rate), s.Clients, word)
-		})
-		return errors.Join(err, r.releaseAll(ctx))
-	})
-	if err != nil {
+			// What the others say is worth having.
+			b.note("failed: %v", err)
+			b.failed = append(b.failed, sc.name)
+		}
+		fmt.Fprintf(stderr, "%s took %v\n", sc.name, time.Since(began).Round(time.Second))
+	}
+	b.report.Took = time.Since(began).Seconds()
+	if err := b.report.write(stdout); err != nil {
 		return err
 	}
-	if err := res.write(stdout); err != nil {
-		return err
-	}
-	for _, p := range res.profiles() {
+	for _, p := range b.report.Profiles {
 		if err := p.top(ctx, stdout); err != nil {
 			fmt.Fprintln(stderr, err) // there may be no go here
 		}
 	}
-	text, err := json.MarshalIndent(res, "", "  ")
+	text, err := json.MarshalIndent(b.report, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(o.out, append(text, '\n'), 0o644)
+	if err := os.WriteFile(o.out, append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	if len(b.failed) > 0 {
+		return fmt.Errorf("failed: %s", strings.Join(b.failed, ", "))
+	}
+	return nil
 }

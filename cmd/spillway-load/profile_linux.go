@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"time"
 )
 
 // A profile is the server's CPU profile under a load.
@@ -15,17 +16,16 @@ type profile struct {
 	Name string `json:"name"`
 	File string `json:"file"`
 	Load string `json:"load"` // in words
-
-	seconds int // of the load
 }
 
-// take writes the server's CPU profile of the next seconds to the file.
-func (p profile) take(ctx context.Context, s *server) error {
-	body, err := s.get(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", p.seconds))
+// profile writes the server's CPU profile of the next time, at least a second
+// of it, to a file.
+func (s *server) profile(ctx context.Context, file string, of time.Duration) error {
+	body, err := s.get(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(of.Seconds()))))
 	if err != nil {
 		return fmt.Errorf("profile: %w", err)
 	}
-	return os.WriteFile(p.File, body, 0o644)
+	return os.WriteFile(file, body, 0o644)
 }
 
 // top prints where the server's CPU time went: in which functions, and on whose

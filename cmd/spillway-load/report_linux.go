@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"runtime"
 	"strings"
@@ -13,22 +12,16 @@ import (
 
 // A report is all of a run, as written to -out.
 type report struct {
-	Began   time.Time `json:"began"`
-	Machine machine   `json:"machine"`
-	Broker  string    `json:"broker"` // "kfake" or the bootstrap servers
-	Idle    *idleView `json:"idleView,omitempty"`
-	Fanout  *fanout   `json:"fanout,omitempty"`
-}
-
-// profiles are those of all scenarios.
-func (r *report) profiles() (all []profile) {
-	if r.Idle != nil {
-		all = append(all, r.Idle.Profile)
-	}
-	if r.Fanout != nil {
-		all = append(all, r.Fanout.Profiles...)
-	}
-	return all
+	Began    time.Time `json:"began"`
+	Took     float64   `json:"tookSeconds"`
+	Machine  machine   `json:"machine"`
+	Broker   string    `json:"broker"` // "kfake" or the bootstrap servers
+	Args     []string  `json:"args"`
+	Rows     []*row    `json:"rows"`
+	Notes    []string  `json:"notes,omitempty"`
+	Idle     *idleView `json:"idleView,omitempty"`
+	Profiles []profile `json:"profiles,omitempty"`
+	Steps    []*step   `json:"steps"`
 }
 
 type machine struct {
@@ -51,8 +44,15 @@ func thisMachine() machine {
 
 // write prints the report for people.
 func (r *report) write(out io.Writer) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(cells ...string) { fmt.Fprintln(w, strings.Join(cells, "\t")+"\t") }
+	if len(r.Rows) > 0 {
+		row("scenario", "what", "ours", "reached", "other", "reached", "unit", "ratio", "q1–q3", "goal", "verdict", "pairs", "")
+		for _, l := range r.Rows {
+			row(l.cells()...)
+		}
+		fmt.Fprintln(w)
+	}
 	if v := r.Idle; v != nil {
 		fmt.Fprintf(w, "\nidle-view: %d records of %d bytes to one client\n\n", v.Records, v.Size)
 		row("", "records/s", "per CPU-s", "CPU µs/record", "of the consumer, per CPU-s", "fell behind")
@@ -66,55 +66,34 @@ func (r *report) write(out io.Writer) error {
 		}
 		fmt.Fprintf(w, "\nlive is bounded by the producer and the broker: %s records/s\n", short(v.ProducedPerSecond))
 	}
-	if f := r.Fanout; f != nil {
-		fmt.Fprintf(w, "\nfanout: messages of %d bytes to %d clients; %s streams/s opened, %s of memory each\n\n",
-			f.Size, f.Clients, short(f.OpenedPerSecond), kib(f.RSSPerStream))
-		row("", "offered/s", "delivered/s", "p50 ms", "p99 ms", "max ms", "Kafka p99", "lost", "per CPU-s", "per write", "bytes", "RSS")
-		line := func(name string, s *step) {
-			acked := "-"
-			if s.Acked > 0 {
-				acked = ms(s.Acked)
-			}
-			row(name, short(s.Rate*float64(s.Clients)), short(s.perSecond()), ms(s.P50), ms(s.P99), ms(s.Max), acked,
-				fmt.Sprint(s.Lost), short(s.perCPUSecond()), fmt.Sprintf("%.2f", s.perWrite()),
-				fmt.Sprintf("%.0f", float64(s.WireBytes)/float64(s.Delivered)), fmt.Sprintf("%.0f MiB", float64(s.RSS)/(1<<20)))
-		}
-		both := func(name string, pairs []pair) {
-			for i := range pairs {
-				line(name+", spillway", &pairs[i].Spillway)
-				line(name+", floor", &pairs[i].Floor)
-			}
-		}
-		both("light", f.Light)
-		both("busy", f.Busy)
-		if f.Most != nil {
-			line("most, spillway", f.Most)
-		}
-		if f.MostFloor != nil {
-			line("most, floor", f.MostFloor)
-		}
-		fmt.Fprintln(w)
-		for _, c := range f.Ratios {
-			fmt.Fprintf(w, "%s, against the floor: %s", c.Of, ratio(c.Median))
-			if c.Pairs > 1 {
-				fmt.Fprintf(w, " (%s to %s in %d pairs)", ratio(c.Least), ratio(c.Greatest), c.Pairs)
-			}
-			fmt.Fprintln(w)
-		}
-		if f.TimeUp {
-			fmt.Fprintln(w, "the search for the most ran out of time before it met a load that was too much: give it a longer -for")
-		}
-		if f.Most == nil {
-			fmt.Fprintln(w, "spillway did not bear the first load of the search")
-		}
+	for _, n := range r.Notes {
+		fmt.Fprintln(w, n)
 	}
 	return w.Flush()
+}
+
+// cells are the row's line in the table.
+func (r *row) cells() []string {
+	shown := ratio
+	cells := []string{r.Scenario, r.What, r.Ours.Name, short(r.Ours.Spread.Median), r.Theirs.Name, short(r.Theirs.Spread.Median), r.Unit}
+	if r.Theirs.Name == "" {
+		cells[5] = ""
+		shown = func(v float64) string { return digits(v) }
+	}
+	wanted := ""
+	if r.Goal != (goal{}) {
+		wanted = "≥ " + shown(r.Goal.Value)
+		if r.Goal.AtMost {
+			wanted = "≤ " + shown(r.Goal.Value)
+		}
+	}
+	return append(cells, shown(r.Ratio.Median), shown(r.Ratio.Q1)+"–"+shown(r.Ratio.Q3), wanted, r.Verdict, fmt.Sprint(r.Ratio.Of), r.Remark)
 }
 
 // short writes a number with three digits: 1.23M, 45.6k, 789.
 func short(v float64) string {
 	switch {
-	case math.IsNaN(v) || math.IsInf(v, 0):
+	case !isNumber(v):
 		return "-"
 	case v >= 1e6:
 		return digits(v/1e6) + "M"
@@ -136,6 +115,25 @@ func digits(v float64) string {
 	}
 }
 
-func ratio(v float64) string   { return fmt.Sprintf("%.0f %%", 100*v) }
+// ratio writes a ratio: in percent, or as a multiple where that reads better.
+func ratio(v float64) string {
+	switch {
+	case !isNumber(v):
+		return "-"
+	case v >= 3:
+		return fmt.Sprintf("%.1f ×", v)
+	default:
+		return fmt.Sprintf("%.0f %%", 100*v)
+	}
+}
+
 func ms(v milliseconds) string { return digits(float64(v)) }
-func kib(bytes float64) string { return digits(bytes/1024) + " KiB" }
+
+// thousands writes a whole number with commas: 10,000.
+func thousands(n int) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"compress/flate"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,13 +17,55 @@ import (
 // msg is a message's data as servers send it.
 func msg(seq uint32, due time.Duration) string { return string(message{seq, due}.append(nil, 40)) }
 
+// An arrival is one event of a stream.
+type arrival struct {
+	message
+	ok         bool // the event is one of the generator's messages
+	name, text string
+	ping       string
+}
+
+// arrivals is a sink that keeps everything.
+type arrivals []arrival
+
+func (a *arrivals) message(m message)       { *a = append(*a, arrival{message: m, ok: true}) }
+func (a *arrivals) other(name, text string) { *a = append(*a, arrival{name: name, text: text}) }
+func (a *arrivals) ping(payload []byte)     { *a = append(*a, arrival{ping: string(payload)}) }
+
 func arrived(seq uint32, due time.Duration) arrival {
 	return arrival{message: message{seq, due}, ok: true}
 }
 
 func chunk(s string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(s), s) }
 
+// zipped is a gzip stream of blocks, which refer to nothing before them.
+func zipped(blocks ...string) string {
+	out := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}
+	for _, block := range blocks {
+		var b bytes.Buffer
+		w, _ := flate.NewWriter(&b, 6)
+		io.WriteString(w, block)
+		w.Flush()
+		out = append(out, b.Bytes()...)
+	}
+	return string(out)
+}
+
+// frame is a WebSocket frame of a server.
+func frame(op byte, payload string) string {
+	head := []byte{0x80 | op, byte(len(payload))}
+	switch {
+	case len(payload) > 1<<16-1:
+		head = binary.BigEndian.AppendUint64([]byte{0x80 | op, 127}, uint64(len(payload)))
+	case len(payload) > 125:
+		head = binary.BigEndian.AppendUint16([]byte{0x80 | op, 126}, uint16(len(payload)))
+	}
+	return string(head) + payload
+}
+
 const (
+	zippedHead  = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
+	wsHead      = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 	plainHead   = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 	chunkedHead = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
@@ -50,6 +96,25 @@ var streams = []struct {
 		[]arrival{arrived(1, 0)}, 200, nil},
 	{"chunk extensions and capitals", chunkedHead + "2E;a=b\r\ndata: " + msg(1, 0)[:40] + "\r\n" + "2\r\n\n\n\r\n", []arrival{arrived(1, 0)}, 200, nil},
 	{"the last chunk", chunkedHead + chunk("data: "+msg(1, 0)+"\n\n") + "0\r\n\r\n", []arrival{arrived(1, 0)}, 200, io.EOF},
+	{"as Spillway writes them", chunkedHead + strings.Repeat(chunk("event: message\nid: 1-a\ndata: "+msg(7, time.Second)+"\n\n"), 2),
+		[]arrival{arrived(7, time.Second), arrived(7, time.Second)}, 200, nil},
+	{"as Spillway writes them, one that is none of ours between", chunkedHead + chunk("event: message\nid: 1-a\ndata: "+msg(7, 0)+"\n\nevent: message\nid: 1-b\ndata: x\n\nevent: message\nid: 1-a\ndata: "+msg(8, 0)+"\n\n"),
+		[]arrival{arrived(7, 0), {name: "message"}, arrived(8, 0)}, 200, nil},
+	{"a JSON object", plainHead + "data: " + string(message{9, time.Second}.appendJSON(nil)) + "\n\n", []arrival{arrived(9, time.Second)}, 200, nil},
+	{"gzip", zippedHead + zipped("data: "+msg(1, 0)+"\n\n", "data: "+msg(2, 0)+"\n", "\n"), []arrival{arrived(1, 0), arrived(2, 0)}, 200, nil},
+	{"gzip in chunks", strings.Replace(chunkedHead, "\r\n\r\n", "\r\nContent-Encoding: gzip\r\n\r\n", 1) +
+		chunk(zipped("data: " + msg(1, 0) + "\n\n")[:30]) + chunk(zipped("data: " + msg(1, 0) + "\n\n")[30:]), []arrival{arrived(1, 0)}, 200, nil},
+	{"gzip of something else", zippedHead + "this is not it", nil, 200, io.ErrUnexpectedEOF},
+	{"an encoding that was not asked for", strings.Replace(zippedHead, "gzip", "br", 1), nil, 200, io.ErrUnexpectedEOF},
+	{"WebSocket", wsHead + frame(1, msg(1, 0)) + frame(2, msg(2, 0)) + frame(1, "hello") + frame(9, "you?") + frame(10, ""),
+		[]arrival{arrived(1, 0), arrived(2, 0), {name: "message", text: "hello"}, {ping: "you?"}}, 101, nil},
+	{"long WebSocket messages", wsHead + frame(1, msg(1, 0)+strings.Repeat("x", 200)) + frame(1, msg(2, 0)+strings.Repeat("x", 1<<16)),
+		[]arrival{arrived(1, 0), arrived(2, 0)}, 101, nil},
+	{"WebSocket's end", wsHead + frame(1, msg(1, 0)) + frame(8, ""), []arrival{arrived(1, 0)}, 101, io.EOF},
+	{"a masked frame", wsHead + "\x81\x84aaaabbbb", nil, 101, io.ErrUnexpectedEOF},
+	{"a fragment", wsHead + "\x01\x01a", nil, 101, io.ErrUnexpectedEOF},
+	{"an opcode that there is not", wsHead + "\x83\x01a", nil, 101, io.ErrUnexpectedEOF},
+	{"a WebSocket message without end", wsHead + "\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff", nil, 101, io.ErrUnexpectedEOF},
 	{"refused", "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", nil, 404, nil},
 	{"no HTTP", "SSH-2.0-OpenSSH_9.9\r\n\r\n", nil, 0, io.ErrUnexpectedEOF},
 	{"a chunk without a size", chunkedHead + "\r\n", nil, 200, io.ErrUnexpectedEOF},
@@ -62,7 +127,7 @@ func feedAll(s *stream, bytes string, n int) (got []arrival, err error) {
 	for len(bytes) > 0 && err == nil {
 		// A copy that is overwritten, so that nothing of a piece can be kept.
 		piece := []byte(bytes[:min(n, len(bytes))])
-		err = s.feed(piece, func(a arrival) { got = append(got, a) })
+		err = s.feed(piece, (*arrivals)(&got))
 		clear(piece)
 		bytes = bytes[min(n, len(bytes)):]
 	}
@@ -89,7 +154,7 @@ func TestStream(t *testing.T) {
 				case err == nil || errors.Is(err, io.EOF):
 					t.Errorf("error %v, want one that is not the stream's end", err)
 				}
-				if err := s.check(); (err != nil) != (s.status != 0 && s.status != 200) {
+				if err := s.check(); (err != nil) != (s.status != 0 && s.status != 200 && s.status != 101) {
 					t.Errorf("check says %v for status %d", err, s.status)
 				}
 			})
@@ -119,20 +184,26 @@ func TestStreamBoundsWhatItKeeps(t *testing.T) {
 	}
 }
 
+// A counter is a sink that counts messages.
+type counter int
+
+func (c *counter) message(message)      { *c++ }
+func (c *counter) other(string, string) {}
+func (c *counter) ping([]byte)          {}
+
 func TestStreamDoesNotAllocatePerEvent(t *testing.T) {
 	var s stream
 	if _, err := feedAll(&s, chunkedHead, 1<<10); err != nil {
 		t.Fatal(err)
 	}
 	event := []byte(chunk("event: message\nid: 1-hi3hk-4fz1q.1.xg\ndata: " + msg(9, time.Second) + "\n\n"))
-	n := 0
-	on := func(a arrival) { n++ }
+	n := new(counter)
 	if got := testing.AllocsPerRun(100, func() {
-		if err := s.feed(event, on); err != nil {
+		if err := s.feed(event, n); err != nil {
 			t.Fatal(err)
 		}
-	}); got != 0 || n == 0 {
-		t.Errorf("%v allocations for an event, want 0; %d events seen", got, n)
+	}); got != 0 || *n == 0 {
+		t.Errorf("%v allocations for an event, want 0; %d events seen", got, *n)
 	}
 }
 
@@ -159,6 +230,29 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
+// Many clients of one channel are sent the same blocks, which cost inflating
+// once.
+func TestInflateOnce(t *testing.T) {
+	var shared inflater
+	text := zipped(strings.Repeat("data: "+msg(1, 0)+"\n\n", 100))
+	for range 3 {
+		s := stream{inflater: &shared}
+		got, err := feedAll(&s, zippedHead+text, 1<<20)
+		if err != nil || len(got) != 100 {
+			t.Fatalf("%d events, %v, want 100", len(got), err)
+		}
+	}
+	if len(shared.blocks) != 1 {
+		t.Errorf("%d blocks are remembered, want 1", len(shared.blocks))
+	}
+	for i := range 3000 { // bounded
+		shared.inflate([]byte(zipped(strings.Repeat(msg(uint32(i), 0), 200))[gzipHeaderBytes:]))
+	}
+	if shared.bytes > inflatedBytes {
+		t.Errorf("%d bytes are remembered, want at most %d", shared.bytes, inflatedBytes)
+	}
+}
+
 func BenchmarkStream(b *testing.B) {
 	var s stream
 	if _, err := feedAll(&s, chunkedHead, 1<<10); err != nil {
@@ -166,11 +260,12 @@ func BenchmarkStream(b *testing.B) {
 	}
 	const events = 16
 	data := string(message{1, 1}.append(nil, 128))
-	piece := []byte(chunk(strings.Repeat("event: message\nid: 1-hi3hk-4fz1q.1.xg\ndata: "+data+"\n\n", events)))
+	piece := []byte(strings.Repeat(chunk("event: message\nid: 1-hi3hk-4fz1q.1.xg\ndata: "+data+"\n\n"), events))
 	b.SetBytes(int64(len(piece)))
 	b.ReportAllocs()
+	n := new(counter)
 	for b.Loop() {
-		if err := s.feed(piece, func(arrival) {}); err != nil {
+		if err := s.feed(piece, n); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -194,6 +289,12 @@ func TestMessage(t *testing.T) {
 		back, ok := parseMessage(got[1:])
 		if want := (message{tt.m.seq, max(tt.m.due, 0)}); !ok || back != want {
 			t.Errorf("%q: got %+v, %v, want %+v", got[1:], back, ok, want)
+		}
+	}
+	for _, m := range []message{{0, 0}, {1<<32 - 1, 12 * 24 * time.Hour}, {12345, time.Second}} {
+		text := m.appendJSON(nil)
+		if got, ok := parseMessage(text); !ok || got != m || !json.Valid(text) || len(text) < 100 || len(text) > jsonBytes {
+			t.Errorf("%s (%d bytes) was read as %+v, %v, want %+v", text, len(text), got, ok, m)
 		}
 	}
 	for _, foreign := range []string{"", "hello", "0000002a 0000012cc8", "0000002A 0000012cc8 x", "0000002a-0000012cc8 x", "0000002a 0000012cc8-x"} {

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -19,22 +23,55 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// A subject is what clients connect to and messages go through: the server, or
-// the floor.
+// A subject is what clients connect to and messages go through: the server, the
+// gateway alone, a floor, or a peer.
 type subject interface {
 	name() string
 	addr() netip.AddrPort
-	path() string
-	pid() int
+	pids() []int
+
+	// request is what client i sends, which wants that channel.
+	request(as mode, channel, i int) []byte
 
 	// send carries out a plan, and returns when every message is on its way.
 	// acked is how long after they were due the messages were safe in Kafka;
 	// nil where there is none.
 	send(ctx context.Context, p plan) (acked *histogram, err error)
 
+	// writes is how many system calls have written to clients, since the
+	// process began.
+	writes(ctx context.Context) (uint64, error)
+
 	// left says that all clients have gone.
 	left(ctx context.Context) error
+
+	end()
 }
+
+// A mode is what clients ask for.
+type mode string
+
+const (
+	sse      mode = "SSE"
+	sseGzip  mode = "SSE with gzip"
+	wsFrames mode = "WebSocket"
+)
+
+// requestFor is a request for a path.
+func requestFor(as mode, addr netip.AddrPort, path string) []byte {
+	fields := "Accept: text/event-stream\r\n"
+	switch as {
+	case sseGzip:
+		fields += "Accept-Encoding: gzip\r\n"
+	case wsFrames: // the key is any 16 bytes (RFC 6455, section 4.1)
+		fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c3BpbGx3YXktbG9hZC0wMA==\r\n"
+	}
+	return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", path, addr, fields)
+}
+
+// writesSeries is the server's own count of system calls that wrote to clients;
+// /proc/<pid>/io does not count send(2).
+const writesSeries = "spillway_socket_writes_total"
 
 // A server is spillway serve between Kafka and the clients.
 type server struct {
@@ -44,8 +81,9 @@ type server struct {
 	dir       string // its working directory, without a .env
 }
 
-// startServer starts the binary, and returns when it says that it is ready.
-func startServer(ctx context.Context, binary string, k *kafka) (*server, error) {
+// startServer starts the binary, with more variables of the environment ("A=b"),
+// and returns when it says that it is ready.
+func startServer(ctx context.Context, binary string, k *kafka, env ...string) (*server, error) {
 	s := &server{kafka: k}
 	for _, a := range []*netip.AddrPort{&s.http, &s.ops} {
 		var err error
@@ -73,6 +111,7 @@ func startServer(ctx context.Context, binary string, k *kafka) (*server, error) 
 		"LOG_LEVEL=warn",
 		"DRAIN_TIMEOUT=1s",
 	)
+	cmd.Env = append(cmd.Env, env...)
 	if s.child, err = start("spillway serve", cmd); err != nil {
 		_ = os.Remove(s.dir) // empty
 		return nil, err
@@ -141,7 +180,19 @@ func (s *server) get(ctx context.Context, path string) ([]byte, error) {
 
 func (s *server) name() string         { return "spillway" }
 func (s *server) addr() netip.AddrPort { return s.http }
-func (s *server) path() string         { return "/events/" + s.kafka.topic + "/" }
+func (s *server) pids() []int          { return []int{s.pid()} }
+
+func (s *server) request(as mode, _, _ int) []byte {
+	return requestFor(as, s.http, "/events/"+s.kafka.topic+"/")
+}
+
+func (s *server) writes(ctx context.Context) (uint64, error) {
+	if n, err := s.counter(ctx, writesSeries); err == nil {
+		return uint64(n), nil
+	}
+	u, err := readUsage(s.pid())
+	return u.writes, err
+}
 
 func (s *server) send(ctx context.Context, p plan) (*histogram, error) { return s.kafka.send(ctx, p) }
 
@@ -205,19 +256,20 @@ func (k *kafka) send(ctx context.Context, p plan) (*histogram, error) {
 	var mu sync.Mutex
 	acked := new(histogram) // guarded by mu
 	var refused error       // guarded by mu
+	start := p.start()
 	err := p.pace(ctx, func(from, to int) error {
 		values := make([]byte, 0, (to-from)*p.Size)
 		for i := from; i < to; i++ {
 			due := p.due(i)
 			begin := len(values)
-			values = message{seq: p.First + uint32(i), due: due}.append(values, p.Size)
+			values = p.message(values, i)
 			k.client.Produce(ctx, &kgo.Record{Value: slices.Clip(values[begin:])}, func(_ *kgo.Record, err error) {
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {
 					refused = err
 				}
-				acked.add(time.Since(p.Start) - due)
+				acked.add(time.Since(start) - due)
 			})
 		}
 		return nil
@@ -236,46 +288,126 @@ func (k *kafka) send(ctx context.Context, p plan) (*histogram, error) {
 	return acked, nil
 }
 
-// A floorTarget is the floor in a process of its own.
-type floorTarget struct {
+// A floorSubject is a floor in a process of its own.
+type floorSubject struct {
 	*child
-	http netip.AddrPort
+	http  netip.AddrPort
+	wrote uint64
 }
 
-func startFloor(ctx context.Context) (*floorTarget, error) {
+// startFloor starts the Go floor.
+func startFloor(ctx context.Context) (*floorSubject, error) {
 	c, err := startRole("floor")
 	if err != nil {
 		return nil, err
 	}
-	var a floorAnswer
-	if err := c.ask(ctx, nil, &a); err != nil {
-		c.end()
+	return greetFloor(ctx, c)
+}
+
+//go:embed floor.c
+var floorSource []byte
+
+// errNoCompiler is a machine that cannot compile the C floor.
+var errNoCompiler = errors.New("no C compiler (cc): the C floor is left out")
+
+// startCFloor compiles the C floor and starts it.
+func startCFloor(ctx context.Context) (*floorSubject, error) {
+	cc, err := exec.LookPath("cc")
+	if err != nil {
+		return nil, errNoCompiler
+	}
+	dir, err := os.MkdirTemp("", "spillway-load-")
+	if err != nil {
 		return nil, err
 	}
-	f := &floorTarget{child: c}
-	if f.http, err = netip.ParseAddrPort(a.Addr); err != nil {
+	defer func() { _ = os.RemoveAll(dir) }() // a program that runs goes on
+	binary := filepath.Join(dir, "floor")
+	cmd := exec.CommandContext(ctx, cc, "-O2", "-pthread", "-x", "c", "-", "-o", binary)
+	cmd.Stdin = bytes.NewReader(floorSource)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("cc floor.c: %w\n%s", err, out)
+	}
+	c, err := start("C floor", exec.Command(binary))
+	if err != nil {
+		return nil, err
+	}
+	return greetFloor(ctx, c)
+}
+
+func greetFloor(ctx context.Context, c *child) (*floorSubject, error) {
+	f := &floorSubject{child: c}
+	var a floorAnswer
+	err := c.ask(ctx, nil, &a)
+	if err == nil {
+		f.http, err = netip.ParseAddrPort(a.Addr)
+	}
+	if err != nil {
 		c.end()
 		return nil, fmt.Errorf("floor: %w", err)
 	}
 	return f, nil
 }
 
-func (f *floorTarget) name() string         { return "floor" }
-func (f *floorTarget) addr() netip.AddrPort { return f.http }
-func (f *floorTarget) path() string         { return "/" }
+func (f *floorSubject) name() string         { return f.label }
+func (f *floorSubject) addr() netip.AddrPort { return f.http }
+func (f *floorSubject) pids() []int          { return []int{f.pid()} }
 
-func (f *floorTarget) send(ctx context.Context, p plan) (*histogram, error) {
+func (f *floorSubject) request(as mode, channel, _ int) []byte {
+	return requestFor(as, f.http, "/events/"+channelName(channel)+"/")
+}
+
+func (f *floorSubject) send(ctx context.Context, p plan) (*histogram, error) {
 	var a floorAnswer
 	if err := f.ask(ctx, p, &a); err != nil {
 		return nil, err
 	}
+	f.wrote = a.Writes
 	if a.Err != "" {
-		return nil, fmt.Errorf("floor: %s", a.Err)
+		return nil, fmt.Errorf("%s: %s", f.label, a.Err)
 	}
 	return nil, nil
 }
 
-func (f *floorTarget) left(ctx context.Context) error {
+func (f *floorSubject) writes(context.Context) (uint64, error) { return f.wrote, nil }
+
+func (f *floorSubject) left(ctx context.Context) error {
 	_, err := f.send(ctx, plan{})
 	return err
 }
+
+// A posted is a target as a subject: messages are posted when they are due, by
+// this process.
+type posted struct {
+	target
+	perPost int // messages in each request
+}
+
+func (p *posted) name() string {
+	if p.perPost > 1 {
+		return fmt.Sprintf("%s, up to %d messages a POST", p.target.name(), p.perPost)
+	}
+	return p.target.name()
+}
+
+func (p *posted) request(_ mode, channel, i int) []byte {
+	return p.subscribeRequest(channelName(channel), i)
+}
+
+func (p *posted) send(ctx context.Context, pl plan) (*histogram, error) {
+	return nil, pl.pace(ctx, func(from, to int) error {
+		payloads := make([][]byte, 0, to-from)
+		for i := from; i < to; i++ {
+			payloads = append(payloads, pl.message(nil, i))
+		}
+		return p.publish(ctx, channelName(0), payloads, p.perPost) // peers are measured with one channel
+	})
+}
+
+func (p *posted) writes(context.Context) (uint64, error) {
+	u, err := readUsage(p.pids()...)
+	return u.writes, err
+}
+
+func (p *posted) left(context.Context) error { return nil } // it sees for itself
+
+func (p *posted) end() { p.stop() }

@@ -1,91 +1,79 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
+	"unsafe"
 )
 
-// A usage is what a process has used since it began, and holds now.
+// A usage is what processes have used since they began, and hold now.
 type usage struct {
-	cpu    time.Duration // user and system, to a hundredth of a second
+	cpu    time.Duration // user and system
 	writes uint64        // write(2) and writev(2) calls; send(2) is not among them
-	reads  uint64        // read(2) calls
 	rss    uint64        // bytes
 }
 
-// readUsage asks the kernel about a process (proc(5)).
-func readUsage(pid int) (u usage, err error) {
-	dir := "/proc/" + strconv.Itoa(pid) + "/"
-	stat, err1 := os.ReadFile(dir + "stat")
-	io, err2 := os.ReadFile(dir + "io")
-	statm, err3 := os.ReadFile(dir + "statm")
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return u, err
+// readUsage asks the kernel about processes, and adds them up.
+func readUsage(pids ...int) (sum usage, err error) {
+	for _, pid := range pids {
+		cpu, err := cpuTime(pid)
+		if err != nil {
+			return usage{}, err
+		}
+		dir := "/proc/" + strconv.Itoa(pid) + "/" // proc(5)
+		io, err1 := os.ReadFile(dir + "io")
+		statm, err2 := os.ReadFile(dir + "statm")
+		if err := errors.Join(err1, err2); err != nil {
+			return usage{}, err
+		}
+		writes, err := parseIO(io)
+		if err != nil {
+			return usage{}, err
+		}
+		fields := strings.Fields(string(statm))
+		if len(fields) < 2 {
+			return usage{}, fmt.Errorf("/proc/<pid>/statm: %q", statm)
+		}
+		pages, err := strconv.ParseUint(fields[1], 10, 64)
+		if err != nil {
+			return usage{}, fmt.Errorf("/proc/<pid>/statm: %w", err)
+		}
+		sum.cpu += cpu
+		sum.writes += writes
+		sum.rss += pages * uint64(os.Getpagesize())
 	}
-	if u.cpu, err = parseStat(stat); err != nil {
-		return u, err
-	}
-	if u.reads, u.writes, err = parseIO(io); err != nil {
-		return u, err
-	}
-	fields := strings.Fields(string(statm))
-	if len(fields) < 2 {
-		return u, fmt.Errorf("/proc/<pid>/statm: %q", statm)
-	}
-	pages, err := strconv.ParseUint(fields[1], 10, 64)
-	u.rss = pages * uint64(os.Getpagesize())
-	return u, err
+	return sum, nil
 }
 
-// tick is the unit of times in /proc/<pid>/stat: USER_HZ, which is 100 on every
-// architecture that Go runs on.
-const tick = 10 * time.Millisecond
-
-// parseStat returns utime + stime, the fields 14 and 15. The name in field 2
-// may hold blanks and parentheses, so counting begins behind the last of them.
-func parseStat(stat []byte) (time.Duration, error) {
-	behind := bytes.LastIndexByte(stat, ')')
-	fields := strings.Fields(string(stat[behind+1:]))
-	const utime, stime = 14 - 3, 15 - 3
-	if behind < 0 || len(fields) <= stime {
-		return 0, fmt.Errorf("/proc/<pid>/stat: %q", stat)
+// cpuTime is what all threads of a process have used, to the nanosecond, where
+// /proc/<pid>/stat counts in hundredths of a second: its CPU clock, as
+// clock_getcpuclockid(3) makes the number of one.
+func cpuTime(pid int) (time.Duration, error) {
+	const sched = 2 // user and system
+	clock := int32(^uint32(pid)<<3 | sched)
+	var t syscall.Timespec
+	if _, _, errno := syscall.Syscall(syscall.SYS_CLOCK_GETTIME, uintptr(clock), uintptr(unsafe.Pointer(&t)), 0); errno != 0 {
+		return 0, fmt.Errorf("CPU time of process %d: %w", pid, errno)
 	}
-	user, err1 := strconv.ParseUint(fields[utime], 10, 64)
-	system, err2 := strconv.ParseUint(fields[stime], 10, 64)
-	return time.Duration(user+system) * tick, errors.Join(err1, err2)
+	return time.Duration(t.Nano()), nil
 }
 
-// parseIO returns the numbers of system calls that read and wrote.
-func parseIO(io []byte) (reads, writes uint64, err error) {
-	found := 0
+// parseIO returns the number of system calls that wrote.
+func parseIO(io []byte) (writes uint64, err error) {
 	for line := range strings.Lines(string(io)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		var to *uint64
-		switch name {
-		case "syscr":
-			to = &reads
-		case "syscw":
-			to = &writes
-		default:
-			continue
+		if name, value, _ := strings.Cut(strings.TrimSpace(line), ": "); name == "syscw" {
+			return strconv.ParseUint(value, 10, 64)
 		}
-		if *to, err = strconv.ParseUint(value, 10, 64); err != nil {
-			return 0, 0, fmt.Errorf("/proc/<pid>/io: %w", err)
-		}
-		found++
 	}
-	if found != 2 {
-		return 0, 0, fmt.Errorf("/proc/<pid>/io: %q", io)
-	}
-	return reads, writes, nil
+	return 0, fmt.Errorf("/proc/<pid>/io: %q", io)
 }
 
 // since is what was used between before and u.
 func (u usage) since(before usage) usage {
-	return usage{cpu: u.cpu - before.cpu, writes: u.writes - before.writes, reads: u.reads - before.reads, rss: u.rss}
+	return usage{cpu: u.cpu - before.cpu, writes: u.writes - before.writes, rss: u.rss}
 }

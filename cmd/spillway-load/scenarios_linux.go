@@ -1,0 +1,693 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"strings"
+	"time"
+)
+
+// scenarios are all of them, in the order in which they run.
+var scenarios = []scenario{
+	{"per-write", "messages per CPU-second against the floors, 1, 4 and 16 in each write", runPerWrite, true},
+	{"light", "the same and latency, at a light load", runLight, true},
+	{"channels", "10,000 channels with one client each, against the floors", runChannels, true},
+	{"websocket", "WebSocket against Server-Sent Events", runWebSocket, true},
+	{"compression", "shared gzip against none", runCompression, true},
+	{"added", "latency of the whole way from Kafka over that of a bare consumer", runAdded, true},
+	{"memory", "of an idle stream, SSE and WebSocket, at -streams", runMemory, true},
+	{"most", "the most that is delivered, against the Go floor", runMost, false},
+	{"kafka", "the whole server fed from Kafka against the gateway fed in its process", runKafka, false},
+	{"stalled", "latency of the others while a tenth of the clients reads nothing", runStalled, false},
+	{"accept", "new streams a second, against Nchan", runAccept, false},
+	{"peers", "the most and latency, against Nchan and Pushpin", runPeers, false},
+	{"idle-view", "one client that reads everything", runIdle, false},
+}
+
+// writesLoad is the load of a stand's clients at so many writes a second to all
+// of them, with group messages in each.
+func (b *bench) writesLoad(clients, group int) load {
+	l := load{rate: b.writes / float64(clients) * float64(group), group: group, time: b.step}
+	// At least four groups, also to many clients.
+	l.time = max(l.time, time.Duration(4*float64(group)/l.rate*float64(time.Second)))
+	return l
+}
+
+// likeWrites is a load for the floors with as many messages in each write as the
+// server had in its last step: where it puts more into one than are handed over
+// together, they get as many together.
+func likeWrites(l load, server *step) load {
+	if got := server.perWrite(); isNumber(got) && got > 1.15*float64(l.group) {
+		l.group = int(math.Round(got))
+	}
+	return l
+}
+
+// runPerWrite compares costs with the floors at the same number of messages in
+// each write.
+func runPerWrite(ctx context.Context, b *bench) error {
+	for _, clients := range b.sizes {
+		err := func() error {
+			ours, p, err := b.inproc(ctx, sse, clients, 1)
+			if err != nil {
+				return err
+			}
+			defer ours.end()
+			floors, err := b.floors(ctx, clients, 1)
+			if err != nil {
+				return err
+			}
+			defer endAll(floors)
+			for _, group := range []int{1, 4, 16} {
+				l := b.writesLoad(clients, group)
+				what := fmt.Sprintf("%s clients, %d a write", thousands(clients), group)
+				if err := b.againstFloors(ctx, what, ours, floors, l, atLeast(0.9)); err != nil {
+					return err
+				}
+				if err := b.profiled(ctx, fmt.Sprintf("per-write-%d-%d", clients, group), ours, p, l); err != nil {
+					return err
+				}
+			}
+			return nil
+		}()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// againstFloors adds a row of messages per CPU-second for each floor; the goal
+// is against the first.
+func (b *bench) againstFloors(ctx context.Context, what string, ours *stand, floors []*stand, l load, g goal) error {
+	last, err := b.one(ctx, ours, l)
+	if err != nil {
+		return err
+	}
+	sides := []func() (*step, error){func() (*step, error) {
+		var err error
+		last, err = b.one(ctx, ours, l)
+		return last, err
+	}}
+	for _, f := range floors {
+		sides = append(sides, func() (*step, error) { return b.one(ctx, f, likeWrites(l, last)) })
+	}
+	got, err := interleave(b.pairs, sides...)
+	if err != nil {
+		return err
+	}
+	mine := figures(got[0], (*step).perCPUSecond)
+	for i, f := range floors {
+		r := b.compare(what, "msg/CPU-s", ours.label, mine, f.label, figures(got[i+1], (*step).perCPUSecond), g)
+		perWriteRemark(r, got[0], got[i+1])
+		g = goal{}
+	}
+	return nil
+}
+
+// runLight compares with the floors where there is little to do.
+func runLight(ctx context.Context, b *bench) error {
+	for _, clients := range []int{1000, 10_000} {
+		err := func() error {
+			ours, _, err := b.inproc(ctx, sse, clients, 1)
+			if err != nil {
+				return err
+			}
+			defer ours.end()
+			floors, err := b.floors(ctx, clients, 1)
+			if err != nil {
+				return err
+			}
+			defer endAll(floors)
+			rate, of := 10.0, b.step
+			if clients > 1000 {
+				rate, of = 1, 3*b.step
+			} else {
+				l := load{rate: 20, group: 1, time: b.step}
+				if err := b.againstFloors(ctx, "1,000 clients × 20 msg/s", ours, floors, l, atLeast(0.85)); err != nil {
+					return err
+				}
+			}
+			stands := []*stand{ours, floors[0]}
+			l := load{rate: rate, group: 1, time: of}
+			got, err := b.steps(ctx, stands, []load{l, l})
+			if err != nil {
+				return err
+			}
+			b.compare(fmt.Sprintf("p99, %s clients × %.0f msg/s", thousands(clients), rate), "ms", ours.label, figures(got[0], p99), floors[0].label, figures(got[1], p99), atMost(1.3))
+			return nil
+		}()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runChannels compares with the floors where no two clients share anything. What
+// is due is due every 5 ms, to other channels each time, as a fetch from Kafka
+// brings it.
+func runChannels(ctx context.Context, b *bench) error {
+	const channels = 10_000
+	ours, p, err := b.inproc(ctx, sse, channels, channels)
+	if err != nil {
+		return err
+	}
+	defer ours.end()
+	floors, err := b.floors(ctx, channels, channels)
+	if err != nil {
+		return err
+	}
+	defer endAll(floors)
+	for _, group := range []int{1, 16} {
+		l := b.writesLoad(channels, group)
+		l.beat = max(1, int(b.writes/200)) * group
+		what := fmt.Sprintf("10,000 channels × 1 client, %d a write", group)
+		if err := b.againstFloors(ctx, what, ours, floors, l, atLeast(0.7)); err != nil {
+			return err
+		}
+		if err := b.profiled(ctx, fmt.Sprintf("channels-%d", group), ours, p, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runWebSocket compares the two transports.
+func runWebSocket(ctx context.Context, b *bench) error {
+	clients := b.sizes[0]
+	ws, _, err := b.inproc(ctx, wsFrames, clients, 1)
+	if err != nil {
+		return err
+	}
+	defer ws.end()
+	plain, _, err := b.inproc(ctx, sse, clients, 1)
+	if err != nil {
+		return err
+	}
+	defer plain.end()
+	ws.label, plain.label = string(wsFrames), string(sse)
+	stands := []*stand{ws, plain}
+	for _, group := range []int{1, 16} {
+		l := b.writesLoad(clients, group)
+		got, err := b.steps(ctx, stands, []load{l, l})
+		if err != nil {
+			return err
+		}
+		r := b.compare(fmt.Sprintf("%s clients, %d a write", thousands(clients), group), "msg/CPU-s", ws.label, figures(got[0], (*step).perCPUSecond),
+			plain.label, figures(got[1], (*step).perCPUSecond), atLeast(0.95))
+		perWriteRemark(r, got[0], got[1])
+	}
+	if !b.whole {
+		return nil
+	}
+	got, _, err := b.most(ctx, stands, 200_000/float64(clients), 1.15, load{group: 1, time: b.mostStep()})
+	if err != nil {
+		return err
+	}
+	b.compare(fmt.Sprintf("most, %s clients", thousands(clients)), "msg/s", ws.label, got[0], plain.label, got[1], atLeast(0.95))
+	return nil
+}
+
+// mostStep is how long a load of a search lasts: so long that one which is too
+// much is far behind at its end.
+func (b *bench) mostStep() time.Duration { return 2 * b.step }
+
+// runCompression compares shared compression with none, on JSON records.
+func runCompression(ctx context.Context, b *bench) error {
+	clients := b.sizes[0]
+	packed, _, err := b.inproc(ctx, sseGzip, clients, 1, "COMPRESSION=gzip")
+	if err != nil {
+		return err
+	}
+	defer packed.end()
+	plain, _, err := b.inproc(ctx, sse, clients, 1, "COMPRESSION=gzip")
+	if err != nil {
+		return err
+	}
+	defer plain.end()
+	packed.json, plain.json = true, true
+	packed.label, plain.label = "gzip", "not compressed"
+	if _, err := packed.connect(ctx); err != nil && strings.Contains(err.Error(), errNotCompressed.Error()) {
+		b.note("the server does not compress: left out")
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for _, group := range []int{1, 4, 16} {
+		l := b.writesLoad(clients, group)
+		got, err := b.steps(ctx, []*stand{packed, plain}, []load{l, l})
+		if err != nil {
+			return err
+		}
+		costs := func(s *step) float64 { return 1e6 / s.perCPUSecond() }
+		cost, size := goal{}, goal{}
+		if group == 16 { // "under load"
+			cost, size = atMost(1.3), atMost(1.0/3)
+		}
+		r := b.compare(fmt.Sprintf("CPU per message, %d a write", group), "µs", packed.label, figures(got[0], costs), plain.label, figures(got[1], costs), cost)
+		perWriteRemark(r, got[0], got[1])
+		b.compare(fmt.Sprintf("bytes per message, %d a write", group), "bytes", packed.label, figures(got[0], (*step).bytesPerMessage),
+			plain.label, figures(got[1], (*step).bytesPerMessage), size)
+	}
+	return nil
+}
+
+// runAdded compares the way from Kafka through the whole server with that to a
+// bare consumer of the same records.
+func runAdded(ctx context.Context, b *bench) error {
+	s, srv, err := b.serve(ctx, sse, 100)
+	if err != nil {
+		return err
+	}
+	defer s.end()
+	if _, err := s.connect(ctx); err != nil {
+		return err
+	}
+	offset, err := srv.kafka.end(ctx)
+	if err != nil {
+		return err
+	}
+	bare, err := startRole("lag", srv.kafka.bootstrap, srv.kafka.topic, fmt.Sprint(offset))
+	if err != nil {
+		return err
+	}
+	defer bare.end()
+	if err := bare.ask(ctx, nil, new(consumeAnswer)); err != nil {
+		return err
+	}
+	lagging := &watched{subject: s.subject, bare: bare}
+	s.subject = lagging
+	var p50s, p99s, bare50s, bare99s, added []float64
+	for range b.pairs {
+		got, err := b.one(ctx, s, load{rate: 1000, group: 1, time: 2 * b.step})
+		if err != nil {
+			return err
+		}
+		if !got.borne() || lagging.latency == nil {
+			b.note("a step was not borne: %s", got.Trouble)
+			continue
+		}
+		bare50, bare99 := inMilliseconds(lagging.latency.quantile(0.5)), inMilliseconds(lagging.latency.quantile(0.99))
+		p50s, p99s = append(p50s, float64(got.P50)), append(p99s, float64(got.P99))
+		bare50s, bare99s = append(bare50s, float64(bare50)), append(bare99s, float64(bare99))
+		added = append(added, float64(got.P99-bare99))
+	}
+	b.single("added to p99, 1,000 records/s to 100 clients", "ms", "Kafka to socket", added, atMost(2))
+	b.compare("p99 of both", "ms", "Kafka to socket", p99s, "bare consumer", bare99s, goal{})
+	b.compare("p50 of both", "ms", "Kafka to socket", p50s, "bare consumer", bare50s, goal{})
+	return nil
+}
+
+// A watched is a subject whose plans a bare consumer is given as well.
+type watched struct {
+	subject
+	bare    *child
+	latency *histogram // of the consumer, in the last plan
+}
+
+func (w *watched) send(ctx context.Context, p plan) (*histogram, error) {
+	if p.Rate == 0 {
+		return w.subject.send(ctx, p)
+	}
+	w.latency = nil
+	var a consumeAnswer
+	heard := make(chan error, 1)
+	go func() { heard <- w.bare.ask(ctx, p, &a) }() // ends with ctx at the latest
+	acked, err := w.subject.send(ctx, p)
+	if err := <-heard; err != nil {
+		return nil, err
+	}
+	if a.Err != "" {
+		return nil, fmt.Errorf("bare consumer: %s", a.Err)
+	}
+	w.latency = a.Latency
+	return acked, err
+}
+
+// runMemory says what idle streams of the whole server cost.
+func runMemory(ctx context.Context, b *bench) error {
+	const kibibyte = 1024
+	for _, as := range []mode{sse, wsFrames} {
+		var rss, heap []float64
+		for range max(1, b.pairs/3) { // a process each
+			err := func() error {
+				s, srv, err := b.serve(ctx, as, b.streams)
+				if err != nil {
+					return err
+				}
+				defer s.end()
+				// What the first clients bring about is there once.
+				if _, err := s.connectTo(ctx, 100, 0); err != nil {
+					return srv.because(err)
+				}
+				before, heapBefore, err := srv.settled(ctx)
+				if err != nil {
+					return err
+				}
+				c, err := s.connect(ctx)
+				if err != nil {
+					return srv.because(err)
+				}
+				after, heapAfter, err := srv.settled(ctx)
+				if err != nil {
+					return err
+				}
+				n := float64(b.streams - 100)
+				rss = append(rss, (float64(after)-float64(before))/n/kibibyte)
+				heap = append(heap, (heapAfter-heapBefore)/n/kibibyte)
+				fmt.Fprintf(b.stderr, "memory: %s: %.2f KiB of RSS, %.2f KiB of heap each; %s streams/s opened\n",
+					as, rss[len(rss)-1], heap[len(heap)-1], short(n/c.took.Seconds()))
+				return nil
+			}()
+			if err != nil {
+				return err
+			}
+		}
+		b.single(fmt.Sprintf("RSS of an idle stream, %s, at %s", as, thousands(b.streams)), "KiB", "spillway", rss, atMost(1.5))
+		b.single(fmt.Sprintf("live heap of it, %s", as), "KiB", "spillway", heap, goal{})
+	}
+	return nil
+}
+
+// settled waits until the server's memory does not change any more, having
+// collected garbage, and returns RSS and live heap, in bytes.
+func (s *server) settled(ctx context.Context) (rss uint64, heap float64, err error) {
+	const look = 2 * time.Second
+	for range 10 {
+		if _, err := s.get(ctx, "/debug/pprof/heap?gc=1"); err != nil {
+			return 0, 0, err
+		}
+		before := rss
+		select {
+		case <-time.After(look):
+		case <-ctx.Done():
+			return 0, 0, ctx.Err()
+		}
+		u, err := readUsage(s.pid())
+		if err != nil {
+			return 0, 0, err
+		}
+		rss = u.rss
+		if change := math.Abs(float64(rss)-float64(before)) / float64(rss); change < 0.005 {
+			break
+		}
+	}
+	heap, err = s.counter(ctx, "go_memstats_heap_alloc_bytes")
+	return rss, heap, err
+}
+
+// runMost looks for the most that is delivered, beside the Go floor.
+func runMost(ctx context.Context, b *bench) error {
+	for _, clients := range b.sizes {
+		err := func() error {
+			ours, p, err := b.inproc(ctx, sse, clients, 1)
+			if err != nil {
+				return err
+			}
+			defer ours.end()
+			floors, err := b.floors(ctx, clients, 1)
+			if err != nil {
+				return err
+			}
+			defer endAll(floors)
+			l := load{group: 1, time: b.mostStep()}
+			got, levels, err := b.most(ctx, []*stand{ours, floors[0]}, 200_000/float64(clients), 1.15, l)
+			if err != nil {
+				return err
+			}
+			b.compare(fmt.Sprintf("most, %s clients", thousands(clients)), "msg/s", ours.label, got[0], floors[0].label, got[1], goal{})
+			l.rate = levels[0]
+			return b.profiled(ctx, fmt.Sprintf("most-%d", clients), ours, p, l)
+		}()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runKafka compares the whole server with the gateway alone.
+func runKafka(ctx context.Context, b *bench) error {
+	clients := b.sizes[0]
+	whole, _, err := b.serve(ctx, sse, clients)
+	if err != nil {
+		return err
+	}
+	defer whole.end()
+	alone, _, err := b.inproc(ctx, sse, clients, 1)
+	if err != nil {
+		return err
+	}
+	defer alone.end()
+	whole.label, alone.label = "from Kafka", "in process"
+	stands := []*stand{whole, alone}
+	got, levels, err := b.most(ctx, stands, 200_000/float64(clients), 1.15, load{group: 1, time: b.mostStep()})
+	if err != nil {
+		return err
+	}
+	b.compare(fmt.Sprintf("most, %s clients", thousands(clients)), "msg/s", whole.label, got[0], alone.label, got[1], atLeast(0.7))
+	l := load{rate: levels[0] / 2, group: 1, time: b.step}
+	steps, err := b.steps(ctx, stands, []load{l, l})
+	if err != nil {
+		return err
+	}
+	r := b.compare("half of that", "msg/CPU-s", whole.label, figures(steps[0], (*step).perCPUSecond),
+		alone.label, figures(steps[1], (*step).perCPUSecond), atLeast(0.7))
+	perWriteRemark(r, steps[0], steps[1])
+	return nil
+}
+
+// runStalled compares the latency of clients with that of as many clients that
+// have others among them which read nothing.
+func runStalled(ctx context.Context, b *bench) error {
+	const every, clients = 10, 10_000
+	// They would be closed in the middle of it.
+	patient := "WRITE_TIMEOUT=10m"
+	stalled, srv, err := b.serve(ctx, sse, clients, patient)
+	if err != nil {
+		return err
+	}
+	defer stalled.end()
+	stalled.stalledEvery, stalled.label = every, "with stalled clients"
+	none, _, err := b.serve(ctx, sse, clients-clients/every, patient)
+	if err != nil {
+		return err
+	}
+	defer none.end()
+	none.label = "without"
+	fill := load{rate: 160, group: 16, time: 5 * time.Second}
+	if _, err := b.one(ctx, stalled, fill); err != nil {
+		return err
+	}
+	waiting, err := unsent(srv.http.Port())
+	if err != nil {
+		return err
+	}
+	if waiting < clients/every*9/10 {
+		b.note("only %d of %d clients are stalled: something of theirs waits at the server", waiting, clients/every)
+	}
+	l := load{rate: 4, group: 1, time: 2 * b.step}
+	got, err := b.steps(ctx, []*stand{stalled, none}, []load{l, l})
+	if err != nil {
+		return err
+	}
+	r := b.compare("p99 of 9,000 clients beside 1,000 stalled ones", "ms", stalled.label, figures(got[0], p99), none.label, figures(got[1], p99), atMost(1.1))
+	r.Remark = strings.TrimPrefix(r.Remark+fmt.Sprintf("; %d stalled", waiting), "; ")
+	return nil
+}
+
+// unsent is how many connections of a listening port have bytes that their
+// client has not taken (/proc/net/tcp, proc(5)).
+func unsent(port uint16) (n int, err error) {
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return 0, err
+	}
+	local := fmt.Sprintf(":%04X", port)
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		const address, queues = 1, 4
+		if len(fields) > queues && strings.HasSuffix(fields[address], local) && !strings.HasPrefix(fields[queues], "00000000:") && fields[3] == "01" {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// runAccept compares how fast streams are opened.
+func runAccept(ctx context.Context, b *bench) error {
+	var nchan target
+	for _, t := range peers(b.binary) {
+		if !strings.HasPrefix(t.name(), "Nchan") {
+			continue
+		}
+		switch err := t.start(ctx); {
+		case errors.Is(err, errNotInstalled):
+			b.note("%v", err)
+		case err != nil:
+			t.stop()
+			return err
+		default:
+			nchan = t
+		}
+	}
+	p, err := startInproc(ctx, 1, "sse")
+	if err != nil {
+		return err
+	}
+	ours, err := newStand(p, sse, b.streams, 1, b.size)
+	if err != nil {
+		return err
+	}
+	defer ours.end()
+	stands := []*stand{ours}
+	if nchan != nil {
+		theirs, err := newStand(&posted{nchan, 1}, sse, b.streams, 1, b.size)
+		if err != nil {
+			return err
+		}
+		defer theirs.end()
+		stands = append(stands, theirs)
+	}
+	const more, window = 1000, 64
+	for _, open := range []int{0, b.streams - more} {
+		var perSecond []func() ([2]float64, error)
+		for _, s := range stands {
+			if open > 0 {
+				if _, err := s.connectTo(ctx, open, window); err != nil {
+					return err
+				}
+			}
+			perSecond = append(perSecond, func() ([2]float64, error) {
+				before, err := readUsage(s.pids()...)
+				if err != nil {
+					return [2]float64{}, err
+				}
+				c, err := s.crowd.connect(ctx, s.addr(), crew{Count: more, Window: window}, func(i int) []byte { return s.request(s.as, 0, i) })
+				if err != nil {
+					return [2]float64{}, err
+				}
+				after, err := readUsage(s.pids()...)
+				if err != nil {
+					return [2]float64{}, err
+				}
+				got := [2]float64{more / c.took.Seconds(), more / after.since(before).cpu.Seconds()}
+				fmt.Fprintf(b.stderr, "accept: %-22s %d → %d: %s streams/s, %s/CPU-s, p99 %s ms\n", s.label, open, open+more,
+					short(got[0]), short(got[1]), ms(inMilliseconds(c.answers.quantile(0.99))))
+				if err := s.crowd.shorten(ctx, open); err != nil {
+					return got, err
+				}
+				return got, s.quiet(ctx)
+			})
+		}
+		got, err := interleave(b.pairs, perSecond...)
+		if err != nil {
+			return err
+		}
+		pick := func(side, i int) (out []float64) {
+			for _, v := range got[side] {
+				out = append(out, v[i])
+			}
+			return out
+		}
+		what := fmt.Sprintf("new streams, %s → %s", thousands(open), thousands(open+more))
+		for i, unit := range []string{"streams/s", "streams/CPU-s"} {
+			g := goal{}
+			if i == 0 {
+				g = atLeast(1)
+			}
+			if len(stands) == 1 {
+				b.single(what, unit, ours.label, pick(0, i), goal{})
+				continue
+			}
+			b.compare(what, unit, ours.label, pick(0, i), stands[1].label, pick(1, i), g)
+		}
+	}
+	return nil
+}
+
+// runPeers compares whole servers that are published to over HTTP.
+func runPeers(ctx context.Context, b *bench) error {
+	for _, clients := range b.sizes {
+		err := func() error {
+			var stands []*stand
+			defer func() { endAll(stands) }()
+			add := func(t target, perPost int) error {
+				err := t.start(ctx)
+				if errors.Is(err, errNotInstalled) {
+					b.note("%v", err)
+					return nil
+				}
+				if err != nil {
+					t.stop()
+					return err
+				}
+				s, err := newStand(&posted{t, perPost}, sse, clients, 1, b.size)
+				if err != nil {
+					return err
+				}
+				stands = append(stands, s)
+				return nil
+			}
+			all := peers(b.binary)
+			for _, t := range all {
+				if err := add(t, 1); err != nil {
+					return err
+				}
+			}
+			if err := add(peers(b.binary)[0], batchedPerPost); err != nil { // ours again
+				return err
+			}
+			got, _, err := b.most(ctx, stands, 20_000/float64(clients), 1.25, load{group: 1, time: b.mostStep()})
+			if err != nil {
+				return err
+			}
+			batched := len(stands) - 1
+			for _, mine := range []int{0, batched} {
+				for i := 1; i < batched; i++ {
+					b.compare(fmt.Sprintf("most, %s clients", thousands(clients)), "msg/s", stands[mine].label, got[mine], stands[i].label, got[i], peerGoal(stands[i].label))
+				}
+			}
+			if clients != 1000 {
+				return nil
+			}
+			var loads []load
+			for range batched {
+				loads = append(loads, load{rate: 10, group: 1, time: b.step})
+			}
+			steps, err := b.steps(ctx, stands[:batched], loads)
+			if err != nil {
+				return err
+			}
+			for i := 1; i < batched; i++ {
+				b.compare("p99, 1,000 clients × 10 msg/s", "ms", stands[0].label, figures(steps[0], p99), stands[i].label, figures(steps[i], p99), goal{})
+				b.compare("the same", "msg/CPU-s", stands[0].label, figures(steps[0], (*step).perCPUSecond), stands[i].label, figures(steps[i], (*step).perCPUSecond), goal{})
+			}
+			return nil
+		}()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// batchedPerPost is how many messages a POST carries at most where a server
+// takes several.
+const batchedPerPost = 64
+
+// peerGoal is what we should reach against a peer.
+func peerGoal(name string) goal {
+	switch {
+	case strings.HasPrefix(name, "Nchan"):
+		return atLeast(8)
+	case strings.HasPrefix(name, "Pushpin"):
+		return atLeast(50)
+	default:
+		return goal{}
+	}
+}
