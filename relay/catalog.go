@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -54,6 +55,11 @@ type topicInfo struct {
 
 func (t *topicInfo) partitions() int { return len(t.leaders) }
 
+// same reports whether t says nothing else than o of the same name.
+func (t *topicInfo) same(o *topicInfo) bool {
+	return t.id == o.id && t.tag == o.tag && slices.Equal(t.leaders, o.leaders)
+}
+
 func tagsOf(topics []*topicInfo) []cursor.Tag {
 	tags := make([]cursor.Tag, len(topics))
 	for i, t := range topics {
@@ -73,10 +79,11 @@ type catalog struct {
 	flight singleflight.Group
 
 	mu        sync.Mutex
-	topics    map[string]*topicInfo
-	refreshed time.Time // when topics was last complete
-	asked     time.Time // when it was last tried
-	err       error     // why the last try did not work
+	topics    map[string]*topicInfo // replaced by refresh, never written to
+	changed   map[string]struct{}   // names whose entry may be another than when takeChanged was last called
+	refreshed time.Time             // when topics was last complete
+	asked     time.Time             // when it was last tried
+	err       error                 // why the last try did not work
 	negatives map[string]time.Time
 	sent      uint64            // how many requests for metadata were sent
 	doubts    map[string]uint64 // by topic, sent when it was doubted
@@ -92,6 +99,7 @@ func newCatalog(client *kgo.Client, exposed func(string) bool, log *slog.Logger)
 		topics:    make(map[string]*topicInfo),
 		negatives: make(map[string]time.Time),
 		doubts:    make(map[string]uint64),
+		changed:   make(map[string]struct{}),
 	}
 }
 
@@ -262,7 +270,20 @@ func (c *catalog) refreshSoon(ctx context.Context) error {
 	return c.refresh(ctx)
 }
 
+// store takes an answer to a request for metadata. One call at a time.
 func (c *catalog) store(m *kmsg.MetadataResponse, err error) {
+	c.mu.Lock()
+	old, cluster := c.topics, c.cluster
+	c.mu.Unlock()
+	var topics map[string]*topicInfo
+	var changed []string
+	if err == nil {
+		if m.ClusterID != nil {
+			cluster = *m.ClusterID
+		}
+		// With very many topics this takes a while, and nobody is to wait for it.
+		topics, changed = c.read(m, cluster, old)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
@@ -272,33 +293,76 @@ func (c *catalog) store(m *kmsg.MetadataResponse, err error) {
 		return
 	}
 	c.refreshed = now
-	if m.ClusterID != nil {
-		c.cluster = *m.ClusterID
+	c.cluster = cluster
+	c.topics = topics
+	for _, name := range changed {
+		c.changed[name] = struct{}{}
+		if topics[name] != nil {
+			delete(c.negatives, name)
+		}
 	}
-	topics := make(map[string]*topicInfo, len(m.Topics))
+	for name, before := range c.doubts {
+		if before < c.sent { // else it was doubted while this answer was on its way
+			delete(c.doubts, name)
+		}
+	}
+}
+
+// read returns the exposed topics of an answer, entries of old where nothing
+// is new, and the names of all others, those that are gone included.
+func (c *catalog) read(m *kmsg.MetadataResponse, cluster string, old map[string]*topicInfo) (topics map[string]*topicInfo, changed []string) {
+	topics = make(map[string]*topicInfo, len(m.Topics))
+	kept := 0
 	for i := range m.Topics {
 		mt := &m.Topics[i]
 		if mt.Topic == nil || mt.IsInternal || !c.exposed(*mt.Topic) {
 			continue
 		}
 		name := *mt.Topic
+		before := old[name]
+		t := before
 		if err := kerr.ErrorForCode(mt.ErrorCode); err != nil && !errors.Is(err, kerr.LeaderNotAvailable) {
-			if old := c.topics[name]; old != nil && kerr.IsRetriable(err) && !errors.Is(err, kerr.UnknownTopicOrPartition) {
-				topics[name] = old // a passing trouble does not delete a topic
-			}
+			if !kerr.IsRetriable(err) || errors.Is(err, kerr.UnknownTopicOrPartition) {
+				continue
+			} // a passing trouble does not delete a topic
+		} else if t = newTopicInfo(name, mt, cluster); before != nil && t.same(before) {
+			t = before
+		}
+		if t == nil || t.partitions() == 0 {
 			continue
 		}
-		if t := newTopicInfo(name, mt, c.cluster); t.partitions() > 0 {
-			topics[name] = t
-			delete(c.negatives, name)
+		topics[name] = t
+		if t == before {
+			kept++
+		} else {
+			changed = append(changed, name)
 		}
 	}
-	c.topics = topics
-	for name, before := range c.doubts {
-		if before < c.sent { // else it was doubted while this answer was on its way
-			delete(c.doubts, name)
+	if kept < len(old) {
+		for name := range old {
+			if topics[name] == nil {
+				changed = append(changed, name)
+			}
 		}
 	}
+	return topics, changed
+}
+
+// takeChanged returns the names of topics that are new, gone or different since
+// it was last called.
+func (c *catalog) takeChanged() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names := slices.Collect(maps.Keys(c.changed))
+	clear(c.changed)
+	return names
+}
+
+// change makes takeChanged name a topic once more.
+func (c *catalog) change(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changed[name] = struct{}{}
 }
 
 func newTopicInfo(name string, mt *kmsg.MetadataResponseTopic, cluster string) *topicInfo {

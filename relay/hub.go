@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -27,6 +28,8 @@ const (
 	dropInterval = time.Minute
 	// sweepInterval is how often quiet channels and some of the others are looked at.
 	sweepInterval = time.Second
+	// addInterval groups the topics that get their first listeners.
+	addInterval = 10 * time.Millisecond
 	// roundTime is how long sweep takes to look at every channel once, unless
 	// the linger is so short that it must be sooner.
 	roundTime = 8 * time.Second
@@ -55,16 +58,19 @@ type hub struct {
 
 	starts sync.WaitGroup // goroutines that start topics; each ends by its own timeout
 
-	mu      sync.Mutex
-	topics  map[string]*topic
-	views   map[string]*view
-	idle    map[*topic]struct{} // topics that no view wants
-	round   []*channel          // all channels, in the order in which sweep looks at them
-	swept   int                 // how far this round of it has come
-	quiet   []*channel          // channels that were stale at some time since sweep last saw them
-	moved   chan struct{}       // closed when a position moves while someone waits; nil when nobody does
-	dropped map[string][]int32  // paused partitions that still have to be taken out of the client
-	polls   uint64              // how many polls have returned
+	mu        sync.Mutex
+	topics    map[string]*topic
+	views     map[string]*view
+	idle      map[*topic]struct{}             // topics that no view wants
+	round     []*channel                      // all channels, in the order in which sweep looks at them
+	swept     int                             // how far this round of it has come,
+	roundSize int                             // and how many there were when it began, or have been since
+	quiet     []*channel                      // channels that were stale at some time since sweep last saw them
+	moved     chan struct{}                   // closed when a position moves while someone waits; nil when nobody does
+	dropped   map[string][]int32              // paused partitions that still have to be taken out of the client
+	adds      map[string]map[int32]kgo.Offset // partitions that the client has still to be told of
+	adding    bool                            // addSoon is running
+	polls     uint64                          // how many polls have returned
 
 	warned    time.Time // when an error of reading was last logged,
 	swallowed int       // and how many were not since
@@ -239,12 +245,13 @@ func (h *hub) startTopic(ctx context.Context, t *topic) {
 		t.next, t.since = ends, h.polls
 		h.unwanted(t)
 		h.consume(t, ends, 0)
+		h.catalog.change(t.info.name) // watch may have passed over it meanwhile
 	}
 	close(t.started)
 }
 
-// consume adds the partitions from first on to the client. Call with mu held:
-// the client only takes note, it asks nobody.
+// consume adds the partitions from first on to the client, in a moment. Call
+// with mu held: the client only takes note, it asks nobody.
 func (h *hub) consume(t *topic, at []int64, first int) {
 	name := t.info.name
 	if old := h.dropped[name]; old != nil {
@@ -257,7 +264,31 @@ func (h *hub) consume(t *topic, at []int64, first int) {
 	for p := first; p < len(at); p++ {
 		add[int32(p)] = kgo.NewOffset().At(at[p])
 	}
-	h.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{name: add})
+	maps.Copy(add, h.adds[name])
+	h.adds[name] = add
+	if !h.adding {
+		h.adding = true
+		h.starts.Go(h.addSoon)
+	}
+}
+
+// addSoon gives the client what is to be consumed: at once, and then all that
+// has come together in a while, until nothing comes. Each time the client goes
+// through all topics that it knows.
+func (h *hub) addSoon() {
+	for {
+		h.mu.Lock()
+		adds := h.adds
+		if len(adds) == 0 {
+			h.adding = false
+			h.mu.Unlock()
+			return
+		}
+		h.adds = make(map[string]map[int32]kgo.Offset)
+		h.client.AddConsumePartitions(adds)
+		h.mu.Unlock()
+		time.Sleep(addInterval)
+	}
 }
 
 // channel finds or makes the channel, if all topics are being read, as far as

@@ -19,14 +19,19 @@ type index struct {
 	tags []cursor.Tag
 
 	mu     sync.Mutex
-	block0 uint64 // number of the first block in blocks
-	blocks []*indexBlock
 	next   uint64    // the next item's number
 	first  uint64    // oldest item that the log still holds, or next
 	base   vector    // position where the channel began, grown with new partitions; shared, so replaced and never written to
-	last   vector    // position after the newest item; base while there are no blocks
 	minute int64     // of the newest record, minutes since 1970
 	here   *standing // the newest position that a stream was told to begin at; nil: none
+	past   *past     // nil before the first item
+}
+
+// A past is what items did to the position.
+type past struct {
+	block0 uint64 // number of the first block
+	blocks []*indexBlock
+	last   vector // position after the newest item
 }
 
 const indexBlockItems = 256
@@ -48,7 +53,7 @@ type indexItem struct {
 
 // newIndex shares base and tags, and changes neither.
 func newIndex(tags []cursor.Tag, base vector, minute int64) index {
-	return index{tags: tags, next: 1, first: 1, base: base, last: base, minute: minute}
+	return index{tags: tags, next: 1, first: 1, base: base, minute: minute}
 }
 
 // addPartition tells that a topic has a new partition, whose records begin at
@@ -58,12 +63,11 @@ func (x *index) addPartition(topic int, start int64) {
 	defer x.mu.Unlock()
 	x.base = x.base.clone()
 	x.base[topic] = append(x.base[topic], start)
-	if x.blocks == nil {
-		x.last = x.base
+	if x.past == nil {
 		return
 	}
-	x.last.extend(x.base)
-	for _, b := range x.blocks {
+	x.past.last.extend(x.base)
+	for _, b := range x.past.blocks {
 		b.before.extend(x.base)
 		for _, to := range b.jumps {
 			to.extend(x.base)
@@ -77,7 +81,7 @@ func (x *index) item(topic, partition int32, nextOffset, minute int64) {
 	defer x.mu.Unlock()
 	b := x.grow()
 	b.items = append(b.items, indexItem{nextOffset: nextOffset, partition: partition, topic: topic})
-	x.last[topic][partition] = nextOffset
+	x.past.last[topic][partition] = nextOffset
 	x.minute = minute
 	x.next++
 }
@@ -92,21 +96,22 @@ func (x *index) jump(to vector, minute int64) {
 	}
 	b.jumps[len(b.items)] = to.clone()
 	b.items = append(b.items, indexItem{topic: -1})
-	x.last = to.clone()
+	x.past.last = to.clone()
 	x.minute = minute
 	x.next++
 }
 
 // grow returns the block of the next item. Call with mu held.
 func (x *index) grow() *indexBlock {
+	p := x.past
 	switch {
-	case x.blocks == nil: // item 0 stands for the beginning
-		x.blocks = []*indexBlock{{before: x.base.clone(), minute: x.minute, items: make([]indexItem, 1, 4)}}
-		x.last = x.base.clone()
+	case p == nil: // item 0 stands for the beginning
+		p = &past{last: x.base.clone(), blocks: []*indexBlock{{before: x.base.clone(), minute: x.minute, items: make([]indexItem, 1, 4)}}}
+		x.past = p
 	case x.next%indexBlockItems == 0:
-		x.blocks = append(x.blocks, &indexBlock{before: x.last.clone(), minute: x.minute})
+		p.blocks = append(p.blocks, &indexBlock{before: p.last.clone(), minute: x.minute})
 	}
-	return x.blocks[len(x.blocks)-1]
+	return p.blocks[len(p.blocks)-1]
 }
 
 // trim forgets the items before first, which the log has evicted.
@@ -117,25 +122,26 @@ func (x *index) trim(first uint64) {
 		first = x.next
 	}
 	x.first = max(x.first, first)
-	if x.blocks == nil {
+	p := x.past
+	if p == nil {
 		return
 	}
 	// The position before item first is still wanted, so its block stays.
 	keep := (x.first - 1) / indexBlockItems
-	for x.block0 < keep {
-		x.blocks[0] = nil
-		x.blocks = x.blocks[1:]
-		x.block0++
+	for p.block0 < keep {
+		p.blocks[0] = nil
+		p.blocks = p.blocks[1:]
+		p.block0++
 	}
 }
 
 // at returns the position after item seq, which is not to be changed. Call
 // with mu held, and first-1 <= seq < next.
 func (x *index) at(seq uint64) vector {
-	if x.blocks == nil {
+	if x.past == nil {
 		return x.base
 	}
-	b := x.blocks[seq/indexBlockItems-x.block0]
+	b := x.past.block(seq)
 	v := b.before.clone()
 	for i := range b.items[:seq%indexBlockItems+1] {
 		b.move(v, i)
@@ -160,14 +166,15 @@ func (b *indexBlock) move(v vector, i int) {
 func (x *index) attach(want vector) (at vector, minute int64, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.last.covers(want) {
+	p := x.past
+	switch {
+	case p == nil && x.base.covers(want):
+		return x.base, x.minute, true
+	case p == nil || !p.last.covers(want):
 		return nil, 0, false
 	}
-	if x.blocks == nil {
-		return x.base, x.minute, true
-	}
 	// Vectors only grow: the position is in the last block that begins short of want.
-	short, _ := slices.BinarySearchFunc(x.blocks, want, func(b *indexBlock, want vector) int {
+	short, _ := slices.BinarySearchFunc(p.blocks, want, func(b *indexBlock, want vector) int {
 		if b.before.covers(want) {
 			return 1
 		}
@@ -175,13 +182,13 @@ func (x *index) attach(want vector) (at vector, minute int64, ok bool) {
 	})
 	seq := x.first - 1
 	if short > 0 {
-		b := x.blocks[short-1]
+		b := p.blocks[short-1]
 		v := b.before.clone()
 		i := 0
 		for b.move(v, i); !v.covers(want); b.move(v, i) {
 			i++
 		}
-		if found := (x.block0+uint64(short-1))*indexBlockItems + uint64(i); found > seq {
+		if found := (p.block0+uint64(short-1))*indexBlockItems + uint64(i); found > seq {
 			return v, b.minute, true
 		}
 	}
@@ -191,11 +198,14 @@ func (x *index) attach(want vector) (at vector, minute int64, ok bool) {
 // minuteAt is the time of a record not far before item seq: exact to a block.
 // Call with mu held.
 func (x *index) minuteAt(seq uint64) int64 {
-	if x.blocks == nil {
+	if x.past == nil {
 		return x.minute
 	}
-	return x.blocks[seq/indexBlockItems-x.block0].minute
+	return x.past.block(seq).minute
 }
+
+// block is the one that item seq is in.
+func (p *past) block(seq uint64) *indexBlock { return p.blocks[seq/indexBlockItems-p.block0] }
 
 // oldest returns the position before the oldest item that the log holds. It is
 // not to be changed.
@@ -240,33 +250,34 @@ func (x *index) Seq(id string) (uint64, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	pos.extend(x.base)
-	if x.blocks == nil {
+	p := x.past
+	if p == nil {
 		return 0, pos.covers(x.base)
 	}
-	past, _ := slices.BinarySearchFunc(x.blocks, pos, func(b *indexBlock, pos vector) int {
+	within, _ := slices.BinarySearchFunc(p.blocks, pos, func(b *indexBlock, pos vector) int {
 		if pos.covers(b.before) {
 			return -1
 		}
 		return 1
 	})
-	if past == 0 {
+	if within == 0 {
 		return 0, false
 	}
 	// All before the block is behind pos, and so is each item that moves to no further than it.
-	b := x.blocks[past-1]
+	b := p.blocks[within-1]
 	i := 0
-	for i < len(b.items) && !b.past(i, pos) {
+	for i < len(b.items) && !b.passes(i, pos) {
 		i++
 	}
-	seq := (x.block0+uint64(past-1))*indexBlockItems + uint64(i) - 1
+	seq := (p.block0+uint64(within-1))*indexBlockItems + uint64(i) - 1
 	if seq+1 < x.first {
 		return 0, false // older than what the log holds
 	}
 	return seq, true
 }
 
-// past reports whether the block's item i moves to past pos.
-func (b *indexBlock) past(i int, pos vector) bool {
+// passes reports whether the block's item i moves to past pos.
+func (b *indexBlock) passes(i int, pos vector) bool {
 	it := &b.items[i]
 	if it.topic < 0 {
 		return !pos.covers(b.jumps[i])

@@ -169,7 +169,7 @@ func TestIndexForgetsWhatTheLogEvicted(t *testing.T) {
 			w.x.trim(uint64(i - 10))
 		}
 	}
-	if n := len(w.x.blocks); n > 2 {
+	if n := len(w.x.past.blocks); n > 2 {
 		t.Errorf("%d blocks are kept for 10 items, want at most 2", n)
 	}
 }

@@ -94,7 +94,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets,
 		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), maxID: cursor.MaxBytes, pollMax: pollMax(props),
 		now:    time.Now,
-		topics: make(map[string]*topic), views: make(map[string]*view), idle: make(map[*topic]struct{}), dropped: make(map[string][]int32),
+		topics: make(map[string]*topic), views: make(map[string]*view), idle: make(map[*topic]struct{}), dropped: make(map[string][]int32), adds: make(map[string]map[int32]kgo.Offset),
 	}
 	r.hub.metrics = newHubMetrics(reg, r.hub)
 	r.origin = &Origin{

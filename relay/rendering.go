@@ -1,38 +1,73 @@
 package relay
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 )
 
 // A form is how the events of a channel are written down.
-type form string
+type form uint8
 
 const (
-	formPlain    form = "plain"    // SSE and raw WebSocket messages
-	formEnvelope form = "envelope" // the same carriers, with the record's place and metadata around the value
-	formNDJSON   form = "ndjson"   // a line of JSON for each event
-	formJSON     form = "json"     // WebSocket subprotocol spillway.v1.json
-	formHint     form = "hint"     // no content: each item only says that there is news
+	formPlain    form = iota // SSE and raw WebSocket messages
+	formEnvelope             // the same carriers, with the record's place and metadata around the value
+	formNDJSON               // a line of JSON for each event
+	formJSON                 // WebSocket subprotocol spillway.v1.json
+	formHint                 // no content: each item only says that there is news
 )
+
+var formNames = []string{formPlain: "plain", formEnvelope: "envelope", formNDJSON: "ndjson", formJSON: "json", formHint: "hint"}
+
+func (f form) String() string { return formNames[f] }
+
+// MarshalText and UnmarshalText are for links: what a number means may change
+// between versions.
+func (f form) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+
+func (f *form) UnmarshalText(text []byte) error {
+	i := slices.Index(formNames, string(text))
+	if i < 0 {
+		return fmt.Errorf("form %q is unknown", text)
+	}
+	*f = form(i)
+	return nil
+}
 
 // An idRule says which events carry an id (event-semantics.md 3.6).
-type idRule string
+type idRule uint8
 
 const (
-	idAuto  idRule = ""      // by the length of the cursor
-	idEvery idRule = "every" // on every event
-	idBatch idRule = "batch" // on the last event of what is appended at once
+	idAuto  idRule = iota // by the length of the cursor
+	idEvery               // on every event
+	idBatch               // on the last event of what is appended at once
 )
+
+var idRuleNames = []string{idAuto: "auto", idEvery: "every", idBatch: "batch"}
+
+func (i idRule) String() string { return idRuleNames[i] }
+
+// MarshalText and UnmarshalText are for links.
+func (i idRule) MarshalText() ([]byte, error) { return []byte(i.String()), nil }
+
+func (i *idRule) UnmarshalText(text []byte) error {
+	at := slices.Index(idRuleNames, string(text))
+	if at < 0 {
+		return fmt.Errorf("id rule %q is unknown", text)
+	}
+	*i = idRule(at)
+	return nil
+}
 
 // A rendering is everything that decides the bytes of a channel, apart from
 // the view. Two clients share a channel only if their bytes are equal.
 type rendering struct {
-	form form
-	ids  idRule
-
 	// eventFrom names the source of the event: "", "topic", "key" or
 	// "header:<name>".
 	eventFrom string
+
+	form form
+	ids  idRule
 
 	// commentOnly turns id-only blocks off.
 	commentOnly bool
@@ -42,9 +77,9 @@ type rendering struct {
 // of sealed links.
 func (r rendering) key() string {
 	var b strings.Builder
-	b.WriteString(string(r.form))
+	b.WriteString(r.form.String())
 	if r.ids != idAuto {
-		b.WriteString(";id=" + string(r.ids))
+		b.WriteString(";id=" + r.ids.String())
 	}
 	if r.eventFrom != "" {
 		b.WriteString(";event_from=" + r.eventFrom)

@@ -347,13 +347,11 @@ func (s *selection) parseOptions(query url.Values) error {
 		}
 		return "", badf("%s=%s: must be %s", name, v, strings.Join(allowed, " or "))
 	}
-	id, err := oneOf("id", "auto", "every", "batch")
+	id, err := oneOf("id", idRuleNames...)
 	if err != nil {
 		return err
 	}
-	if id != "auto" {
-		s.ids = idRule(id)
-	}
+	s.ids = idRule(max(slices.Index(idRuleNames, id), 0)) // none is the first
 	marks, err := oneOf("marks", "0", "1")
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -80,17 +81,22 @@ func (h *hub) closeChannel(ch *channel) {
 	}
 }
 
-// drop stops reading a topic: it is paused at once and taken out of the client
-// later, together with others. Call with mu held.
-func (h *hub) drop(t *topic) {
-	delete(h.topics, t.info.name)
-	delete(h.idle, t)
-	all := make([]int32, len(t.next))
-	for p := range all {
-		all[p] = int32(p)
+// drop stops reading topics: they are paused at once and taken out of the
+// client later, together with others. Call with mu held, and with all topics
+// that there are to drop: the client goes through all that are paused.
+func (h *hub) drop(topics ...*topic) {
+	pause := make(map[string][]int32, len(topics))
+	for _, t := range topics {
+		delete(h.topics, t.info.name)
+		delete(h.idle, t)
+		delete(h.adds, t.info.name)
+		all := make([]int32, len(t.next))
+		for p := range all {
+			all[p] = int32(p)
+		}
+		pause[t.info.name], h.dropped[t.info.name] = all, all
 	}
-	h.client.PauseFetchPartitions(map[string][]int32{t.info.name: all})
-	h.dropped[t.info.name] = all
+	h.client.PauseFetchPartitions(pause)
 	h.notify()
 }
 
@@ -103,19 +109,24 @@ func (h *hub) sweep() {
 	now := h.now()
 	h.sweepQuiet(now)
 	rounds := max(1, min(h.linger/2, roundTime)/sweepInterval) // sweeps in one round
-	for n := (len(h.round) + int(rounds) - 1) / int(rounds); n > 0; n -= sweepStep {
+	h.roundSize = max(h.roundSize, len(h.round))
+	for n := (h.roundSize + int(rounds) - 1) / int(rounds); n > 0; n -= sweepStep {
 		h.sweepSome(now, min(n, sweepStep))
 		h.mu.Unlock() // records must not wait for very many channels
 		h.mu.Lock()
 	}
+	var unwanted []*topic
 	for t := range h.idle {
 		if now.Sub(t.idle) > h.linger {
-			h.drop(t)
+			unwanted = append(unwanted, t)
 		}
+	}
+	if len(unwanted) > 0 {
+		h.drop(unwanted...)
 	}
 }
 
-// sweepStep is how many channels sweep looks at in one go.
+// sweepStep is how many channels or topics are looked at in one go.
 const sweepStep = 1000
 
 // sweepQuiet moves the cursors of channels that have been quiet for a
@@ -135,7 +146,7 @@ func (h *hub) sweepQuiet(now time.Time) {
 func (h *hub) sweepSome(now time.Time, n int) {
 	for ; n > 0 && len(h.round) > 0; n-- {
 		if h.swept >= len(h.round) {
-			h.swept = 0
+			h.swept, h.roundSize = 0, len(h.round)
 		}
 		ch := h.round[h.swept]
 		attached := ch.log.Subscribers() > 0
@@ -180,9 +191,11 @@ func (h *hub) watch(ctx context.Context) {
 		info *topicInfo
 	}
 	var grown []growth
-	h.mu.Lock()
-	for name, t := range h.topics {
-		if !t.reading() {
+	for _, name := range h.catalog.takeChanged() {
+		h.mu.Lock()
+		t := h.topics[name]
+		if t == nil || !t.reading() { // startTopic will look itself
+			h.mu.Unlock()
 			continue
 		}
 		info, _, err := h.catalog.cached(name)
@@ -193,12 +206,13 @@ func (h *hub) watch(ctx context.Context) {
 		case err == nil && info.partitions() > len(t.next):
 			grown = append(grown, growth{t, info})
 		}
+		h.mu.Unlock()
 	}
-	h.mu.Unlock()
 	for _, g := range grown {
 		starts, err := h.offsets.starts(ctx, g.info.name, g.info.partitions())
 		if err != nil {
 			h.log.Warn("new partitions are not read yet", "topic", g.info.name, "err", err)
+			h.catalog.change(g.info.name)
 			continue
 		}
 		h.addPartitions(g.t, g.info, starts)
@@ -253,16 +267,27 @@ func (h *hub) addPartitions(t *topic, info *topicInfo, starts []int64) {
 	h.log.Info("partitions were added", "topic", info.name, "from", first, "to", len(t.next))
 }
 
-// positions is H of every topic that is being read, for commits.
-func (h *hub) positions() map[string][]int64 {
+// eachTopic calls f, with mu held, for every topic that is being read.
+func (h *hub) eachTopic(f func(name string, t *topic)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	all := make(map[string][]int64, len(h.topics))
-	for name, t := range h.topics {
-		if t.reading() {
-			all[name] = slices.Clone(t.next)
+	all := slices.Collect(maps.Keys(h.topics))
+	for chunk := range slices.Chunk(all, sweepStep) {
+		for _, name := range chunk {
+			if t := h.topics[name]; t != nil && t.reading() {
+				f(name, t)
+			}
 		}
+		h.mu.Unlock() // records must not wait for very many topics
+		h.mu.Lock()
 	}
+}
+
+// positions is H of every topic that is being read, for commits. They are not
+// to be changed.
+func (h *hub) positions() map[string][]int64 {
+	all := make(map[string][]int64)
+	h.eachTopic(func(name string, t *topic) { all[name] = t.position()[0] })
 	return all
 }
 
