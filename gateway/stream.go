@@ -45,6 +45,7 @@ type stream struct {
 // stream sends the first response of a stream at once, and follows it.
 func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from source) {
 	out.visit.become(byStream)
+	attach := g.marks(&p.ins, from)
 	h := out.Header()
 	upstream.CopyHeaders(h, p.ins.Header)
 	h.Del("Content-Length")
@@ -70,7 +71,7 @@ func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from
 	}
 	wait := s.take(out, o)
 	s.conn.Start()
-	s.begin(&p.ins)
+	s.begin(&p.ins, attach)
 	if wait == nil {
 		return
 	}
@@ -80,11 +81,22 @@ func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from
 	abort()
 }
 
+// marks returns what a first hold attaches to, as it is now: a client that has
+// its response misses nothing from then on.
+func (g *Gateway) marks(ins *grip.Instruct, from source) []fanout.Want {
+	if ins.Hold != grip.HoldStream {
+		return nil
+	}
+	attach := wants(ins.Channels, from.prefix())
+	g.engine.Marks(attach, from.local())
+	return attach
+}
+
 // begin carries out the first instructions. What cannot wait for the engine at
 // once goes on by itself.
-func (s *stream) begin(ins *grip.Instruct) {
+func (s *stream) begin(ins *grip.Instruct, attach []fanout.Want) {
 	if ins.Hold == grip.HoldStream {
-		if sub, end, ok := s.follow.hold(ins); ok {
+		if sub, end, ok := s.follow.hold(ins, attach); ok {
 			s.settle(sub, end)
 			return
 		}
@@ -183,7 +195,7 @@ func (f *follow) run(ctx context.Context, ins *grip.Instruct) (sub *fanout.Subsc
 		why := askedForPage
 		switch {
 		case ins.Hold == grip.HoldStream:
-			if sub, end, ok := f.hold(ins); ok {
+			if sub, end, ok := f.hold(ins, wants(ins.Channels, f.source.prefix())); ok {
 				return sub, end
 			}
 			lasts, why = lastsOf(ins.Channels), askedForAttach
@@ -218,14 +230,14 @@ func (f *follow) lost(err error) ending {
 
 // hold gives the stream to the engine, attached to the channels of ins. ok is
 // false when it cannot be attached there, and the next link is to be asked.
-func (f *follow) hold(ins *grip.Instruct) (sub *fanout.Subscriber, end ending, ok bool) {
+func (f *follow) hold(ins *grip.Instruct, attach []fanout.Want) (sub *fanout.Subscriber, end ending, ok bool) {
 	if ins.Next == nil && !f.source.local() && hasPrevID(ins.Channels) {
 		return nil, ending{reason: closedByOrigin}, true // GRIP reference, 4.1
 	}
 	f.held.keepAlive(ins.KeepAlive)
 	f.next = ins.Next
 	sub, ok = f.sink.hold(fanout.Hold{
-		Wants:     wants(ins.Channels, f.source.prefix()),
+		Wants:     attach,
 		OpenOnly:  f.source.local(),
 		LinkAfter: f.linkTimeout(ins.Next),
 		PassHints: ins.Next == nil,

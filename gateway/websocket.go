@@ -57,6 +57,7 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 		}
 	}
 	out.deadline(g.cfg.WriteTimeout) // the one of an earlier request may be over
+	attach := g.marks(&p.ins, g.newLocalSource(r))
 	nc, early, _, err := ws.Upgrade(out.ResponseWriter, r, protocol, false)
 	if err != nil {
 		return // the client has its answer
@@ -69,7 +70,7 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 		Owner: s, Framing: fanout.Framed, WriteTimeout: g.cfg.WriteTimeout, EndAt: g.endOfAge(time.Now()), Rules: &plainRules, Early: early,
 	})
 	s.conn.Start()
-	s.begin(&p.ins, events[1:])
+	s.begin(&p.ins, events[1:], attach)
 }
 
 // maxClientMessage bounds a message of a client, in bytes.
@@ -140,9 +141,9 @@ type substream struct {
 
 // begin carries out the origin's first answer. What a stream or the origin
 // sends does not overtake it.
-func (s *session) begin(ins *grip.Instruct, events []grip.Event) {
+func (s *session) begin(ins *grip.Instruct, events []grip.Event, attach []fanout.Want) {
 	if s.carryOut(nil, events) && (ins.Hold != grip.HoldNone || ins.Next != nil) {
-		s.start(&substream{}, ins)
+		s.start(&substream{}, ins, attach)
 	}
 	s.post()
 }
@@ -248,7 +249,7 @@ func (s *session) obey(by *substream, c grip.Control) {
 		if c.Name != "" {
 			s.stop(by, func(st *substream) bool { return st.name == c.Name })
 		}
-		s.start(&substream{name: c.Name, channel: c.Channel}, ins)
+		s.start(&substream{name: c.Name, channel: c.Channel}, ins, wants(ins.Channels, ""))
 	case "unsubscribe":
 		s.stop(by, func(st *substream) bool {
 			if c.Name != "" {
@@ -260,7 +261,7 @@ func (s *session) obey(by *substream, c grip.Control) {
 }
 
 // start follows one more stream on the socket.
-func (s *session) start(st *substream, ins *grip.Instruct) {
+func (s *session) start(st *substream, ins *grip.Instruct, attach []fanout.Want) {
 	st.s = s
 	st.follow = follow{held: &s.held, source: s.g.newLocalSource(s.request), sink: st}
 	s.mu.Lock()
@@ -278,7 +279,7 @@ func (s *session) start(st *substream, ins *grip.Instruct) {
 		return
 	}
 	if ins.Hold == grip.HoldStream {
-		if sub, end, ok := st.follow.hold(ins); ok {
+		if sub, end, ok := st.follow.hold(ins, attach); ok {
 			st.settle(sub, end)
 			return
 		}

@@ -247,6 +247,9 @@ func (ch *channel) join(m *member, seq uint64) {
 	m.lane = ln
 	m.index = len(ln.members)
 	ln.members = append(ln.members, m)
+	if ln.left > 0 { // or another would have no turn for this one's
+		ln.left++
+	}
 	ch.readers++
 	ch.engine.subscribers.Add(1)
 }

@@ -465,7 +465,8 @@ func (c *Conn) next(now time.Duration) (private []byte, b Batch, ok bool) {
 		}
 		var status Status
 		var s *Subscriber
-		for _, s = range c.subs {
+		var i int
+		for i, s = range c.subs {
 			if b, status = s.Next(batchBytes); status != Wait {
 				break
 			}
@@ -475,9 +476,9 @@ func (c *Conn) next(now time.Duration) (private []byte, b Batch, ok bool) {
 			return nil, b, false
 		case status == Ready:
 			s.quiet, s.gave = now, true
-			if len(c.subs) > 1 { // the next one has its turn
-				copy(c.subs, c.subs[1:])
-				c.subs[len(c.subs)-1] = s
+			if last := len(c.subs) - 1; i < last { // then the others have their turn
+				copy(c.subs[i:], c.subs[i+1:])
+				c.subs[last] = s
 			}
 			if len(b.Frames) == 0 {
 				continue

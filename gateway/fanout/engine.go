@@ -346,6 +346,21 @@ func (e *Engine) Subscribe(form Form, wants []Want, openOnly bool) (_ *Subscribe
 	return s, true
 }
 
+// Marks notes the ends of the channels' logs, so that a subscription that is made
+// a little later misses nothing of what is published meanwhile. Channels that do
+// not exist are made, unless they would have to be open.
+func (e *Engine) Marks(wants []Want, openOnly bool) {
+	for i := range wants[:min(len(wants), MaxSubscriptions)] {
+		if wants[i].HasPrevID {
+			continue
+		}
+		if ch := e.locked(wants[i].Channel, openOnly); ch != nil {
+			wants[i].Mark = Mark(ch.next)
+			ch.mu.Unlock()
+		}
+	}
+}
+
 // attach finds or makes m's channel, and m's place in it.
 func (e *Engine) attach(m *member, openOnly bool) bool {
 	ch := e.locked(m.want.Channel, openOnly)
@@ -355,6 +370,8 @@ func (e *Engine) attach(m *member, openOnly bool) bool {
 	defer ch.mu.Unlock()
 	first, last := ch.retained()
 	switch {
+	case !m.want.HasPrevID && m.want.Mark != 0:
+		ch.join(m, min(max(uint64(m.want.Mark)-1, first-1), last))
 	case !m.want.HasPrevID:
 		ch.join(m, last)
 	case ch.foreign():

@@ -103,12 +103,12 @@ func TestAttach(t *testing.T) {
 		content  string
 	}{
 		{"no prev-id: from now on", Want{Channel: "c"}, true, ""},
-		{"after an item", Want{"c", "2", true}, true, "cd"},
-		{"after the newest", Want{"c", "4", true}, true, ""},
-		{"an id the publisher has forgotten", Want{"c", "1", true}, false, ""},
-		{"an id that is to come", Want{"c", "5", true}, false, ""},
-		{"not an id", Want{"c", "x", true}, false, ""},
-		{"a channel that is not open", Want{"other", "2", true}, false, ""},
+		{"after an item", Want{Channel: "c", PrevID: "2", HasPrevID: true}, true, "cd"},
+		{"after the newest", Want{Channel: "c", PrevID: "4", HasPrevID: true}, true, ""},
+		{"an id the publisher has forgotten", Want{Channel: "c", PrevID: "1", HasPrevID: true}, false, ""},
+		{"an id that is to come", Want{Channel: "c", PrevID: "5", HasPrevID: true}, false, ""},
+		{"not an id", Want{Channel: "c", PrevID: "x", HasPrevID: true}, false, ""},
+		{"a channel that is not open", Want{Channel: "other", PrevID: "2", HasPrevID: true}, false, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s, ok := e.Subscribe(Stream, []Want{tt.want}, true)
@@ -162,8 +162,8 @@ func TestBehind(t *testing.T) {
 	e := newEngine(t, Config{ChannelLogBytes: 4 << 10})
 	ch := e.Open("c", numbers{})
 	ch.Append(streams("a", "b"))
-	s := subscribe(t, e, Stream, Want{"c", "0", true})
-	fresh := subscribe(t, e, Stream, Want{"c", "2", true})
+	s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "0", HasPrevID: true})
+	fresh := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "2", HasPrevID: true})
 	wantNext(t, s, "ab", Ready)
 	for range 200 {
 		ch.Append(streams(strings.Repeat("x", 100)))
@@ -185,8 +185,8 @@ func TestBehind(t *testing.T) {
 func TestForms(t *testing.T) {
 	e := newEngine(t, Config{})
 	ch := e.Open("c", numbers{})
-	both, messages := subscribe(t, e, Stream, Want{"c", "0", true}), subscribe(t, e, Message, Want{"c", "0", true})
-	polls := subscribe(t, e, Any, Want{"c", "0", true})
+	both, messages := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "0", HasPrevID: true}), subscribe(t, e, Message, Want{Channel: "c", PrevID: "0", HasPrevID: true})
+	polls := subscribe(t, e, Any, Want{Channel: "c", PrevID: "0", HasPrevID: true})
 	ch.Append([]grip.Item{
 		{HTTPStream: &grip.HTTPStream{Content: []byte("data: 1\n\n")}, WSMessage: &grip.WSMessage{Content: []byte("1")}},
 		{HTTPStream: &grip.HTTPStream{Content: []byte("event: delete\n\n")}},
@@ -218,7 +218,7 @@ func TestActions(t *testing.T) {
 	t.Run("a hint names the item before it", func(t *testing.T) {
 		e := newEngine(t, Config{})
 		ch := e.Open("c", numbers{})
-		s := subscribe(t, e, Stream, Want{"c", "0", true})
+		s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "0", HasPrevID: true})
 		ch.Append([]grip.Item{stream("a"), hint, hint, stream("b")})
 		wantNext(t, s, "a", Ready)
 		wantNext(t, s, "", Hint)
@@ -227,7 +227,7 @@ func TestActions(t *testing.T) {
 	t.Run("a hint at once names the prev-id", func(t *testing.T) {
 		e := newEngine(t, Config{})
 		ch := e.Open("c", numbers{})
-		s := subscribe(t, e, Stream, Want{"c", "00", true}) // other spelling of 0
+		s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "00", HasPrevID: true}) // other spelling of 0
 		ch.Append([]grip.Item{hint})
 		wantNext(t, s, "", Hint)
 		wantLasts(t, s, grip.Last{Channel: "c", ID: "00"})
@@ -235,7 +235,7 @@ func TestActions(t *testing.T) {
 	t.Run("who asks again passes hints over", func(t *testing.T) {
 		e := newEngine(t, Config{})
 		ch := e.Open("c", numbers{})
-		s := subscribe(t, e, Stream, Want{"c", "0", true})
+		s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "0", HasPrevID: true})
 		ch.Append([]grip.Item{hint, stream("b"), end})
 		wantNext(t, s, "", Hint)
 		wantNext(t, s, "b", Ready)
@@ -244,7 +244,7 @@ func TestActions(t *testing.T) {
 	t.Run("a close has code and reason", func(t *testing.T) {
 		e := newEngine(t, Config{})
 		ch := e.Open("c", numbers{})
-		s := subscribe(t, e, Message, Want{"c", "0", true})
+		s := subscribe(t, e, Message, Want{Channel: "c", PrevID: "0", HasPrevID: true})
 		ch.Append([]grip.Item{end})
 		if b := wantNext(t, s, "", End); b.Code != 1013 || b.Reason != "later" {
 			t.Errorf("close: got %d %q, want 1013 later", b.Code, b.Reason)
@@ -253,7 +253,7 @@ func TestActions(t *testing.T) {
 	t.Run("from outside, on an open channel, after what is in the log", func(t *testing.T) {
 		e := newEngine(t, Config{})
 		ch := e.Open("c", numbers{})
-		s := subscribe(t, e, Stream, Want{"c", "0", true})
+		s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "0", HasPrevID: true})
 		ch.Append(streams("a"))
 		end.Channel = "c"
 		if err := e.Publish(context.Background(), end); err != nil {
@@ -281,7 +281,7 @@ func TestCloseAndReplace(t *testing.T) {
 	e := newEngine(t, Config{})
 	first := e.Open("c", numbers{})
 	first.Append(streams("a", "b"))
-	closed := subscribe(t, e, Stream, Want{"c", "1", true})
+	closed := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "1", HasPrevID: true})
 	wantNext(t, closed, "b", Ready)
 	first.Close()
 	first.Close()
@@ -296,14 +296,14 @@ func TestCloseAndReplace(t *testing.T) {
 
 	second := e.Open("c", numbers{})
 	second.Append(streams("a"))
-	replaced := subscribe(t, e, Stream, Want{"c", "0", true})
+	replaced := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "0", HasPrevID: true})
 	wantNext(t, replaced, "a", Ready)
 	third := e.Open("c", numbers{})
 	third.Append(streams("z"))
 	wantNext(t, replaced, "", Closed)
 	wantLasts(t, replaced, grip.Last{Channel: "c", ID: "1"})
 	second.Close() // is not the engine's any more, and takes nothing away
-	subscribe(t, e, Stream, Want{"c", "1", true})
+	subscribe(t, e, Stream, Want{Channel: "c", PrevID: "1", HasPrevID: true})
 	if got := third.Subscribers(); got != 1 {
 		t.Errorf("subscribers of the newest: got %d, want 1", got)
 	}
@@ -370,7 +370,7 @@ func TestAgeAndLinger(t *testing.T) {
 		if got := e.logBytes.Load(); got != 0 {
 			t.Errorf("log bytes: got %d, want 0", got)
 		}
-		subscribe(t, e, Stream, Want{"c", "1", true}).Close() // behind the newest, which is gone
+		subscribe(t, e, Stream, Want{Channel: "c", PrevID: "1", HasPrevID: true}).Close() // behind the newest, which is gone
 		s.Close()
 		time.Sleep(50 * time.Second)
 		if got := e.count(); got != 2 {
@@ -414,18 +414,18 @@ func TestForeign(t *testing.T) {
 		e := newEngine(t, Config{})
 		subscribe(t, e, Stream, Want{Channel: "c"})
 		publish(t, e, foreignItem("c", "1", "", "a"), foreignItem("c", "2", "1", "b"), foreignItem("c", "3", "2", "c"))
-		s := subscribe(t, e, Stream, Want{"c", "1", true})
+		s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "1", HasPrevID: true})
 		wantNext(t, s, "bc", Ready)
 		wantLasts(t, s, grip.Last{Channel: "c", ID: "3"})
 		if _, ok := e.Subscribe(Stream, []Want{{"c", "0", true}}, false); ok {
 			t.Error("attached after an id that is not in the log, nor the newest")
 		}
 		publish(t, e, foreignItem("c", "4", "3", "d")) // the look-up table is kept up
-		wantNext(t, subscribe(t, e, Stream, Want{"c", "3", true}), "d", Ready)
+		wantNext(t, subscribe(t, e, Stream, Want{Channel: "c", PrevID: "3", HasPrevID: true}), "d", Ready)
 	})
 	t.Run("an item that does not follow", func(t *testing.T) {
 		e := newEngine(t, Config{})
-		s := subscribe(t, e, Stream, Want{"c", "1", true})
+		s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "1", HasPrevID: true})
 		publish(t, e, foreignItem("c", "1", "0", "a"), foreignItem("c", "2", "1", "b"), foreignItem("c", "5", "4", "e"))
 		wantNext(t, s, "b", Ready) // 1 was in the response already
 		wantNext(t, s, "", Behind)
@@ -433,7 +433,7 @@ func TestForeign(t *testing.T) {
 	})
 	t.Run("a hint's id becomes the last one", func(t *testing.T) {
 		e := newEngine(t, Config{})
-		s := subscribe(t, e, Stream, Want{"c", "1", true})
+		s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "1", HasPrevID: true})
 		publish(t, e, grip.Item{Channel: "c", ID: "8", HTTPStream: &grip.HTTPStream{Action: grip.ActionHint}})
 		wantNext(t, s, "", Hint)
 		wantLasts(t, s, grip.Last{Channel: "c", ID: "8"})

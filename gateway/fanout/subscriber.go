@@ -19,7 +19,14 @@ type Want struct {
 	// HasPrevID it is attached behind the newest item.
 	PrevID    string
 	HasPrevID bool
+
+	// Mark, where it is not zero, is what Engine.Marks said earlier: without
+	// PrevID it is attached behind what was the newest item then.
+	Mark Mark
 }
+
+// A Mark is a place in a channel's log.
+type Mark uint64
 
 // Status is what there is for a subscriber.
 type Status uint8

@@ -127,7 +127,7 @@ func (w *writer) add(en entry, stream, message []byte) {
 	contents := [byteForms][]byte{Stream: stream, Message: message}
 	fits := w.seg != nil && len(w.items) < maxSegmentItems
 	for form, c := range contents {
-		if b := w.bytes[form]; b != nil && len(c) > 0 && frameBytes(Form(form), len(c)) > cap(b)-len(b) {
+		if b := w.bytes[form]; b != nil && framed(Form(form), en.kind[form], c) && frameBytes(Form(form), len(c)) > cap(b)-len(b) {
 			fits = false
 		}
 	}
@@ -135,7 +135,7 @@ func (w *writer) add(en entry, stream, message []byte) {
 		w.turn()
 	}
 	for form, c := range contents {
-		if len(c) > 0 {
+		if framed(Form(form), en.kind[form], c) {
 			w.put(Form(form), c, en.msg)
 		}
 		w.room[form] = nil
@@ -147,6 +147,12 @@ func (w *writer) add(en entry, stream, message []byte) {
 	}
 	w.items = append(w.items, en)
 	w.count++
+}
+
+// framed reports whether content makes a frame: a message does when it is empty,
+// too, but an empty chunk would be the end of the response.
+func framed(form Form, k kind, c []byte) bool {
+	return k == content && (form == Message || len(c) > 0)
 }
 
 // put appends the frame of one content, which there is room for. Content that
