@@ -72,9 +72,12 @@ type batch struct {
 	topic   int    // of the view, the one that the records are of
 	done    int    // records that were written
 	kinds   []recordKind
-	id      []byte
-	before  []byte // text of the cursor before and after the partition's offset
-	after   []byte
+	id      []byte // the cursor after a record,
+	minute  int64  // the time in it,
+	offset  int    // and where in it the partition's offset begins; 0: it is of another channel
+	before  []byte // text between the time and that offset,
+	after   []byte // and after it
+	moves   []move // that the index has not been told of
 	counted [numKinds]int
 	unsent  int
 	write   func(grip.Batch) // writeSome
@@ -128,7 +131,7 @@ func (c *channel) append(h vector, topic int, b *batch) {
 
 // appendAll does so for records that make items.
 func (c *channel) appendAll(h vector, topic int, b *batch) {
-	b.c, b.h, b.topic, b.done = c, h, topic, 0
+	b.c, b.h, b.topic, b.done, b.offset = c, h, topic, 0, 0
 	b.kinds = b.kindsFor(&c.writer)
 	b.cursorAround()
 	if b.write == nil {
@@ -149,7 +152,7 @@ func (c *channel) appendAll(h vector, topic int, b *batch) {
 }
 
 // writeSome writes records into the channel's log, as far as they go out
-// together, and tells the index of each before it can be seen.
+// together, and tells the index of them before they can be seen.
 func (b *batch) writeSome(out grip.Batch) {
 	c := b.c
 	for size := 0; b.done < len(b.records) && size < flushBytes; b.done++ {
@@ -158,45 +161,71 @@ func (b *batch) writeSome(out grip.Batch) {
 			c.stale = true
 			continue
 		}
-		kind, next, minute := b.kinds[b.done], r.Offset+1, minuteOf(r.Timestamp, b.now)
+		kind, at := b.kinds[b.done], move{r.Offset + 1, minuteOf(r.Timestamp, b.now)}
 		b.counted[kind]++
-		b.id = cursor.AppendHead(b.id[:0], 0, minute)
-		b.id = append(b.id, b.before...)
-		b.id = strconv.AppendInt(b.id, next, 36)
-		b.id = append(b.id, b.after...)
-		id := c.wireID(b.id, b.h, minute, b.done == len(b.records)-1, b.now)
-
-		var e grip.Entry
-		if c.form != formJSON {
-			e.Stream = c.appendStream(out.Stream(c.streamSize(r, kind, id)), r, kind, id)
+		id := c.wireID(b.cursor(at), b.h, at.minute, b.done == len(b.records)-1, b.now)
+		e := b.encode(out, r, kind, id)
+		if c.stale {
+			b.tellIndex()
+			c.jump(b.h, b.topic, b.partition, at)
+		} else {
+			b.moves = append(b.moves, at)
 		}
-		if c.form != formNDJSON {
-			var raw bool
-			switch e.Message, e.Type, raw = c.rawMessage(r, kind); {
-			case raw:
-			case c.hasMessage(kind):
-				e.Message = c.appendMessage(out.Message(c.messageSize(r, kind, id)), r, kind, id)
-			default:
-				b.unsent++
-			}
-		}
-		c.note(b.h, b.topic, b.partition, next, minute)
 		out.Add(e)
 		size += len(e.Stream) + len(e.Message)
 	}
+	b.tellIndex()
 }
 
-// note tells the index of the next item, after which partition is at next. h
-// is the hub's position at the beginning of the batch.
-func (c *channel) note(h vector, topic int, partition int32, next, minute int64) {
-	if !c.stale {
-		c.index.item(int32(topic), partition, next, minute)
-		return
+// tellIndex tells the index of the items that were added since it was last told.
+func (b *batch) tellIndex() {
+	b.c.index.items(int32(b.topic), b.partition, b.moves)
+	b.moves = b.moves[:0]
+}
+
+// encode writes one record down in every form that the channel has.
+func (b *batch) encode(out grip.Batch, r *kgo.Record, kind recordKind, id []byte) (e grip.Entry) {
+	w := &b.c.writer
+	if w.form == formEnvelope && kind != kindOversize {
+		e.Stream, e.Message = w.appendEnvelopes(out.Stream(w.streamSize(r, kind, id)), out.Message(w.messageSize(r, kind, id)), r, kind, id)
+		return e
 	}
+	if w.form != formJSON {
+		e.Stream = w.appendStream(out.Stream(w.streamSize(r, kind, id)), r, kind, id)
+	}
+	if w.form == formNDJSON {
+		return e
+	}
+	var raw bool
+	switch e.Message, e.Type, raw = w.rawMessage(r, kind); {
+	case raw:
+	case w.hasMessage(kind):
+		e.Message = w.appendMessage(out.Message(w.messageSize(r, kind, id)), r, kind, id)
+	default:
+		b.unsent++
+	}
+	return e
+}
+
+// cursor writes the cursor after a record. What it returns holds until the next.
+func (b *batch) cursor(at move) []byte {
+	if b.offset == 0 || b.minute != at.minute {
+		b.id = cursor.AppendHead(b.id[:0], 0, at.minute)
+		b.id = append(b.id, b.before...)
+		b.minute, b.offset = at.minute, len(b.id)
+	}
+	b.id = cursor.AppendOffset(b.id[:b.offset], at.next)
+	b.id = append(b.id, b.after...)
+	return b.id
+}
+
+// jump tells the index of an item after records that made none. h is the hub's
+// position at the beginning of the batch.
+func (c *channel) jump(h vector, topic int, partition int32, at move) {
 	c.stale = false
 	to := h.clone()
-	to[topic][partition] = next
-	c.index.jump(to, minute)
+	to[topic][partition] = at.next
+	c.index.jump(to, at.minute)
 }
 
 // appended notes that items were appended.
@@ -209,7 +238,14 @@ func (c *channel) appended(now time.Time) {
 // appendHint tells whoever waits that the view has news, up to the batch's end.
 func (c *channel) appendHint(h vector, topic int, b *batch) {
 	last := b.records[len(b.records)-1]
-	c.note(h, topic, b.partition, last.Offset+1, minuteOf(last.Timestamp, b.now))
+	at := move{last.Offset + 1, minuteOf(last.Timestamp, b.now)}
+	if c.stale {
+		c.jump(h, topic, b.partition, at)
+	} else {
+		b.moves = append(b.moves, at)
+		c.index.items(int32(topic), b.partition, b.moves)
+		b.moves = b.moves[:0]
+	}
 	c.log.Write(addHint)
 	c.appended(b.now)
 }
@@ -255,7 +291,7 @@ func (b *batch) cursorAround() {
 				text = &b.after
 				continue
 			}
-			*text = strconv.AppendInt(*text, next, 36)
+			*text = cursor.AppendOffset(*text, next)
 		}
 	}
 }

@@ -1,10 +1,12 @@
 package relay
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -145,6 +147,46 @@ func TestChannelBatches(t *testing.T) {
 	c.moveCursor(h, noon)
 	if got := string(mem.items[4].HTTPStream.Content); !strings.HasPrefix(got, "id: 1-") || !strings.HasSuffix(got, ".2.0.7\n\n") || c.stale {
 		t.Errorf("id-only block %q, stale %v", got, c.stale)
+	}
+}
+
+// What is written into the log in one go is what is written piece by piece.
+func TestChannelsWriteWhatPagesDo(t *testing.T) {
+	for _, f := range []form{formPlain, formEnvelope, formNDJSON, formJSON} {
+		g := newMemGateway()
+		c, h := newTestChannel(rendering{form: f, eventFrom: "key"}, 2, nil)
+		c.log = g.Open("t", &c.index)
+		c.maxBytes = 100
+		records := recordsOf(0, "text", `{"json": [1]}`, "line\nline", "not \xff UTF-8", strings.Repeat("x", 101), "", "deleted", "{\n}")
+		records[6].Value = nil
+		for i, r := range records {
+			r.Partition, r.Key = 1, []byte("key\"\n")
+			r.Timestamp = noon.Add(time.Duration(i) * -40 * time.Second) // over several minutes
+			r.Headers = []kgo.RecordHeader{{Key: "h", Value: []byte("v")}, {Key: "bin", Value: []byte{0xff}}}
+		}
+		var b batch
+		b.set(1, records, noon)
+		c.append(h, 0, &b)
+		for i, it := range g.channels["t"].items {
+			r := records[i]
+			id := vector{{0, r.Offset + 1}}.appendCursor(nil, 0, r.Timestamp.Unix()/60, c.index.tags)
+			var stream, message []byte
+			if it.HTTPStream != nil {
+				stream = it.HTTPStream.Content
+			}
+			if it.WSMessage != nil {
+				message = it.WSMessage.Content
+			}
+			if f != formJSON && !bytes.Equal(stream, c.appendStream(nil, r, c.kind(r), id)) {
+				t.Errorf("form=%s, record %d: stream %q", f, i, stream)
+			}
+			if want, typ, ok := c.message(r, c.kind(r), id); f != formNDJSON && (!bytes.Equal(message, want) || (it.WSMessage != nil) != ok || ok && it.WSMessage.Type != typ) {
+				t.Errorf("form=%s, record %d: message %q, want %q", f, i, message, want)
+			}
+		}
+		if n := len(g.channels["t"].items); n != len(records) {
+			t.Errorf("form=%s: %d items, want %d", f, n, len(records))
+		}
 	}
 }
 

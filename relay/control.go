@@ -114,12 +114,7 @@ func (w *writer) appendControlJSON(dst []byte, e controlEvent, id []byte) []byte
 		dst = append(dst, ',')
 		dst = append(dst, data[1:len(data)-1]...)
 	}
-	if len(id) > 0 {
-		dst = append(dst, `,"id":"`...)
-		dst = append(dst, id...)
-		dst = append(dst, '"')
-	}
-	return append(dst, '}')
+	return appendJSONEnd(dst, id)
 }
 
 // appendIDOnly appends the block or message that moves a client's cursor and

@@ -3,8 +3,8 @@ package relay
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -67,13 +67,6 @@ func richKind(r *kgo.Record, plain recordKind) recordKind {
 	return plain
 }
 
-// isJSON reports whether value is one JSON text. Most of what is none is told
-// by its first byte, which costs less than an error.
-func isJSON(value []byte) bool {
-	i := bytes.IndexFunc(value, func(c rune) bool { return c != ' ' && c != '\t' && c != '\n' && c != '\r' })
-	return i >= 0 && bytes.IndexByte([]byte(`{["-0123456789tfn`), value[i]) >= 0 && json.Valid(value)
-}
-
 // appendStream appends what a held HTTP stream receives for a record: one SSE
 // event, or one line of NDJSON. id is empty where the event carries none.
 func (w *writer) appendStream(dst []byte, r *kgo.Record, kind recordKind, id []byte) []byte {
@@ -97,6 +90,18 @@ func (w *writer) appendStream(dst []byte, r *kgo.Record, kind recordKind, id []b
 		dst = appendData(dst, r.Value)
 	}
 	return append(dst, '\n')
+}
+
+// appendEnvelopes appends what appendStream and appendMessage do in
+// formEnvelope, for a record that is not oversize: the same JSON, but for the
+// id, written down once.
+func (w *writer) appendEnvelopes(stream, message []byte, r *kgo.Record, kind recordKind, id []byte) (s, m []byte) {
+	stream = appendEventStart(stream, w.event(kind, r), id)
+	stream = append(stream, "data: "...)
+	from := len(stream)
+	stream = w.appendJSON(stream, r, kind, nil)
+	message = append(message, stream[from:len(stream)-1]...)
+	return append(stream, "\n\n"...), appendJSONEnd(message, id)
 }
 
 // event is the name on the event: line.
@@ -208,7 +213,7 @@ func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byt
 	}
 	dst = appendPlace(dst, r)
 	dst = append(dst, `,"timestamp":"`...)
-	dst = r.Timestamp.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000Z")
+	dst = appendTime(dst, r.Timestamp)
 	dst = append(dst, '"')
 	if r.Attrs.TimestampType() == 1 {
 		dst = append(dst, `,"timestamp_type":"log-append"`...)
@@ -235,12 +240,47 @@ func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byt
 		dst = append(dst, `,"value":`...)
 		dst = jsonstring.Append(dst, r.Value)
 	}
+	return appendJSONEnd(dst, id)
+}
+
+// appendJSONEnd appends the id, unless it is empty, and the brace that closes.
+func appendJSONEnd(dst, id []byte) []byte {
 	if len(id) > 0 {
 		dst = append(dst, `,"id":"`...)
 		dst = append(dst, id...)
 		dst = append(dst, '"')
 	}
 	return append(dst, '}')
+}
+
+// appendTime appends t in UTC, to the millisecond (RFC 3339): what
+// AppendFormat does, without reading a layout.
+func appendTime(dst []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	if year < 0 || year > 9999 { // a producer may write anything
+		return t.AppendFormat(dst, "2006-01-02T15:04:05.000Z")
+	}
+	hour, minute, second := t.Clock()
+	dst = appendDigits(dst, year, 4, '-')
+	dst = appendDigits(dst, int(month), 2, '-')
+	dst = appendDigits(dst, day, 2, 'T')
+	dst = appendDigits(dst, hour, 2, ':')
+	dst = appendDigits(dst, minute, 2, ':')
+	dst = appendDigits(dst, second, 2, '.')
+	return appendDigits(dst, t.Nanosecond()/1e6, 3, 'Z')
+}
+
+// appendDigits appends n with this many digits, and what follows it.
+func appendDigits(dst []byte, n, digits int, next byte) []byte {
+	at := len(dst) + digits
+	dst = append(dst, "0000"[:digits]...)
+	dst = append(dst, next)
+	for ; n > 0; n /= 10 {
+		at--
+		dst[at] = '0' + byte(n%10)
+	}
+	return dst
 }
 
 // appendPlace appends the members that say where a record is.
@@ -424,7 +464,7 @@ func appendOneLine(dst, text []byte) []byte {
 	start := len(dst)
 	dst = append(dst, text...)
 	for rest := dst[start:]; ; {
-		i := bytes.IndexAny(rest, "\r\n")
+		i := lineEnd(rest)
 		if i < 0 {
 			return dst
 		}

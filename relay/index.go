@@ -75,15 +75,23 @@ func (x *index) addPartition(topic int, start int64) {
 	}
 }
 
-// item notes that the next item moves one partition.
-func (x *index) item(topic, partition int32, nextOffset, minute int64) {
+// A move is what an item does that is of one record.
+type move struct {
+	next   int64 // the partition's next offset
+	minute int64 // of the record
+}
+
+// items notes that the next items move one partition, one after the other.
+func (x *index) items(topic, partition int32, moves []move) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	b := x.grow()
-	b.items = append(b.items, indexItem{nextOffset: nextOffset, partition: partition, topic: topic})
-	x.past.last[topic][partition] = nextOffset
-	x.minute = minute
-	x.next++
+	for _, m := range moves {
+		b := x.grow()
+		b.items = append(b.items, indexItem{nextOffset: m.next, partition: partition, topic: topic})
+		x.past.last[topic][partition] = m.next
+		x.minute = m.minute
+		x.next++
+	}
 }
 
 // jump notes that the next item moves to a whole new position.
@@ -109,7 +117,8 @@ func (x *index) grow() *indexBlock {
 		p = &past{last: x.base.clone(), blocks: []*indexBlock{{before: x.base.clone(), minute: x.minute, items: make([]indexItem, 1, 4)}}}
 		x.past = p
 	case x.next%indexBlockItems == 0:
-		p.blocks = append(p.blocks, &indexBlock{before: p.last.clone(), minute: x.minute})
+		// A channel with so many items will have as many again.
+		p.blocks = append(p.blocks, &indexBlock{before: p.last.clone(), minute: x.minute, items: make([]indexItem, 0, indexBlockItems)})
 	}
 	return p.blocks[len(p.blocks)-1]
 }

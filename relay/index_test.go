@@ -80,7 +80,7 @@ func (w *indexWorld) step() {
 	case n < 80: // a record
 		t, p := w.somewhere()
 		if sameVector(w.m.last(), w.before(t, p)) {
-			w.x.item(int32(t), int32(p), w.h[t][p], 1)
+			w.x.items(int32(t), int32(p), []move{{w.h[t][p], 1}})
 		} else {
 			w.x.jump(w.h, 1)
 		}
@@ -164,7 +164,7 @@ func TestIndexForgetsWhatTheLogEvicted(t *testing.T) {
 	for i := range 100 * indexBlockItems {
 		p, tp := w.rnd.IntN(len(w.h[0])), 0
 		w.h[0][p]++
-		w.x.item(int32(tp), int32(p), w.h[0][p], 1)
+		w.x.items(int32(tp), int32(p), []move{{w.h[0][p], 1}})
 		if i > 10 {
 			w.x.trim(uint64(i - 10))
 		}
@@ -177,7 +177,7 @@ func TestIndexForgetsWhatTheLogEvicted(t *testing.T) {
 func TestIndexRefusesForeignIDs(t *testing.T) {
 	tags := []cursor.Tag{cursor.TagOfName("c", "t")}
 	x := newIndex(tags, vector{{10, 10}}, 1)
-	x.item(0, 0, 11, 1)
+	x.items(0, 0, []move{{11, 1}})
 	for _, tt := range []struct {
 		name, id string
 		ok       bool

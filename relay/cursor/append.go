@@ -38,10 +38,15 @@ func AppendDense(dst []byte, tag Tag, offsets []int64) []byte {
 	dst = appendTag(dst, tag, len(offsets))
 	for _, off := range offsets {
 		dst = append(dst, '.')
-		dst = appendBase36(dst, uint64(off))
+		dst = AppendOffset(dst, off)
 	}
 	return dst
 }
+
+// AppendOffset appends one offset of a dense block, without the dot before it:
+// the part of a cursor that changes from record to record. It must not be
+// negative.
+func AppendOffset(dst []byte, offset int64) []byte { return appendBase36(dst, uint64(offset)) }
 
 // AppendSparse appends the block of a topic of which only some partitions are
 // in the view:
