@@ -154,7 +154,7 @@ func TestRetained(t *testing.T) {
 	if _, ok := e.Subscribe(Stream, []Want{{"c", strconv.FormatUint(first-2, 10), true}}, true); ok {
 		t.Error("attached before what is retained")
 	}
-	s := subscribe(t, e, Stream, Want{"c", strconv.FormatUint(first-1, 10), true})
+	s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: strconv.FormatUint(first-1, 10), HasPrevID: true})
 	wantNext(t, s, strings.Repeat("x", int(100*(last-first+1))), Ready)
 }
 
