@@ -151,7 +151,7 @@ func TestRetained(t *testing.T) {
 	if last != 1000 || first < 900 || first > 990 {
 		t.Errorf("8 KiB of 100-byte items: got %d to %d, want some of the last hundred to 1000", first, last)
 	}
-	if _, ok := e.Subscribe(Stream, []Want{{"c", strconv.FormatUint(first-2, 10), true}}, true); ok {
+	if _, ok := e.Subscribe(Stream, []Want{{Channel: "c", PrevID: strconv.FormatUint(first-2, 10), HasPrevID: true}}, true); ok {
 		t.Error("attached before what is retained")
 	}
 	s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: strconv.FormatUint(first-1, 10), HasPrevID: true})
@@ -290,7 +290,7 @@ func TestCloseAndReplace(t *testing.T) {
 	if got := e.logBytes.Load(); got != 0 {
 		t.Errorf("log bytes after close: got %d, want 0", got)
 	}
-	if _, ok := e.Subscribe(Stream, []Want{{"c", "2", true}}, true); ok {
+	if _, ok := e.Subscribe(Stream, []Want{{Channel: "c", PrevID: "2", HasPrevID: true}}, true); ok {
 		t.Error("attached to a closed channel")
 	}
 
@@ -417,7 +417,7 @@ func TestForeign(t *testing.T) {
 		s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "1", HasPrevID: true})
 		wantNext(t, s, "bc", Ready)
 		wantLasts(t, s, grip.Last{Channel: "c", ID: "3"})
-		if _, ok := e.Subscribe(Stream, []Want{{"c", "0", true}}, false); ok {
+		if _, ok := e.Subscribe(Stream, []Want{{Channel: "c", PrevID: "0", HasPrevID: true}}, false); ok {
 			t.Error("attached after an id that is not in the log, nor the newest")
 		}
 		publish(t, e, foreignItem("c", "4", "3", "d")) // the look-up table is kept up
@@ -537,7 +537,7 @@ func TestNothingLostUnderLoad(t *testing.T) {
 				}
 			}
 			for next < items {
-				s, ok := e.Subscribe(Stream, []Want{{"c", strconv.Itoa(next), true}}, true)
+				s, ok := e.Subscribe(Stream, []Want{{Channel: "c", PrevID: strconv.Itoa(next), HasPrevID: true}}, true)
 				if !ok { // page of history
 					mu.Lock()
 					page := strings.Join(history[next:min(next+500, len(history))], "")
