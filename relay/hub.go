@@ -427,10 +427,11 @@ func (h *hub) run(ctx context.Context) {
 			if p.Err != nil && ctx.Err() == nil {
 				h.failed(p.Topic, p.Partition, p.Err)
 			}
-			for records := p.Records; len(records) > 0; {
-				n := min(len(records), batchRecords)
-				h.process(poll, p.Topic, p.Partition, records[:n])
-				records = records[n:]
+			for records := range slices.Chunk(p.Records, batchRecords) {
+				h.process(poll, p.Topic, p.Partition, records)
+			}
+			for _, r := range p.Records { // see recordPool
+				r.Recycle()
 			}
 		})
 	}

@@ -31,7 +31,8 @@ type index struct {
 type past struct {
 	block0 uint64 // number of the first block
 	blocks []*indexBlock
-	last   vector // position after the newest item
+	last   vector      // position after the newest item
+	spare  *indexBlock // memory of the newest block that was forgotten; nil: none
 }
 
 const indexBlockItems = 256
@@ -66,6 +67,7 @@ func (x *index) addPartition(topic int, start int64) {
 	if x.past == nil {
 		return
 	}
+	x.past.spare = nil
 	x.past.last.extend(x.base)
 	for _, b := range x.past.blocks {
 		b.before.extend(x.base)
@@ -117,10 +119,22 @@ func (x *index) grow() *indexBlock {
 		p = &past{last: x.base.clone(), blocks: []*indexBlock{{before: x.base.clone(), minute: x.minute, items: make([]indexItem, 1, 4)}}}
 		x.past = p
 	case x.next%indexBlockItems == 0:
-		// A channel with so many items will have as many again.
-		p.blocks = append(p.blocks, &indexBlock{before: p.last.clone(), minute: x.minute, items: make([]indexItem, 0, indexBlockItems)})
+		p.blocks = append(p.blocks, p.block(x.minute))
 	}
 	return p.blocks[len(p.blocks)-1]
+}
+
+// block makes a block that begins after the newest item. A channel with so many
+// items as to need another will have as many again.
+func (p *past) block(minute int64) *indexBlock {
+	b := p.spare
+	if b == nil {
+		return &indexBlock{before: p.last.clone(), minute: minute, items: make([]indexItem, 0, indexBlockItems)}
+	}
+	p.spare = nil
+	b.before.set(p.last)
+	b.minute, b.items, b.jumps = minute, b.items[:0], nil
+	return b
 }
 
 // trim forgets the items before first, which the log has evicted.
@@ -138,7 +152,7 @@ func (x *index) trim(first uint64) {
 	// The position before item first is still wanted, so its block stays.
 	keep := (x.first - 1) / indexBlockItems
 	for p.block0 < keep {
-		p.blocks[0] = nil
+		p.spare, p.blocks[0] = p.blocks[0], nil
 		p.blocks = p.blocks[1:]
 		p.block0++
 	}
@@ -150,7 +164,7 @@ func (x *index) at(seq uint64) vector {
 	if x.past == nil {
 		return x.base
 	}
-	b := x.past.block(seq)
+	b := x.past.of(seq)
 	v := b.before.clone()
 	for i := range b.items[:seq%indexBlockItems+1] {
 		b.move(v, i)
@@ -210,11 +224,11 @@ func (x *index) minuteAt(seq uint64) int64 {
 	if x.past == nil {
 		return x.minute
 	}
-	return x.past.block(seq).minute
+	return x.past.of(seq).minute
 }
 
-// block is the one that item seq is in.
-func (p *past) block(seq uint64) *indexBlock { return p.blocks[seq/indexBlockItems-p.block0] }
+// of is the block that item seq is in.
+func (p *past) of(seq uint64) *indexBlock { return p.blocks[seq/indexBlockItems-p.block0] }
 
 // oldest returns the position before the oldest item that the log holds. It is
 // not to be changed.

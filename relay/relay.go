@@ -78,7 +78,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	r := &Relay{log: log, props: props, refresh: min(props.MetadataMaxAge(), maxRefreshInterval)}
 	readerOpts := append(props.ClientOpts("read", log), props.ReadOpts()...)
 	// A topic that nobody read before is read as soon as its leaders are known.
-	readerOpts = append(readerOpts, kgo.MetadataMinAge(min(readerMetadataMinAge, props.MetadataMaxAge())))
+	readerOpts = append(readerOpts, kgo.MetadataMinAge(min(readerMetadataMinAge, props.MetadataMaxAge())), kgo.WithPools(new(recordPool)))
 	if r.reader, err = kgo.NewClient(readerOpts...); err != nil {
 		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
 	}
