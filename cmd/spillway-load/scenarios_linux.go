@@ -37,11 +37,11 @@ func (b *bench) writesLoad(clients, group int) load {
 }
 
 // likeWrites is a load for the floors with as many messages in each write as the
-// server had in its last step: where it puts more into one than are handed over
-// together, they get as many together.
+// server had in its last step: where it puts more or fewer into one than are
+// handed over together, they get as many together.
 func likeWrites(l load, server *step) load {
-	if got := server.perWrite(); isNumber(got) && got > 1.15*float64(l.group) {
-		l.group = int(math.Round(got))
+	if got := server.perWrite(); isNumber(got) && math.Abs(math.Log(got/float64(l.group))) > math.Log(1.15) {
+		l.group = max(1, int(math.Round(got)))
 	}
 	return l
 }
@@ -89,11 +89,11 @@ func (b *bench) againstFloors(ctx context.Context, what string, ours *stand, flo
 	}
 	sides := []func() (*step, error){func() (*step, error) {
 		var err error
-		last, err = b.one(ctx, ours, l)
+		last, err = b.warmed(ctx, ours, l)
 		return last, err
 	}}
 	for _, f := range floors {
-		sides = append(sides, func() (*step, error) { return b.one(ctx, f, likeWrites(l, last)) })
+		sides = append(sides, func() (*step, error) { return b.warmed(ctx, f, likeWrites(l, last)) })
 	}
 	got, err := interleave(b.pairs, sides...)
 	if err != nil {
@@ -341,7 +341,7 @@ func runMemory(ctx context.Context, b *bench) error {
 				}
 				defer s.end()
 				// What the first clients bring about is there once.
-				if _, err := s.connectTo(ctx, 100, 0); err != nil {
+				if _, err := s.connectTo(ctx, 100, connectWindow); err != nil {
 					return srv.because(err)
 				}
 				before, heapBefore, err := srv.settled(ctx)
@@ -554,6 +554,7 @@ func runAccept(ctx context.Context, b *bench) error {
 		stands = append(stands, theirs)
 	}
 	const more, window = 1000, 64
+	var mine [][]float64 // streams a second
 	for _, open := range []int{0, b.streams - more} {
 		var perSecond []func() ([2]float64, error)
 		for _, s := range stands {
@@ -595,6 +596,7 @@ func runAccept(ctx context.Context, b *bench) error {
 			return out
 		}
 		what := fmt.Sprintf("new streams, %s → %s", thousands(open), thousands(open+more))
+		mine = append(mine, pick(0, 0))
 		for i, unit := range []string{"streams/s", "streams/CPU-s"} {
 			g := goal{}
 			if i == 0 {
@@ -607,6 +609,7 @@ func runAccept(ctx context.Context, b *bench) error {
 			b.compare(what, unit, ours.label, pick(0, i), stands[1].label, pick(1, i), g)
 		}
 	}
+	b.compare("the latter against the former", "streams/s", ours.label, mine[1], ours.label, mine[0], goal{})
 	return nil
 }
 
@@ -630,11 +633,18 @@ func runPeers(ctx context.Context, b *bench) error {
 				if err != nil {
 					return err
 				}
+				if _, err := s.connect(ctx); err != nil {
+					s.end()
+					if ctx.Err() == nil {
+						b.note("left out: %v", err)
+						return nil
+					}
+					return err
+				}
 				stands = append(stands, s)
 				return nil
 			}
-			all := peers(b.binary)
-			for _, t := range all {
+			for _, t := range peers(b.binary) {
 				if err := add(t, 1); err != nil {
 					return err
 				}

@@ -116,8 +116,12 @@ type load struct {
 // message, so that everything between the subject and its clients has been done
 // once.
 func (s *stand) connect(ctx context.Context) (connection, error) {
-	return s.connectTo(ctx, s.clients, 0)
+	return s.connectTo(ctx, s.clients, connectWindow)
 }
+
+// connectWindow is how many clients wait for an answer at a time. More make a
+// server no faster, and some refuse them.
+const connectWindow = 100
 
 // connectTo brings the clients up to n; window is that of crew.
 func (s *stand) connectTo(ctx context.Context, n, window int) (connection, error) {

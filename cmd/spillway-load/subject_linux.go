@@ -403,10 +403,7 @@ func (p *posted) send(ctx context.Context, pl plan) (*histogram, error) {
 	})
 }
 
-func (p *posted) writes(context.Context) (uint64, error) {
-	u, err := readUsage(p.pids()...)
-	return u.writes, err
-}
+func (p *posted) writes(context.Context) (uint64, error) { return 0, nil } // unknown
 
 func (p *posted) left(context.Context) error { return nil } // it sees for itself
 
