@@ -122,3 +122,36 @@ func TestStreamsBeginWhereTheHubIs(t *testing.T) {
 		return strings.HasSuffix(id, ".3.5.0.0")
 	})
 }
+
+// A client that comes back with the id of an event that is still in the log is
+// held at once; one that was anywhere else goes through history first.
+func TestReconnectIntoTheLog(t *testing.T) {
+	k := kafkatest.Fake(t)
+	k.CreateTopic("orders", 2)
+	values(k, "orders", "before")
+	h := startRelay(t, k)
+	s := h.open("/events/orders/")
+	values(k, "orders", numbered("v", 0, 5)...)
+	s.wantData(numbered("v", 0, 5)...)
+	events := s.events()
+	for i, e := range events {
+		again := h.open("/events/orders/", "Last-Event-ID", e.id)
+		if !again.holding || strings.Contains(again.out.String(), "id:") {
+			t.Errorf("after event %d: holding %v, got %q", i, again.holding, again.out.String())
+		}
+		again.wantData(numbered("v", i+1, 5)...)
+	}
+	last := events[len(events)-1].id
+	for _, tt := range []struct {
+		name, id string
+		want     []string
+	}{
+		{"before the log", strings.Replace(last, ".2.6.0", ".2.0.0", 1), append([]string{"before"}, numbered("v", 0, 5)...)},
+		{"a partition less", strings.Replace(last, ".2.6.0", ".1.4", 1), numbered("v", 3, 5)},
+		{"another time", strings.Replace(events[2].id, "1-", "1-1", 1), numbered("v", 3, 5)},
+		{"the end of a bounded stream", strings.Replace(events[2].id, "1-", "1e-", 1), numbered("v", 3, 5)},
+	} {
+		t.Log(tt.name)
+		h.open("/events/orders/", "Last-Event-ID", tt.id).wantData(tt.want...)
+	}
+}

@@ -273,6 +273,21 @@ func (x *index) Seq(id string) (uint64, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	pos.extend(x.base)
+	return x.seqOf(pos)
+}
+
+// has reports whether pos, which has all partitions, is exactly the position
+// after an item that the log holds, or before the oldest of them.
+func (x *index) has(pos vector) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	seq, ok := x.seqOf(pos)
+	return ok && x.at(seq).covers(pos)
+}
+
+// seqOf returns the number of the newest item at or before pos, which has all
+// partitions. Call with mu held.
+func (x *index) seqOf(pos vector) (uint64, bool) {
 	p := x.past
 	if p == nil {
 		return 0, pos.covers(x.base)

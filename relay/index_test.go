@@ -143,6 +143,10 @@ func TestIndexAgainstModel(t *testing.T) {
 			if gotOK != wantOK || gotSeq != wantSeq {
 				t.Fatalf("seed %d, step %d: Seq(%v) = %d, %v; want %d, %v", seed, i, want, gotSeq, gotOK, wantSeq, wantOK)
 			}
+			exact := wantOK && sameVector(w.m.after[wantSeq], want)
+			if got := w.x.has(want); got != exact {
+				t.Fatalf("seed %d, step %d: has(%v) = %v, want %v", seed, i, want, got, exact)
+			}
 			n := uint64(w.rnd.IntN(len(w.m.after) + 1))
 			id, ok := w.x.ID(n)
 			if known := n+1 >= w.m.first && n < uint64(len(w.m.after)); ok != known {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"spillway/grip"
+	"spillway/relay/cursor"
 )
 
 // Values of header fields that many answers share. Whoever has the header may
@@ -31,32 +32,65 @@ var (
 )
 
 // serveNow answers a request for what is to come of topics that others read
-// already: the most frequent one, and what comes by the thousand at a time. It
-// reports false, and has done nothing, where there is more to it.
+// already, from now on or from where the client lost its connection: what most
+// requests are, and what comes by the thousand at a time. It reports false, and
+// has done nothing, where there is more to it.
 //
 // Nothing is asked of Kafka and nothing waited for; and what of the answer
 // does not differ from client to client is the same memory for all of them.
 func (o *Origin) serveNow(w http.ResponseWriter, s *selection) bool {
-	if s.start.kind != startLive || s.bounded() || s.marks || s.longPoll {
+	if s.start.kind > startCursor || s.bounded() || s.marks || s.longPoll {
 		return false
 	}
 	ch, at := o.hub.here(s.topics, s.rendering)
 	if ch == nil {
 		return false
 	}
+	channel := at.channel
+	if s.start.kind == startCursor {
+		if channel = o.rejoin(ch, at, &s.start.cursor); channel == nil {
+			return false
+		}
+	}
 	h := w.Header()
 	buf := openings.Get().(*[]byte)
 	out := appendOpening((*buf)[:0], h, s)
-	if !s.commentOnly && len(at.id) <= ch.maxID {
+	if s.start.kind == startLive && !s.commentOnly && len(at.id) <= ch.maxID {
 		out = ch.appendAnnouncement(out, s.via, at.id)
 	}
-	o.setHold(h, at.channel, s.form, s.heartbeat)
+	o.setHold(h, channel, s.form, s.heartbeat)
 	h["Grip-Link"] = o.holdLink(ch, s.topics, holdLink{via: s.via, heartbeatMS: s.heartbeat.Milliseconds()})
 	w.WriteHeader(http.StatusOK)
 	w.Write(out)
 	*buf = out
 	openings.Put(buf)
 	return true
+}
+
+// rejoin returns the Grip-Channel of a stream that goes on after cursor c: nil
+// if that is no position of the channel's log, or further back than one
+// request may replay, as far as can be told at once.
+func (o *Origin) rejoin(ch *channel, at *standing, c *cursor.Cursor) []string {
+	if c.Phase != cursor.PhaseLive || len(c.Blocks) != len(at.pos) {
+		return nil
+	}
+	var few [4][]int64
+	want := vector(few[:0])
+	for t := range c.Blocks {
+		b := &c.Blocks[t]
+		if b.Tag != ch.index.tags[t] || len(b.Offsets) != len(at.pos[t]) { // none: it is not dense
+			return nil
+		}
+		want = append(want, b.Offsets)
+	}
+	if !at.pos.covers(want) {
+		return nil // another replica is further
+	}
+	if behind := want.distance(at.pos); behind > 0 && !(o.resolver.mayReplay(behind) && ch.index.has(want)) {
+		return nil
+	}
+	value := append(append(make([]byte, 0, 256), ch.channel...), "; prev-id="...)
+	return []string{string(c.Append(value))}
 }
 
 // openings are buffers for the first bytes of streams.

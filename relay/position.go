@@ -256,6 +256,11 @@ func (v *resolver) confirm(ctx context.Context, t *topicInfo) error {
 	return err
 }
 
+// mayReplay reports whether so many offsets may be replayed, whatever their age.
+func (v *resolver) mayReplay(offsets int64) bool {
+	return v.maxAge == 0 && (v.maxRecs == 0 || offsets <= v.maxRecs)
+}
+
 // limit moves pos forward to what one request may replay.
 func (v *resolver) limit(ctx context.Context, topics []*topicInfo, pos, head vector) (vector, []gap, error) {
 	limited := pos

@@ -150,6 +150,7 @@ func channelName(topics []string, key string, r rendering) string {
 type standing struct {
 	id      []byte   // the position as a cursor
 	channel []string // the value of Grip-Channel
+	pos     vector   // the position itself
 	minute  int64    // when it was noted, which is the time in id
 	seq     uint64   // the newest item then; written by index.stand
 }
@@ -159,8 +160,9 @@ func (c *channel) standing(minute int64) *standing {
 	if c.here == nil || c.here.minute != minute {
 		value := append([]byte(c.channel), "; prev-id="...)
 		begin := len(value)
-		value = c.view.position().appendCursor(value, 0, minute, c.index.tags)
-		c.here = &standing{id: value[begin:], channel: []string{string(value)}, minute: minute}
+		pos := c.view.position()
+		value = pos.appendCursor(value, 0, minute, c.index.tags)
+		c.here = &standing{id: value[begin:], channel: []string{string(value)}, pos: pos, minute: minute}
 		c.index.stand(c.here)
 	}
 	return c.here
