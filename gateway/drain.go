@@ -12,7 +12,7 @@ type drain struct {
 	started chan struct{} // closed when draining begins
 
 	mu     sync.Mutex
-	served int           // requests and WebSockets; guarded by mu
+	served int           // handlers, visits and goroutines of connections; guarded by mu
 	empty  chan struct{} // guarded by mu; closed when served is 0, while someone waits
 
 	// Set before started is closed.
@@ -62,6 +62,15 @@ func (d *drain) delay() time.Duration {
 // others.
 func (d *drain) retry() time.Duration {
 	return 500*time.Millisecond + rand.N(max(d.within, time.Second))
+}
+
+// spawn runs f on a goroutine that is waited for.
+func (d *drain) spawn(f func()) {
+	d.enter()
+	go func() {
+		defer d.leave()
+		f()
+	}()
 }
 
 func (d *drain) enter() {

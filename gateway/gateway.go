@@ -66,7 +66,6 @@ type Gateway struct {
 	clientListener  net.Listener // guarded by mu; nil before Listen
 	controlListener net.Listener
 
-	tasks  sync.WaitGroup          // goroutines of held connections
 	base   context.Context         // of all requests, and of what is done for streams
 	cutOff context.CancelCauseFunc // ends it
 }
@@ -256,7 +255,6 @@ func (g *Gateway) Run(ctx context.Context) error {
 	err := group.Wait()
 	g.close()
 	g.drain.wait(context.Background()) // handlers end at once: their contexts have
-	g.tasks.Wait()
 	return err
 }
 
@@ -308,6 +306,8 @@ func (g *Gateway) Drain(ctx context.Context) error {
 
 // ServeHTTP answers a client.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.drain.enter() // the handler, besides the visit that may outlive it
+	defer g.drain.leave()
 	rt, local := g.choose(r)
 	out := newOutput(w, r, g.enter(), g.cfg.WriteTimeout)
 	defer out.done()

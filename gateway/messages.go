@@ -31,7 +31,7 @@ func (s *session) Received(typ grip.MessageType, content []byte) {
 	}
 	if !s.posting {
 		s.posting = true
-		s.g.tasks.Go(s.post) // ends when nothing is pending
+		s.g.drain.spawn(s.post) // ends when nothing is pending
 	}
 }
 

@@ -101,7 +101,7 @@ func (s *stream) begin(ins *grip.Instruct, attach []fanout.Want) {
 			return
 		}
 	}
-	s.g.tasks.Go(func() { // ends with the connection
+	s.g.drain.spawn(func() { // ends with the connection
 		ctx, done := s.ask()
 		defer done()
 		s.settle(s.follow.run(ctx, ins))

@@ -284,7 +284,7 @@ func (s *session) start(st *substream, ins *grip.Instruct, attach []fanout.Want)
 			return
 		}
 	}
-	s.g.tasks.Go(func() { // ends with the connection, or when the stream holds
+	s.g.drain.spawn(func() { // ends with the connection, or when the stream holds
 		ctx, done := s.ask()
 		defer done()
 		st.settle(st.follow.run(ctx, ins))

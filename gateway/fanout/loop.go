@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,8 +62,8 @@ type mechanism interface {
 	flush(l *loop, c *Conn)
 	// read takes what the client of a WebSocket has said, after a pause.
 	read(l *loop, c *Conn)
-	// close closes a connection, whether or not it was admitted. Closing twice is
-	// fine while something is being written.
+	// close closes a connection that was admitted. Closing twice is fine while
+	// something is being written.
 	close(l *loop, c *Conn)
 	// each calls f for all connections that are admitted and not closed; f may
 	// close them.
@@ -99,17 +100,10 @@ func (l *loop) pushLane(ln *lane) bool {
 func (l *loop) push(c *Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c.queued {
+	if c.queued || l.ended {
 		return false
 	}
 	c.queued = true
-	if l.ended {
-		l.engine.telling.Go(func() { // the caller has the connection's lock
-			c.Cut()
-			l.look(c)
-		})
-		return false
-	}
 	l.conns = append(l.conns, c)
 	return l.wasAsleep()
 }
@@ -261,9 +255,11 @@ func (l *loop) look(c *Conn) {
 	c.state = gone
 	c.mu.Unlock()
 	l.wheel.remove(c)
-	l.mech.close(l, c)
 	if c.admitted {
+		l.mech.close(l, c)
 		l.connections.Add(-1)
+	} else {
+		c.closeUnseen()
 	}
 	c.owner.Gone(c.ending)
 }
@@ -315,14 +311,12 @@ func (l *loop) sweep(ln *lane) bool {
 	return more
 }
 
-// cutAll closes every connection, and those that come later.
+// cutAll closes every connection. When it returns the loop has ended.
 func (l *loop) cutAll() {
 	for {
 		l.mu.Lock()
 		conns := l.conns
 		l.conns = nil
-		l.ended = len(conns) == 0
-		ended := l.ended
 		for _, c := range conns {
 			c.queued = false
 		}
@@ -331,12 +325,24 @@ func (l *loop) cutAll() {
 			c.Cut()
 			l.look(c)
 		}
+		l.mech.each(func(c *Conn) {
+			c.Cut()
+			l.look(c)
+		})
+		l.mu.Lock()
+		l.ended = len(l.conns) == 0 && l.connections.Load() == 0
+		ended := l.ended
+		l.mu.Unlock()
 		if ended {
-			break
+			return
 		}
+		runtime.Gosched() // to a goroutine that writes, and will not for long
 	}
-	l.mech.each(func(c *Conn) {
-		c.Cut()
-		l.look(c)
-	})
+}
+
+// hasEnded reports whether nobody looks at connections any more.
+func (l *loop) hasEnded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ended
 }

@@ -129,10 +129,8 @@ func (s *shard) admit(_ *loop, c *Conn) {
 }
 
 func (s *shard) close(_ *loop, c *Conn) {
-	if c.admitted {
-		s.conns[c.fd] = nil
-	}
-	_ = unix.Close(c.fd) // which also takes it out of the set
+	s.conns[c.fd] = nil
+	c.closeBare() // which also takes it out of the set
 }
 
 func (s *shard) each(f func(c *Conn)) {
@@ -192,6 +190,8 @@ func (c *Conn) block(l *loop) {
 	c.progress = l.now
 	c.arm()
 }
+
+func (c *Conn) closeBare() { _ = unix.Close(c.fd) }
 
 // shutdown says to the client that nothing more will come.
 func (c *Conn) shutdown() bool { return unix.Shutdown(c.fd, unix.SHUT_WR) == nil }

@@ -10,3 +10,4 @@ func newMechanisms() []mechanism { return nil }
 func bare(net.Conn) (fd int, ok bool) { return 0, false }
 
 func (c *Conn) shutdown() bool { return false }
+func (c *Conn) closeBare()     {}

@@ -60,9 +60,22 @@ func (e *Engine) newConn(l *loop, o Options) *Conn {
 // owner. One that comes after the engine's end is cut at once.
 func (c *Conn) Start() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.arm()
 	c.kick()
+	c.mu.Unlock()
+	if c.loop.hasEnded() {
+		c.Cut()
+		c.loop.look(c)
+	}
+}
+
+// closeUnseen closes a connection that no loop has.
+func (c *Conn) closeUnseen() {
+	if c.stream == nil {
+		c.closeBare()
+	} else if nc, own := c.stream.(net.Conn); own {
+		_ = nc.Close()
+	}
 }
 
 // Drain makes every connection, also those to come, end at a random moment
