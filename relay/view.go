@@ -5,6 +5,9 @@ import (
 	"encoding/base32"
 	"slices"
 	"strings"
+	"time"
+
+	"spillway/relay/cursor"
 )
 
 // A view is a selection of topics. Filters, projections and codecs will be
@@ -36,6 +39,50 @@ type membership struct {
 
 // manyChannels is from how many channels on a view has a map of them.
 const manyChannels = 8
+
+// view finds or makes the view of topics that are all being read. Call with mu
+// held, and give a new one a channel before letting go of it.
+func (h *hub) view(infos []*topicInfo) *view {
+	var buf [256]byte
+	key := buf[:0]
+	for i, info := range infos {
+		key = appendName(key, i, info.name)
+	}
+	if v := h.views[string(key)]; v != nil {
+		return v
+	}
+	v := &view{key: infos[0].name, topics: make([]member, len(infos))}
+	if len(infos) > 1 {
+		v.key = string(key)
+	}
+	for i, info := range infos {
+		t := h.topics[info.name]
+		v.topics[i].topic = t
+		delete(h.idle, t)
+	}
+	v.join()
+	h.views[v.key] = v
+	return v
+}
+
+// newChannel opens a channel of a view. Call with mu held.
+func (h *hub) newChannel(v *view, r rendering, now time.Time) *channel {
+	names, tags := make([]string, len(v.topics)), make([]cursor.Tag, len(v.topics))
+	for i, m := range v.topics {
+		names[i], tags[i] = m.topic.info.name, m.topic.info.tag
+	}
+	ch := &channel{
+		writer:   writer{rendering: r, channel: channelName(names, v.key, r), maxBytes: h.maxBytes, maxID: h.maxID},
+		index:    newIndex(tags, v.position(), now.Unix()/60),
+		metrics:  &h.metrics,
+		lastItem: stampOf(now),
+		inRound:  int32(len(h.round)),
+	}
+	ch.log = h.gateway.Open(ch.writer.channel, &ch.index)
+	v.add(ch)
+	h.round = append(h.round, ch)
+	return ch
+}
 
 // join adds a new view to its topics.
 func (v *view) join() {
