@@ -170,11 +170,16 @@ func (w *writer) message(r *kgo.Record, kind recordKind, id []byte) (content []b
 // streamSize and messageSize are how many bytes the content is likely to have
 // at most. More is no mistake, only another copy.
 func (w *writer) streamSize(r *kgo.Record, kind recordKind, id []byte) int {
-	const around = len("event: message\nid: \ndata: \n\n")
-	if w.form != formPlain {
+	const line = len("data: ")
+	const around = len("event: oversize\nid: \n\n") + line
+	switch {
+	case w.form != formPlain:
 		return around + w.messageSize(r, kind, id)
+	case kind == kindText:
+		lines := bytes.Count(r.Value, []byte{'\n'}) + bytes.Count(r.Value, []byte{'\r'})
+		return around + len(r.Key) + len(id) + len(r.Value) + lines*line // the key may name the event
 	}
-	return around + len(id) + w.sizeOfValue(r, kind) + len(r.Key)
+	return around + len(r.Key) + len(id) + w.sizeOfValue(r, kind)
 }
 
 func (w *writer) messageSize(r *kgo.Record, kind recordKind, id []byte) int {
@@ -193,7 +198,7 @@ func (w *writer) sizeOfValue(r *kgo.Record, kind recordKind) int {
 	case kindBinary:
 		return base64.StdEncoding.EncodedLen(len(r.Value))
 	case kindDelete, kindOversize:
-		return 64
+		return 128 // where it is
 	}
 	return len(r.Value) + len(r.Value)/16 // what has to be escaped
 }

@@ -178,6 +178,32 @@ func TestIndexForgetsWhatTheLogEvicted(t *testing.T) {
 	}
 }
 
+// The id that new streams are given is found without being read, for as long
+// as the log goes back to it.
+func TestIndexRemembersWhereStreamsBegin(t *testing.T) {
+	tags := []cursor.Tag{cursor.TagOfName("c", "t")}
+	x := newIndex(tags, vector{{10}}, 1)
+	x.items(0, 0, []move{{11, 1}, {12, 1}})
+	here := &standing{id: []byte("any text")}
+	x.stand(here)
+	x.items(0, 0, []move{{13, 1}})
+	if seq, ok := x.Seq("any text"); !ok || seq != 2 {
+		t.Errorf("Seq = %d, %v; want the newest item of then, 2", seq, ok)
+	}
+	x.trim(3)
+	if seq, ok := x.Seq("any text"); !ok || seq != 2 {
+		t.Errorf("Seq = %d, %v; the oldest item that the log holds follows it", seq, ok)
+	}
+	x.trim(4)
+	if _, ok := x.Seq("any text"); ok {
+		t.Error("the log does not go back to it any more")
+	}
+	x.stand(nil)
+	if _, ok := x.Seq("any text"); ok {
+		t.Error("it is not forgotten")
+	}
+}
+
 func TestIndexRefusesForeignIDs(t *testing.T) {
 	tags := []cursor.Tag{cursor.TagOfName("c", "t")}
 	x := newIndex(tags, vector{{10, 10}}, 1)
