@@ -138,11 +138,10 @@ func (h *held) left(why fanout.Ending) {
 // keepAlive sets what is sent while the connection is quiet. On a WebSocket the
 // last word of any of its streams counts.
 func (h *held) keepAlive(k *grip.KeepAlive) {
-	framing := h.conn.Framing()
-	if framing == fanout.Framed && k == nil {
+	if h.conn.Framing() == fanout.Framed && k == nil {
 		return
 	}
-	h.conn.SetKeepAlive(h.g.engine.KeepAlive(framing, k))
+	h.conn.SetKeepAlive(k)
 }
 
 // timeOver is the ending of a connection whose time has come.

@@ -28,6 +28,7 @@ type channel struct {
 
 	lanes   []lane   // the readers, by who writes for them; nil: there never was one
 	readers int      // members of all lanes
+	coders  *coders  // nil: nobody wants anything compressed
 	pulling *pulling // of lane 0; nil: nobody ever waited there
 
 	// Of foreign channels only.
@@ -243,6 +244,9 @@ func (ch *channel) join(m *member, seq uint64) {
 	ln := &ch.lanes[0]
 	if c := m.sub.conn; c != nil {
 		ln = &ch.lanes[1+c.loop.index]
+		if c.code != nil && ch.coders == nil {
+			ch.coders = new(coders)
+		}
 	}
 	m.lane = ln
 	m.index = len(ln.members)

@@ -7,6 +7,7 @@ import (
 	"time"
 	"unsafe"
 
+	"spillway/gateway/compress"
 	"spillway/gateway/ws"
 	"spillway/grip"
 )
@@ -54,8 +55,12 @@ const (
 
 // Options are what a connection is taken over with.
 type Options struct {
-	Owner        Owner
-	Framing      Framing
+	Owner   Owner
+	Framing Framing
+	Coding  Coding
+	// Begun is what was sent already of a content that is compressed, before it
+	// was: the response's first bytes. It is for Gzip.
+	Begun        []byte
 	WriteTimeout time.Duration // how long the client may take nothing
 	EndAt        time.Time     // when TimeOver is called; zero: never
 
@@ -73,6 +78,7 @@ type Conn struct {
 	framing Framing
 	fd      int          // on a shard
 	stream  StreamWriter // elsewhere; nil on a shard
+	code    *coder       // nil: nothing is compressed
 	client  *client      // of a WebSocket: what the other side says; nil otherwise
 	timeout time.Duration
 
@@ -85,7 +91,7 @@ type Conn struct {
 	pumping  bool    // a goroutine writes
 	out      *outbox // bytes that only this connection gets; nil: none
 	subs     []*Subscriber
-	keep     *KeepAlive
+	keep     *keepAlive
 	keepFor  time.Duration // keep's time less the jitter, chosen anew each time
 	// On the engine's clock:
 	lastSent time.Duration // when something was written
@@ -124,10 +130,10 @@ const (
 // frame.
 const lingerTime = 2 * time.Second
 
-// A KeepAlive is what is sent on a quiet connection. It is shared: see
-// Engine.KeepAlive.
-type KeepAlive struct {
+// A keepAlive is what is sent on a quiet connection. It is shared.
+type keepAlive struct {
 	frame    []byte
+	sum      compress.Sum // of its content
 	every    time.Duration
 	interval bool // also when it was not quiet
 }
@@ -160,6 +166,8 @@ func (c *Conn) AppendFrame(dst []byte, typ grip.MessageType, content []byte) []b
 	switch {
 	case c.framing == Framed:
 		return ws.AppendFrame(dst, opcode(typ), content)
+	case c.code != nil:
+		return c.code.append(dst, content, c.framing)
 	case len(content) == 0, c.framing == Plain:
 		return append(dst, content...)
 	}
@@ -219,12 +227,13 @@ func (c *Conn) took(n int) {
 	}
 }
 
-// SetKeepAlive sets what is sent while the connection is quiet; nil: nothing.
-func (c *Conn) SetKeepAlive(k *KeepAlive) {
+// SetKeepAlive sets what is sent while the connection is quiet; nil: nothing. On a
+// WebSocket it is a ping, whatever its content.
+func (c *Conn) SetKeepAlive(k *grip.KeepAlive) {
 	c.mu.Lock()
-	c.keep = k
+	c.keep = c.engine().keepAlive(c, k)
 	if k != nil {
-		c.keepFor = jittered(k.every)
+		c.keepFor = jittered(k.Timeout)
 		c.lastKept = c.engine().now()
 	}
 	c.arm()
@@ -397,10 +406,15 @@ func (c *Conn) finish(content []byte, code int, reason string, why Ending) {
 			c.client.closing = true
 			c.put(ws.AppendClose(nil, code, reason))
 		}
-	case Chunked:
-		c.put(append(c.AppendFrame(nil, 0, content), "0\r\n\r\n"...))
-	case Plain:
-		c.put(content)
+	default:
+		last := c.AppendFrame(nil, grip.TextMessage, content)
+		if c.code != nil {
+			last = c.code.end(last, c.framing)
+		}
+		if c.framing == Chunked {
+			last = append(last, "0\r\n\r\n"...)
+		}
+		c.put(last)
 	}
 	c.state, c.ending = finishing, why
 	c.arm()
@@ -500,14 +514,21 @@ func (c *Conn) wire(b *Batch, scratch *[]byte) []byte {
 	if c.framing != Plain {
 		return b.Frames
 	}
-	if b.Items == 1 {
+	if b.pieces() == 1 {
 		return unframed(b.form, b.Frames)
 	}
 	*scratch = (*scratch)[:0]
-	for content := range b.Contents() {
-		*scratch = append(*scratch, content...)
+	for i := range b.pieces() {
+		*scratch = append(*scratch, unframed(b.form, b.Frames[b.pieceStart(i):b.pieceEnd(i)])...)
 	}
 	return *scratch
+}
+
+// sent notes that all of a batch is written. It is called with c.mu.
+func (c *Conn) sent() {
+	if c.code != nil {
+		c.code.gave(len(c.code.blocks))
+	}
 }
 
 // unsent keeps what of a batch was not written, of which the first n bytes
@@ -518,24 +539,20 @@ func (c *Conn) unsent(b *Batch, n int) {
 		return
 	}
 	// The same place in the frames, and what is left of the content there.
-	frames := 0
-	for i := range b.entries {
-		start, end := int(b.seg.start(b.form, b.from+i)-b.base), int(b.entries[i].end[b.form]-b.base)
-		if start == end {
-			continue
-		}
+	for i := range b.pieces() {
+		start, end := b.pieceStart(i), b.pieceEnd(i)
 		content := unframed(b.form, b.Frames[start:end])
-		if n < len(content) {
-			if n > 0 {
-				b.rewind(start + 1)
-				c.put(content[n:])
-			} else {
-				b.rewind(frames)
-			}
+		switch {
+		case n >= len(content):
+			n -= len(content)
+		case n == 0:
+			b.rewind(start)
+			return
+		default:
+			b.rewind(start + 1)
+			c.put(content[n:])
 			return
 		}
-		n -= len(content)
-		frames = end
 	}
 }
 
@@ -613,7 +630,7 @@ func (c *Conn) tickAt(now time.Duration) {
 		c.timeUp, over = true, true
 	default:
 		if now >= c.keepAt() {
-			c.keepAlive(now)
+			c.sendKeepAlive(now)
 		}
 		for i := len(c.subs) - 1; i >= 0; i-- {
 			if s := c.subs[i]; s.linkAfter > 0 && now >= s.quiet+s.linkAfter {
@@ -629,7 +646,7 @@ func (c *Conn) tickAt(now time.Duration) {
 }
 
 // keepAlive sends a keep-alive, unless something is on its way anyway.
-func (c *Conn) keepAlive(now time.Duration) {
+func (c *Conn) sendKeepAlive(now time.Duration) {
 	c.keepFor = jittered(c.keep.every)
 	c.lastKept = now
 	if c.out != nil || c.blocked || c.pumping {
@@ -638,6 +655,9 @@ func (c *Conn) keepAlive(now time.Duration) {
 	}
 	c.engine().metrics.keepAlives.Add(1)
 	c.put(c.keep.frame)
+	if c.code != nil {
+		c.code.add(c.keep.sum)
+	}
 	if c.client != nil {
 		c.client.pinged(now)
 	}

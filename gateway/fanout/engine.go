@@ -71,12 +71,13 @@ type Engine struct {
 
 	seen idCache
 
+	coders       sync.Pool      // of *[]byte, for what is to be compressed
 	loops        []*loop        // shards, and last the portable one
 	turn         atomic.Uint32  // of which shard gets the next connection
 	telling      sync.WaitGroup // calls of owners, and goroutines of connections
 	privateBytes atomic.Int64   // in the outboxes of all connections
 	drainWithin  atomic.Int64   // connections end at a random moment within; 0: they do not
-	keepAlives   sync.Map       // of keepAliveKey to *KeepAlive
+	keepAlives   sync.Map       // of keepAliveKey to *keepAlive
 	kept         atomic.Int32   // entries of keepAlives
 }
 
@@ -91,6 +92,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Engine {
 		started:  time.Now(),
 		channels: make(map[string]*channel),
 	}
+	e.coders.New = func() any { return new([]byte) }
 	e.seen.init(cfg.IDCacheAge, cfg.IDCacheSize)
 	var mechs []mechanism
 	if !cfg.Portable {

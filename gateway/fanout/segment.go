@@ -86,7 +86,8 @@ type segment struct {
 	items    []entry
 	bytes    [byteForms][]byte
 	special  [byteForms]bool // some item is not content in this form
-	ids      []itemID        // of foreign channels, parallel to items; else nil
+	coded    [codings]*coded
+	ids      []itemID // of foreign channels, parallel to items; else nil
 	specials []special
 
 	newest  time.Duration // when the last item came, on the engine's clock
@@ -111,6 +112,9 @@ func (s *segment) memory() int64 {
 	n := segmentBytes + entryBytes*int64(cap(s.items))
 	for _, b := range s.bytes {
 		n += int64(cap(b))
+	}
+	for _, c := range s.coded {
+		n += c.memory()
 	}
 	n += int64(cap(s.ids)) * int64(unsafe.Sizeof(itemID{}))
 	n += int64(cap(s.specials)) * int64(unsafe.Sizeof(special{}))

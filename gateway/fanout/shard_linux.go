@@ -174,6 +174,8 @@ func (s *shard) flush(l *loop, c *Conn) {
 			l.items.Add(int64(b.Items))
 			if n < len(p) {
 				c.unsent(&b, n)
+			} else {
+				c.sent()
 			}
 			l.writing.Store(nil)
 		}

@@ -41,6 +41,7 @@ const (
 	Refresh               // an item asks for a WebSocket-over-HTTP request
 	Quiet                 // of a connection's subscription: nothing came for its time
 
+	uncoded       // the segment has to be compressed first
 	movedOn       // the channel's name belongs to a newer channel, where to go on
 	closedUnnamed // Closed, and the id is still to be asked
 )
@@ -233,7 +234,18 @@ func (m *member) lastID() (string, bool) {
 }
 
 // next is Subscriber.Next for one channel.
-func (m *member) next(maxBytes int) (Batch, Status) {
+func (m *member) next(maxBytes int) (b Batch, status Status) {
+	for {
+		if b, status = m.tryNext(maxBytes); status != uncoded {
+			return b, status
+		}
+		m.ch.code(b.seg, b.from, m.sub.conn.code.coding)
+	}
+}
+
+// tryNext does so, but where something has to be compressed first, it says that
+// (and where it begins).
+func (m *member) tryNext(maxBytes int) (Batch, Status) {
 	ch := m.ch
 	ch.mu.Lock()
 	for m.status == movedOn {
@@ -338,10 +350,20 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 			m.cursor = s.first + uint64(i) - 1
 		}
 		if run.Items > 0 {
-			start, end := s.start(form, from), s.items[i-1].end[form]
-			run.Frames, run.base = s.bytes[form][start:end:end], start
-			run.entries = s.items[from:i:i]
 			run.member, run.seg, run.from = m, s, from
+			if c := m.sub.conn; c != nil && c.code != nil {
+				if !m.inCode(&run, s, from, i, maxBytes) {
+					m.cursor, m.follows, m.prev = s.first+uint64(from)-1, run.follows, run.prev
+					return run, uncoded
+				}
+				if n := len(run.entries); n < i-from {
+					m.back(&run, n)
+				}
+			} else {
+				start, end := s.start(form, from), s.items[i-1].end[form]
+				run.Frames, run.base = s.bytes[form][start:end:end], start
+				run.entries = s.items[from:i:i]
+			}
 			if c := m.sub.conn; c != nil && c.stream == nil {
 				c.loop.writing.Store(s)
 			}
@@ -354,32 +376,77 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 	return Batch{}, Wait
 }
 
+// pieces is how many frames a batch has at most; piece i ends at pieceEnd(i), in
+// Frames, and pieceItems(i) items of the batch are given with it and those before
+// it.
+func (b *Batch) pieces() int {
+	if k := b.member.sub.conn.code; k != nil {
+		return len(k.blocks)
+	}
+	return len(b.entries)
+}
+
+func (b *Batch) pieceEnd(i int) int {
+	if k := b.member.sub.conn.code; k != nil {
+		return int(k.blocks[i].end - b.base)
+	}
+	return int(b.entries[i].end[b.form] - b.base)
+}
+
+func (b *Batch) pieceItems(i int) int {
+	if k := b.member.sub.conn.code; k != nil {
+		return k.blocks[i].items - b.from
+	}
+	return i + 1
+}
+
 // rewind takes back what of a batch did not leave: all that stands behind its
 // first n bytes, but for the rest of a frame of which a part did. That is
 // returned: it has to be sent before anything else.
 func (b *Batch) rewind(n int) (rest []byte) {
-	m, at := b.member, b.base+uint32(n)
-	given := sort.Search(len(b.entries), func(i int) bool { return b.entries[i].end[b.form] > at })
-	if given < len(b.entries) && b.seg.start(b.form, b.from+given) < at {
-		rest = b.Frames[n : b.entries[given].end[b.form]-b.base]
+	given := sort.Search(b.pieces(), func(i int) bool { return b.pieceEnd(i) > n })
+	if start := b.pieceStart(given); given < b.pieces() && start < n {
+		rest = b.Frames[n:b.pieceEnd(given)]
 		given++
+	}
+	items := 0
+	if given > 0 {
+		items = b.pieceItems(given - 1)
+	}
+	m := b.member
+	if k := m.sub.conn.code; k != nil {
+		k.gave(given)
 	}
 	m.ch.mu.Lock()
 	defer m.ch.mu.Unlock()
-	m.cursor -= uint64(len(b.entries) - given)
-	if b.follows {
-		m.follows, m.prev = true, b.prev
-		for i := range given {
-			if b.entries[i].kind[b.form] == content {
-				id := b.seg.ids[b.from+i].id
-				m.prev, m.follows = id, id != ""
-			}
-		}
-	}
+	m.back(b, items)
 	if m.status != Ready { // it ended meanwhile, with the id of what was not sent
 		m.id, m.hasID = m.lastID()
 	}
 	return rest
+}
+
+func (b *Batch) pieceStart(i int) int {
+	if i == 0 {
+		return 0
+	}
+	return b.pieceEnd(i - 1)
+}
+
+// back sets the member's cursor behind the first items of a batch. It is called
+// with the channel's lock.
+func (m *member) back(b *Batch, items int) {
+	m.cursor = b.seg.first + uint64(b.from+items) - 1
+	if !b.follows {
+		return
+	}
+	m.follows, m.prev = true, b.prev
+	for i := range items {
+		if b.seg.items[b.from+i].kind[b.form] == content {
+			id := b.seg.ids[b.from+i].id
+			m.prev, m.follows = id, id != ""
+		}
+	}
 }
 
 // A verdict is what to do with an item that should follow another.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"spillway/gateway/compress"
 	"spillway/gateway/ws"
 	"spillway/grip"
 )
@@ -49,6 +50,9 @@ func (e *Engine) newConn(l *loop, o Options) *Conn {
 	}
 	if within := time.Duration(e.drainWithin.Load()); within > 0 {
 		c.endAt = min(c.endAt, now+rand.N(within))
+	}
+	if o.Coding != Uncoded {
+		c.code = &coder{coding: o.Coding, done: compress.SumOf(o.Begun)}
 	}
 	if o.Framing == Framed {
 		c.client = &client{reader: ws.NewReader(o.Rules), early: o.Early, goOn: sync.NewCond(&c.mu)}
@@ -115,26 +119,34 @@ const maxKeepAlives = 1024
 
 type keepAliveKey struct {
 	framing  Framing
+	coding   Coding
 	content  string
 	every    time.Duration
 	interval bool
 }
 
-// KeepAlive makes a keep-alive ready for connections with a framing; nil stays
-// nil. On a WebSocket it is a ping, whatever its content.
-func (e *Engine) KeepAlive(framing Framing, k *grip.KeepAlive) *KeepAlive {
+// keepAlive makes a keep-alive ready for connections like c; nil stays nil.
+func (e *Engine) keepAlive(c *Conn, k *grip.KeepAlive) *keepAlive {
 	if k == nil {
 		return nil
 	}
-	key := keepAliveKey{framing, string(k.Content), k.Timeout, k.Interval}
-	if known, ok := e.keepAlives.Load(key); ok {
-		return known.(*KeepAlive)
+	key := keepAliveKey{c.framing, Uncoded, string(k.Content), k.Timeout, k.Interval}
+	if c.code != nil {
+		key.coding = c.code.coding
 	}
-	made := &KeepAlive{every: k.Timeout, interval: k.Interval}
-	if framing == Framed {
+	if known, ok := e.keepAlives.Load(key); ok {
+		return known.(*keepAlive)
+	}
+	made := &keepAlive{every: k.Timeout, interval: k.Interval}
+	switch {
+	case c.framing == Framed:
 		made.frame = ws.AppendFrame(nil, ws.OpPing, nil)
-	} else {
-		made.frame = (&Conn{framing: framing}).AppendFrame(nil, grip.TextMessage, k.Content)
+	case c.code != nil:
+		alike := &coder{coding: key.coding}
+		made.frame = alike.append(nil, k.Content, c.framing)
+		made.sum = compress.SumOf(k.Content)
+	default:
+		made.frame = c.AppendFrame(nil, grip.TextMessage, k.Content)
 	}
 	if e.kept.Add(1) <= maxKeepAlives {
 		e.keepAlives.Store(key, made)
