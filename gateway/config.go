@@ -108,6 +108,13 @@ type Config struct {
 	// limit; else 1s or more.
 	ConnectionMaxAge time.Duration `envconfig:"CONNECTION_MAX_AGE" default:"30m"`
 
+	// Compression lists how streams of EVENTS_PATH may be compressed, the best
+	// first, comma separated: zstd and gzip for SSE and NDJSON, permessage-deflate
+	// for WebSockets. A client that offers none of them gets its stream as it is.
+	// What is compressed is shared by all clients of a channel. Empty means no
+	// compression.
+	Compression []string `envconfig:"COMPRESSION"`
+
 	// MaxHeaderBytes bounds the request line and headers of a client. 1KiB to
 	// 1MiB.
 	MaxHeaderBytes bytesize.Bytes `envconfig:"MAX_HEADER_BYTES" default:"16KiB"`
@@ -195,6 +202,9 @@ func (c *Config) Validate() error {
 	}
 	if d := c.ConnectionMaxAge; d != 0 && d < time.Second {
 		bad("CONNECTION_MAX_AGE", d, "must be 0 or at least 1s")
+	}
+	if _, unknown := parseCompression(c.Compression); unknown != "" {
+		bad("COMPRESSION", unknown, "is none of zstd, gzip, permessage-deflate")
 	}
 	between("MAX_HEADER_BYTES", c.MaxHeaderBytes, 1<<10, 1<<20)
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {

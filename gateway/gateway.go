@@ -59,6 +59,8 @@ type Gateway struct {
 	limits     *limits
 	drain      drain
 
+	compression compression
+
 	clients *http.Server
 	control *http.Server // nil: off
 
@@ -82,6 +84,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 		metrics:    newMetrics(reg),
 	}
 	g.drain.init()
+	g.compression, _ = parseCompression(cfg.Compression) // it was validated
 	var err error
 	if g.routes, err = cfg.routes(); err != nil {
 		return nil, err

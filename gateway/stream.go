@@ -49,6 +49,11 @@ func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from
 	h := out.Header()
 	upstream.CopyHeaders(h, p.ins.Header)
 	h.Del("Content-Length")
+	o := fanout.Options{}
+	if from.local() {
+		o.EndAt = g.endOfAge(time.Now())
+		o.Coding, o.Begun = g.compress(h, r, p)
+	}
 	out.WriteHeader(status)
 	if r.Method == http.MethodHead || !bodyAllowed(status) {
 		p.close()
@@ -65,10 +70,7 @@ func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from
 	}
 	s := &stream{held: held{g: g}, retry: from.local() && out.isSSE()}
 	s.follow = follow{held: &s.held, source: from, sink: s}
-	o := fanout.Options{Owner: s}
-	if from.local() {
-		o.EndAt = g.endOfAge(time.Now())
-	}
+	o.Owner = s
 	wait := s.take(out, o)
 	s.conn.Start()
 	s.begin(&p.ins, attach)

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"spillway/gateway/compress"
 	"spillway/gateway/fanout"
 	"spillway/gateway/upstream"
 	"spillway/gateway/ws"
@@ -58,7 +59,7 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 	}
 	out.deadline(g.cfg.WriteTimeout) // the one of an earlier request may be over
 	attach := g.marks(&p.ins, g.newLocalSource(r))
-	nc, early, _, err := ws.Upgrade(out.ResponseWriter, r, protocol, false)
+	nc, early, compressed, err := ws.Upgrade(out.ResponseWriter, r, protocol, g.compression.frames)
 	if err != nil {
 		return // the client has its answer
 	}
@@ -66,9 +67,11 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 	s := &session{request: r, header: header, id: connectionID(), posting: true}
 	s.held = held{g: g, visit: out.handOver(nc)}
 	s.setMeta(p.ins.Header)
-	s.conn = g.engine.Take(nc, fanout.Options{
-		Owner: s, Framing: fanout.Framed, WriteTimeout: g.cfg.WriteTimeout, EndAt: g.endOfAge(time.Now()), Rules: &plainRules, Early: early,
-	})
+	o := fanout.Options{Owner: s, Framing: fanout.Framed, WriteTimeout: g.cfg.WriteTimeout, EndAt: g.endOfAge(time.Now()), Rules: &plainRules, Early: early}
+	if compressed {
+		o.Coding, o.Rules = fanout.Deflate, &deflateRules
+	}
+	s.conn = g.engine.Take(nc, o)
 	s.conn.Start()
 	s.begin(&p.ins, events[1:], attach)
 }
@@ -76,7 +79,11 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 // maxClientMessage bounds a message of a client, in bytes.
 const maxClientMessage = 64 << 10
 
-var plainRules = ws.Rules{Limit: maxClientMessage}
+// What clients must keep to, without permessage-deflate and with it.
+var (
+	plainRules   = ws.Rules{Limit: maxClientMessage}
+	deflateRules = ws.Rules{Limit: maxClientMessage, Inflate: compress.Inflate}
+)
 
 // handshakeHeader is what of a handshake every request of the WebSocket
 // carries. Connection-Id and Meta-* are ours to say.

@@ -87,6 +87,8 @@ var configTable = []setting{
 		doc: "How long a client's connection may take nothing before it is closed. 1s to 10m."},
 	{part: "Gateway", name: "CONNECTION_MAX_AGE", deflt: "30m", twin: false,
 		doc: "How long a stream of EVENTS_PATH lasts, ± 20 %; clients then reconnect, which spreads them over replicas. 0 means no limit; else 1s or more."},
+	{part: "Gateway", name: "COMPRESSION", deflt: "", twin: false,
+		doc: "Lists how streams of EVENTS_PATH may be compressed, the best first, comma separated: zstd and gzip for SSE and NDJSON, permessage-deflate for WebSockets. A client that offers none of them gets its stream as it is. What is compressed is shared by all clients of a channel. Empty means no compression."},
 	{part: "Gateway", name: "MAX_HEADER_BYTES", deflt: "16KiB", twin: false,
 		doc: "Bounds the request line and headers of a client. 1KiB to 1MiB."},
 	{part: "Gateway", name: "TLS_CERT_FILE", deflt: "", twin: false,
