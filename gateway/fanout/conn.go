@@ -179,9 +179,16 @@ func (c *Conn) AppendFrame(dst []byte, typ grip.MessageType, content []byte) []b
 // Write sends content, behind what was written before and ahead of what
 // subscriptions have, and returns when it is in the socket. On a WebSocket it is
 // a text message.
-func (c *Conn) Write(p []byte) error { return c.send(c.AppendFrame(nil, grip.TextMessage, p)) }
+func (c *Conn) Write(p []byte) error {
+	var sum compress.Sum
+	if c.code != nil {
+		sum = compress.SumOf(p)
+	}
+	return c.send(c.AppendFrame(nil, grip.TextMessage, p), sum)
+}
 
-func (c *Conn) send(frames []byte) error {
+// send does so with frames; sum is of their content, where it is compressed.
+func (c *Conn) send(frames []byte, sum compress.Sum) error {
 	done := make(chan error, 1)
 	c.mu.Lock()
 	switch {
@@ -193,6 +200,9 @@ func (c *Conn) send(frames []byte) error {
 		return nil
 	}
 	c.put(frames)
+	if c.code != nil {
+		c.code.add(sum)
+	}
 	c.out.waiters = append(c.out.waiters, waiter{c.out.added, done})
 	c.kick()
 	c.mu.Unlock()
@@ -363,9 +373,9 @@ func (c *Conn) Over() bool {
 	return c.state != open
 }
 
-// WriteFrames is Write for what AppendFrame made.
+// WriteFrames is Write for what AppendFrame made, on a WebSocket.
 func (c *Conn) WriteFrames(frames []byte) error {
-	return c.send(frames)
+	return c.send(frames, compress.Sum{})
 }
 
 // forget takes a subscription out of the list. It is called with c.mu.
@@ -409,6 +419,7 @@ func (c *Conn) finish(content []byte, code int, reason string, why Ending) {
 	default:
 		last := c.AppendFrame(nil, grip.TextMessage, content)
 		if c.code != nil {
+			c.code.add(compress.SumOf(content))
 			last = c.code.end(last, c.framing)
 		}
 		if c.framing == Chunked {
@@ -495,7 +506,11 @@ func (c *Conn) next(now time.Duration) (private []byte, b Batch, ok bool) {
 				c.subs[last] = s
 			}
 			if len(b.Frames) == 0 {
+				c.loop.writing.Store(nil)
 				continue
+			}
+			if c.stream != nil { // it goes out whole, or nothing does any more
+				c.sent()
 			}
 			return nil, b, true
 		case status == Hint && s.passHints, status == Refresh:
@@ -524,7 +539,7 @@ func (c *Conn) wire(b *Batch, scratch *[]byte) []byte {
 	return *scratch
 }
 
-// sent notes that all of a batch is written. It is called with c.mu.
+// sent notes that all of a batch is on its way. It is called with c.mu.
 func (c *Conn) sent() {
 	if c.code != nil {
 		c.code.gave(len(c.code.blocks))
@@ -562,7 +577,9 @@ func (c *Conn) arm() {
 	if c.state >= closed {
 		return
 	}
-	c.loop.wheel.add(c, c.due())
+	if c.loop.wheel.add(c, c.due()) {
+		c.loop.nudge()
+	}
 }
 
 func (c *Conn) due() time.Duration {

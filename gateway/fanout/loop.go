@@ -233,6 +233,10 @@ func (l *loop) look(c *Conn) {
 	if !c.admitted && c.state < closed {
 		c.admitted = true
 		l.connections.Add(1)
+		if l.engine.drainWithin.Load() > 0 { // it may have come too late for the word to all
+			c.endAt = min(c.endAt, l.now+l.engine.drainDelay())
+			c.arm()
+		}
 		l.mech.admit(l, c)
 	}
 	l.mech.flush(l, c)

@@ -358,13 +358,14 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 				}
 				if n := len(run.entries); n < i-from {
 					m.back(&run, n)
+					run.Items = contentsOf(run.entries, form)
 				}
 			} else {
 				start, end := s.start(form, from), s.items[i-1].end[form]
 				run.Frames, run.base = s.bytes[form][start:end:end], start
 				run.entries = s.items[from:i:i]
 			}
-			if c := m.sub.conn; c != nil && c.stream == nil {
+			if c := m.sub.conn; c != nil && c.stream == nil && len(run.Frames) > 0 {
 				c.loop.writing.Store(s)
 			}
 			return run, Ready
@@ -374,6 +375,16 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 		}
 	}
 	return Batch{}, Wait
+}
+
+// contentsOf is how many of some items are content in a form.
+func contentsOf(items []entry, form Form) (n int) {
+	for i := range items {
+		if items[i].kind[form] == content {
+			n++
+		}
+	}
+	return n
 }
 
 // pieces is how many frames a batch has at most; piece i ends at pieceEnd(i), in

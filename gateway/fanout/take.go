@@ -48,14 +48,11 @@ func (e *Engine) newConn(l *loop, o Options) *Conn {
 	if !o.EndAt.IsZero() {
 		c.endAt = o.EndAt.Sub(e.started)
 	}
-	if within := time.Duration(e.drainWithin.Load()); within > 0 {
-		c.endAt = min(c.endAt, now+rand.N(within))
-	}
 	if o.Coding != Uncoded {
 		c.code = &coder{coding: o.Coding, done: compress.SumOf(o.Begun)}
 	}
 	if o.Framing == Framed {
-		c.client = &client{reader: ws.NewReader(o.Rules), early: o.Early, goOn: sync.NewCond(&c.mu)}
+		c.client = &client{reader: ws.NewReader(o.Rules), early: o.Early, resumed: len(o.Early) > 0, goOn: sync.NewCond(&c.mu)}
 	}
 	return c
 }

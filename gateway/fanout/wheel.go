@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"math"
 	"sync"
 	"time"
 )
@@ -14,6 +15,7 @@ type wheel struct {
 	slots [wheelSlots]*Conn // each the head of a list; guarded by mu, as are the links in the connections
 	count int               // guarded by mu
 	at    int64             // the tick up to which slots are empty; guarded by mu
+	until int64             // the tick for which the loop waits; 0: it works; guarded by mu
 }
 
 const (
@@ -27,10 +29,10 @@ const (
 const never = time.Duration(1<<63 - 1)
 
 // add puts c in at the moment due, or leaves it where it is when that is
-// earlier.
-func (w *wheel) add(c *Conn, due time.Duration) {
+// earlier. It reports that the loop waits for longer.
+func (w *wheel) add(c *Conn, due time.Duration) (early bool) {
 	if due == never {
-		return
+		return false
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -38,7 +40,7 @@ func (w *wheel) add(c *Conn, due time.Duration) {
 	tick = max(min(tick, w.at+wheelSlots-1), w.at)
 	if c.ticking {
 		if c.tick <= tick {
-			return
+			return false
 		}
 		w.unlink(c)
 	}
@@ -50,6 +52,7 @@ func (w *wheel) add(c *Conn, due time.Duration) {
 	}
 	*slot = c
 	w.count++
+	return tick < w.until
 }
 
 // remove takes c out; removing what is not in is fine.
@@ -79,12 +82,9 @@ func (w *wheel) unlink(c *Conn) {
 func (w *wheel) expired(dst []*Conn, now time.Duration) []*Conn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.until = 0
 	until := int64(now / wheelTick)
-	if w.count == 0 {
-		w.at = max(w.at, until)
-		return dst
-	}
-	for w.at <= until {
+	for ; w.at <= until && w.count > 0; w.at++ {
 		slot := &w.slots[w.at%wheelSlots]
 		for *slot != nil {
 			if len(dst) == cap(dst) {
@@ -94,21 +94,24 @@ func (w *wheel) expired(dst []*Conn, now time.Duration) []*Conn {
 			w.unlink(c)
 			dst = append(dst, c)
 		}
-		w.at++
 	}
+	w.at = max(w.at, until)
 	return dst
 }
 
-// wait is how long it is until something may be due; never if nothing is in.
+// wait is how long it is until something may be due; never if nothing is in. The
+// loop waits as long, or is told by add.
 func (w *wheel) wait(now time.Duration) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.count == 0 {
+		w.until = math.MaxInt64
 		return never
 	}
 	tick := w.at
 	for w.slots[tick%wheelSlots] == nil {
 		tick++
 	}
+	w.until = tick
 	return max(time.Duration(tick)*wheelTick-now, 0)
 }
