@@ -13,8 +13,9 @@ TESTFLAGS ?=
 FUZZTIME  ?= 5s
 BENCH     ?= .
 COUNT     ?= 1
-# Options and scenarios of spillway-load; empty: none.
-LOAD      ?= idle-view fanout
+# Options and scenarios of spillway-load (bin/spillway-load --help); empty: none.
+# With all scenarios, LOAD=-all, it takes most of an hour.
+LOAD      ?= -pairs 9
 
 # Tools of development, built from modules of their own into bin/.
 TOOLS := helm helm-docs helm-unittest benchstat kubectl-validate golangci-lint

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -68,11 +69,18 @@ func startRole(role string, args ...string) (*child, error) { return startRoleEn
 
 // startRoleEnv does so with more variables of the environment ("A=b").
 func startRoleEnv(role string, env []string, args ...string) (*child, error) {
+	return startRoleUnder(nil, role, env, args...)
+}
+
+// startRoleUnder does so as the last arguments of another program, if there are
+// any before them.
+func startRoleUnder(program []string, role string, env []string, args ...string) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", role, err)
 	}
-	cmd := exec.Command(self, append([]string{role}, args...)...)
+	line := slices.Concat(program, []string{self, role}, args)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env = append(os.Environ(), env...)
 	return start(role, cmd)
 }

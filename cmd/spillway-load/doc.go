@@ -1,17 +1,21 @@
-// Spillway-load measures the real program: it starts spillway serve as a process
-// of its own, feeds it from Kafka, reads as many clients, and compares what it
-// cost with a program that does nothing but write the same bytes.
+// Spillway-load measures the real program: it starts spillway serve, or the
+// gateway with an origin in its process, or other servers, connects as many
+// clients, feeds them, and compares what that cost with a program that does
+// nothing but send the same bytes.
 //
-// The way of a message: kafka.send (or floor.send) makes it when it is due, with
-// a sequence number and that time in it; the server does its work; fleet.serve
-// reads it from a client's socket, and stream, order and histogram say what it
-// was. A step is one load, runFanout and runIdle are made of steps, report is
-// what people and programs get.
+// A scenario (scenarios) is a part of the table; it opens stands, each of which
+// is a subject with its clients, and puts loads on them in turns (interleave),
+// so that each ratio is one of pairs. A step is one load on one stand.
 //
-// Broker, floor and bare consumer are this program in another role (the first
-// argument), each a process of its own, so that the CPU time of the server is
-// only the server's.
+// The way of a message: a plan says when it is due; kafka.send, floor.send,
+// appender.append or posted.send makes it then, with a sequence number and that
+// time in it; the server does its work; fleet.serve reads it from a client's
+// socket, and stream, order and histogram say what it was.
 //
-// It does not judge: numbers of a shared machine drift, ratios within one run
-// less so. What they were is in BENCHMARKS.md.
+// Broker, gateway, floors, bare consumer and clients are this program in another
+// role (the first argument), each a process of its own, so that the CPU time of
+// each is known, and that descriptors suffice. The C floor is compiled from
+// floor.c.
+//
+// What the figures were is in BENCHMARKS.md.
 package main

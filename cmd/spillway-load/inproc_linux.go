@@ -225,7 +225,12 @@ type inproc struct {
 
 // startInproc starts the role, with more variables of the environment ("A=b").
 func startInproc(ctx context.Context, channels int, form string, env ...string) (*inproc, error) {
-	c, err := startRoleEnv("inproc", env, strconv.Itoa(channels), form)
+	return startInprocUnder(ctx, nil, channels, form, env...)
+}
+
+// startInprocUnder starts it as the last arguments of another program.
+func startInprocUnder(ctx context.Context, program []string, channels int, form string, env ...string) (*inproc, error) {
+	c, err := startRoleUnder(program, "inproc", env, strconv.Itoa(channels), form)
 	if err != nil {
 		return nil, err
 	}

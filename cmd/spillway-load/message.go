@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -36,10 +37,12 @@ func (m message) append(dst []byte, size int) []byte {
 	end := len(dst) + size
 	dst = m.digits(dst)
 	for len(dst) < end {
-		dst = append(dst, 'x')
+		dst = append(dst, filling[:min(end-len(dst), len(filling))]...)
 	}
 	return dst
 }
+
+var filling = strings.Repeat("x", 1<<10)
 
 // appendJSON appends the message as a JSON object of about 120 bytes, whose
 // other fields differ from message to message as those of a click stream do.

@@ -21,7 +21,10 @@ type report struct {
 	Notes    []string  `json:"notes,omitempty"`
 	Idle     *idleView `json:"idleView,omitempty"`
 	Profiles []profile `json:"profiles,omitempty"`
-	Steps    []*step   `json:"steps"`
+
+	Instructions []executed `json:"instructions,omitempty"`
+
+	Steps []*step `json:"steps"`
 }
 
 type machine struct {
@@ -65,6 +68,12 @@ func (r *report) write(out io.Writer) error {
 				fmt.Sprint(line.FellBehind))
 		}
 		fmt.Fprintf(w, "\nlive is bounded by the producer and the broker: %s records/s\n", short(v.ProducedPerSecond))
+	}
+	for _, e := range r.Instructions {
+		fmt.Fprintf(w, "\ninstructions of %s, %s, by function:\n", e.Name, e.What)
+		for _, f := range e.Functions {
+			row(fmt.Sprintf("%.1f %%", 100*f.Share), f.Name)
+		}
 	}
 	for _, n := range r.Notes {
 		fmt.Fprintln(w, n)

@@ -24,6 +24,7 @@ var scenarios = []scenario{
 	{"stalled", "latency of the others while a tenth of the clients reads nothing", runStalled, false},
 	{"accept", "new streams a second, against Nchan", runAccept, false},
 	{"peers", "the most and latency, against Nchan and Pushpin", runPeers, false},
+	{"instructions", "of user space for each message, by callgrind", runInstructions, false},
 	{"idle-view", "one client that reads everything", runIdle, false},
 }
 
@@ -108,6 +109,12 @@ func (b *bench) againstFloors(ctx context.Context, what string, ours *stand, flo
 	return nil
 }
 
+// oneOf ends the floors but the first, which goals are against.
+func oneOf(floors []*stand) []*stand {
+	endAll(floors[1:])
+	return floors[:1]
+}
+
 // runLight compares with the floors where there is little to do.
 func runLight(ctx context.Context, b *bench) error {
 	for _, clients := range []int{1000, 10_000} {
@@ -122,9 +129,12 @@ func runLight(ctx context.Context, b *bench) error {
 				return err
 			}
 			defer endAll(floors)
+			if !b.whole {
+				floors = oneOf(floors)
+			}
 			rate, of := 10.0, b.step
 			if clients > 1000 {
-				rate, of = 1, 3*b.step
+				rate, of = 1, 2*time.Second
 			} else {
 				l := load{rate: 20, group: 1, time: b.step}
 				if err := b.againstFloors(ctx, "1,000 clients × 20 msg/s", ours, floors, l, atLeast(0.85)); err != nil {
@@ -162,8 +172,12 @@ func runChannels(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer endAll(floors)
+	if !b.whole {
+		floors = oneOf(floors)
+	}
 	for _, group := range []int{1, 16} {
 		l := b.writesLoad(channels, group)
+		l.time = b.step // something is due all the time
 		l.beat = max(1, int(b.writes/200)) * group
 		what := fmt.Sprintf("10,000 channels × 1 client, %d a write", group)
 		if err := b.againstFloors(ctx, what, ours, floors, l, atLeast(0.7)); err != nil {
@@ -237,7 +251,11 @@ func runCompression(ctx context.Context, b *bench) error {
 	} else if err != nil {
 		return err
 	}
-	for _, group := range []int{1, 4, 16} {
+	groups := []int{4, 16}
+	if b.whole {
+		groups = []int{1, 4, 16}
+	}
+	for _, group := range groups {
 		l := b.writesLoad(clients, group)
 		got, err := b.steps(ctx, []*stand{packed, plain}, []load{l, l})
 		if err != nil {
@@ -283,7 +301,7 @@ func runAdded(ctx context.Context, b *bench) error {
 	s.subject = lagging
 	var p50s, p99s, bare50s, bare99s, added []float64
 	for range b.pairs {
-		got, err := b.one(ctx, s, load{rate: 1000, group: 1, time: 2 * b.step})
+		got, err := b.one(ctx, s, load{rate: 1000, group: 1, time: b.mostStep()})
 		if err != nil {
 			return err
 		}
@@ -333,7 +351,11 @@ func runMemory(ctx context.Context, b *bench) error {
 	const kibibyte = 1024
 	for _, as := range []mode{sse, wsFrames} {
 		var rss, heap []float64
-		for range max(1, b.pairs/3) { // a process each
+		runs := 1 // a process each
+		if b.whole {
+			runs = 3
+		}
+		for range runs {
 			err := func() error {
 				s, srv, err := b.serve(ctx, as, b.streams)
 				if err != nil {
@@ -341,7 +363,7 @@ func runMemory(ctx context.Context, b *bench) error {
 				}
 				defer s.end()
 				// What the first clients bring about is there once.
-				if _, err := s.connectTo(ctx, 100, connectWindow); err != nil {
+				if _, err := s.connectTo(ctx, 100); err != nil {
 					return srv.because(err)
 				}
 				before, heapBefore, err := srv.settled(ctx)
@@ -559,7 +581,7 @@ func runAccept(ctx context.Context, b *bench) error {
 		var perSecond []func() ([2]float64, error)
 		for _, s := range stands {
 			if open > 0 {
-				if _, err := s.connectTo(ctx, open, window); err != nil {
+				if _, err := s.connectTo(ctx, open); err != nil {
 					return err
 				}
 			}
@@ -633,6 +655,7 @@ func runPeers(ctx context.Context, b *bench) error {
 				if err != nil {
 					return err
 				}
+				s.window, s.tries = targetWindow, targetTries
 				if _, err := s.connect(ctx); err != nil {
 					s.end()
 					if ctx.Err() == nil {

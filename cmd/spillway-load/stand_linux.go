@@ -17,6 +17,8 @@ type stand struct {
 	clients      int
 	channels     int // client i is of channel i mod channels
 	stalledEvery int // see crew; those clients are among clients
+	window       int // how many wait for an answer at a time
+	tries        int // of connecting, where some clients are refused or dropped
 	json         bool
 	size         int // of a message in bytes, unless json
 
@@ -31,7 +33,7 @@ func newStand(s subject, as mode, clients, channels, size int) (*stand, error) {
 		s.end()
 		return nil, err
 	}
-	return &stand{subject: s, label: s.name(), as: as, clients: clients, channels: channels, size: size, crowd: crowd}, nil
+	return &stand{subject: s, label: s.name(), as: as, clients: clients, channels: channels, window: connectWindow, tries: 1, size: size, crowd: crowd}, nil
 }
 
 // end ends the clients, then the subject.
@@ -116,22 +118,34 @@ type load struct {
 // message, so that everything between the subject and its clients has been done
 // once.
 func (s *stand) connect(ctx context.Context) (connection, error) {
-	return s.connectTo(ctx, s.clients, connectWindow)
+	for try := 1; ; try++ {
+		c, err := s.connectTo(ctx, s.clients)
+		if err == nil || try == s.tries || ctx.Err() != nil {
+			return c, err
+		}
+	}
 }
 
 // connectWindow is how many clients wait for an answer at a time. More make a
-// server no faster, and some refuse them.
-const connectWindow = 100
+// server no faster. Pushpin loses its way among the parts of itself when many
+// come at once ("received message out of sequence"), and closes some of them at
+// the first message, most when it has just started: targets are given a few at a
+// time, and more than one try.
+const (
+	connectWindow = 100
+	targetWindow  = 8
+	targetTries   = 5
+)
 
-// connectTo brings the clients up to n; window is that of crew.
-func (s *stand) connectTo(ctx context.Context, n, window int) (connection, error) {
+// connectTo brings the clients up to n.
+func (s *stand) connectTo(ctx context.Context, n int) (connection, error) {
 	missing := n - s.crowd.clients()
 	if missing <= 0 {
 		return connection{}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectFor)
 	defer cancel()
-	c, err := s.crowd.connect(ctx, s.addr(), crew{Count: missing, Channels: s.channels, Window: window, StalledEvery: s.stalledEvery, Gzip: s.as == sseGzip},
+	c, err := s.crowd.connect(ctx, s.addr(), crew{Count: missing, Channels: s.channels, Window: s.window, StalledEvery: s.stalledEvery, Gzip: s.as == sseGzip},
 		func(i int) []byte { return s.request(s.as, i%s.channels, i) })
 	if err != nil {
 		return c, errors.Join(fmt.Errorf("connect to %s: %w", s.label, err), s.disconnect(ctx))

@@ -245,8 +245,8 @@ func TestInflateOnce(t *testing.T) {
 	if len(shared.blocks) != 1 {
 		t.Errorf("%d blocks are remembered, want 1", len(shared.blocks))
 	}
-	for i := range 3000 { // bounded
-		shared.inflate([]byte(zipped(strings.Repeat(msg(uint32(i), 0), 200))[gzipHeaderBytes:]))
+	for i := range 100 { // bounded
+		shared.inflate([]byte(zipped(strings.Repeat(msg(uint32(i), 0), 5000))[gzipHeaderBytes:]))
 	}
 	if shared.bytes > inflatedBytes {
 		t.Errorf("%d bytes are remembered, want at most %d", shared.bytes, inflatedBytes)

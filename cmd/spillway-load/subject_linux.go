@@ -296,8 +296,12 @@ type floorSubject struct {
 }
 
 // startFloor starts the Go floor.
-func startFloor(ctx context.Context) (*floorSubject, error) {
-	c, err := startRole("floor")
+func startFloor(ctx context.Context) (*floorSubject, error) { return startFloorUnder(ctx, nil) }
+
+// startFloorUnder starts it as the last arguments of another program, with more
+// variables of the environment ("A=b").
+func startFloorUnder(ctx context.Context, program []string, env ...string) (*floorSubject, error) {
+	c, err := startRoleUnder(program, "floor", env)
 	if err != nil {
 		return nil, err
 	}
@@ -311,7 +315,10 @@ var floorSource []byte
 var errNoCompiler = errors.New("no C compiler (cc): the C floor is left out")
 
 // startCFloor compiles the C floor and starts it.
-func startCFloor(ctx context.Context) (*floorSubject, error) {
+func startCFloor(ctx context.Context) (*floorSubject, error) { return startCFloorUnder(ctx, nil) }
+
+// startCFloorUnder starts it as the last argument of another program.
+func startCFloorUnder(ctx context.Context, program []string) (*floorSubject, error) {
 	cc, err := exec.LookPath("cc")
 	if err != nil {
 		return nil, errNoCompiler
@@ -327,11 +334,12 @@ func startCFloor(ctx context.Context) (*floorSubject, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cc floor.c: %w\n%s", err, out)
 	}
-	c, err := start("C floor", exec.Command(binary))
+	line := append(slices.Clone(program), binary)
+	c, err := start("C floor", exec.Command(line[0], line[1:]...))
 	if err != nil {
 		return nil, err
 	}
-	return greetFloor(ctx, c)
+	return greetFloor(ctx, c) // it runs by then, and its file can go
 }
 
 func greetFloor(ctx context.Context, c *child) (*floorSubject, error) {
