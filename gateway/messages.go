@@ -69,8 +69,17 @@ func (s *session) give(ctx context.Context, events []grip.Event) ([]grip.Event, 
 	for _, e := range events {
 		body = grip.AppendEvent(body, e)
 	}
-	r := newEventsRequest(ctx, s.request, body)
-	r.Header = s.header.Clone()
+	s.mu.Lock()
+	request, header := s.request, s.header
+	s.mu.Unlock()
+	if request == nil {
+		return nil, nil
+	}
+	if s.id == "" {
+		s.id = connectionID()
+	}
+	r := newEventsRequest(ctx, request, body)
+	r.Header = header.Clone()
 	r.Header.Set("Accept", grip.ContentTypeEvents)
 	r.Header.Set("Content-Type", grip.ContentTypeEvents)
 	r.Header.Set("Connection-Id", s.id)

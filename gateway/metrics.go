@@ -47,14 +47,17 @@ const (
 var askReasons = []askReason{askedForPage, askedForHint, askedForAttach, askedForBehind, askedForClosed, askedForQuiet, askedForItem, askedForTimeout}
 
 // A transport is what a connection is used for.
-type transport string
+type transport uint8
 
 const (
-	byRequest   transport = "request" // none of the others, or not yet
-	byStream    transport = "stream"
-	byPoll      transport = "poll"
-	byWebSocket transport = "websocket"
+	byRequest transport = iota // none of the others, or not yet
+	byStream
+	byPoll
+	byWebSocket
+	transports
 )
+
+var transportNames = [transports]string{"request", "stream", "poll", "websocket"}
 
 // A refusal is why a request was turned away.
 type refusal string
@@ -67,7 +70,7 @@ const (
 )
 
 type metrics struct {
-	connections   map[transport]prometheus.Gauge
+	connections   [transports]prometheus.Gauge
 	closed        map[closeReason]prometheus.Counter
 	asked         map[askReason]prometheus.Counter
 	refused       map[refusal]prometheus.Counter
@@ -77,17 +80,16 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer) *metrics {
 	with := promauto.With(reg)
 	m := &metrics{
-		connections: make(map[transport]prometheus.Gauge),
-		closed:      make(map[closeReason]prometheus.Counter),
-		asked:       make(map[askReason]prometheus.Counter),
-		refused:     make(map[refusal]prometheus.Counter),
+		closed:  make(map[closeReason]prometheus.Counter),
+		asked:   make(map[askReason]prometheus.Counter),
+		refused: make(map[refusal]prometheus.Counter),
 		overSubscribe: with.NewCounter(prometheus.CounterOpts{Name: "spillway_subscriptions_ignored_total",
 			Help: "Streams that were not started because a WebSocket had MAX_SUBSCRIPTIONS of them."}),
 	}
 	connections := with.NewGaugeVec(prometheus.GaugeOpts{Name: "spillway_connections",
 		Help: "Requests and WebSockets being served now, by what they have become."}, []string{"transport"})
-	for _, t := range []transport{byRequest, byStream, byPoll, byWebSocket} {
-		m.connections[t] = connections.WithLabelValues(string(t))
+	for t, name := range transportNames {
+		m.connections[t] = connections.WithLabelValues(name)
 	}
 	closed := with.NewCounterVec(prometheus.CounterOpts{Name: "spillway_connections_closed_total",
 		Help: "Streams, long polls and WebSockets that ended, by what ended them."}, []string{"reason"})

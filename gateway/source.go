@@ -54,29 +54,39 @@ type source interface {
 // localSource is the origin in this process, following links from one request.
 type localSource struct {
 	g      *Gateway
-	remote string   // address of the client
-	host   string   // of the client's request
-	url    *url.URL // of the newest page
+	remote string // address of the client
+	host   string // of the client's request
+	uri    string // of the newest page
 }
 
 func (g *Gateway) newLocalSource(r *http.Request) *localSource {
-	return &localSource{g: g, remote: r.RemoteAddr, host: r.Host, url: r.URL}
+	return &localSource{g: g, remote: r.RemoteAddr, host: r.Host, uri: r.RequestURI}
+}
+
+// clone is for another stream from the same request.
+func (s *localSource) clone() *localSource {
+	c := *s
+	return &c
 }
 
 func (s *localSource) local() bool    { return true }
 func (s *localSource) prefix() string { return "" }
 
 func (s *localSource) next(ctx context.Context, link *grip.Link, lasts []grip.Last) (*page, error) {
-	u, err := s.url.Parse(link.URL)
+	base, err := url.ParseRequestURI(s.uri)
 	if err != nil {
 		return nil, fmt.Errorf("next link: %w", err)
 	}
-	s.url = u
-	r, err := http.NewRequestWithContext(grip.WithLink(ctx), http.MethodGet, u.RequestURI(), nil)
+	u, err := base.Parse(link.URL)
 	if err != nil {
 		return nil, fmt.Errorf("next link: %w", err)
 	}
-	r.RequestURI, r.Host, r.RemoteAddr = u.RequestURI(), s.host, s.remote
+	s.uri = u.RequestURI()
+	r, err := http.NewRequestWithContext(grip.WithLink(ctx), http.MethodGet, s.uri, nil)
+	if err != nil {
+		return nil, fmt.Errorf("next link: %w", err)
+	}
+	r.RequestURI, r.Host, r.RemoteAddr = s.uri, s.host, s.remote
 	grip.AppendLast(r.Header, lasts...)
 	p, err := s.g.call(r)
 	if err == nil && (p.status < 200 || p.status > 299) {

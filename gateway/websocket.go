@@ -64,7 +64,7 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 		return // the client has its answer
 	}
 	out.visit.become(byWebSocket)
-	s := &session{request: r, header: header, id: connectionID(), posting: true}
+	s := &session{request: r, header: header, from: g.newLocalSource(r), posting: true}
 	s.held = held{g: g, visit: out.handOver(nc)}
 	s.setMeta(p.ins.Header)
 	o := fanout.Options{Owner: s, Framing: fanout.Framed, WriteTimeout: g.cfg.WriteTimeout, EndAt: g.endOfAge(time.Now()), Rules: &plainRules, Early: early}
@@ -119,18 +119,19 @@ func connectionID() string {
 // while a stream asks for its next page.
 type session struct {
 	held
-	request *http.Request     // the handshake; nil when nothing is asked any more
-	header  http.Header       // of it, for all requests to the origin
-	id      string            // Connection-Id
-	meta    map[string]string // Set-Meta-*; used by who posts
+	from *localSource
+	id   string            // Connection-Id; used by who posts, and made when first needed
+	meta map[string]string // Set-Meta-*; used by who posts
 
 	mu       sync.Mutex
-	streams  []*substream // guarded by mu
-	ended    bool         // no new streams; guarded by mu
-	detached bool         // the origin wants no messages; guarded by mu
-	posting  bool         // a goroutine gives messages to the origin; guarded by mu
-	pending  []grip.Event // that it has not taken yet; guarded by mu
-	bytes    int          // content of pending; guarded by mu
+	streams  []*substream  // guarded by mu
+	ended    bool          // no new streams; guarded by mu
+	detached bool          // the origin wants no messages; guarded by mu
+	request  *http.Request // the handshake; nil when detached; guarded by mu
+	header   http.Header   // of it, for all requests with messages; guarded by mu
+	posting  bool          // a goroutine gives messages to the origin; guarded by mu
+	pending  []grip.Event  // that it has not taken yet; guarded by mu
+	bytes    int           // content of pending; guarded by mu
 }
 
 // A substream is one stream on a WebSocket.
@@ -243,6 +244,7 @@ func (s *session) obey(by *substream, c grip.Control) {
 	case "detach":
 		s.mu.Lock()
 		s.detached = true
+		s.request, s.header, s.pending = nil, nil, nil
 		s.mu.Unlock()
 	case "subscribe":
 		ins := &grip.Instruct{}
@@ -270,7 +272,7 @@ func (s *session) obey(by *substream, c grip.Control) {
 // start follows one more stream on the socket.
 func (s *session) start(st *substream, ins *grip.Instruct, attach []fanout.Want) {
 	st.s = s
-	st.follow = follow{held: &s.held, source: s.g.newLocalSource(s.request), sink: st}
+	st.follow = follow{held: &s.held, source: s.from.clone(), sink: st}
 	s.mu.Lock()
 	full := len(s.streams) >= s.g.cfg.MaxSubscriptions
 	if !s.ended && !full {

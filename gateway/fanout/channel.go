@@ -249,7 +249,8 @@ func (ch *channel) join(m *member, seq uint64) {
 		}
 	}
 	m.lane = ln
-	m.index = len(ln.members)
+	m.want.Channel = ch.name // or it would keep the whole header field
+	m.index = int32(len(ln.members))
 	ln.members = append(ln.members, m)
 	if ln.left > 0 { // or another would have no turn for this one's
 		ln.left++
@@ -317,7 +318,7 @@ func (ch *channel) park(m *member) {
 		ch.pulling = new(pulling)
 	}
 	p := ch.pulling
-	m.parkedAt = len(p.parked)
+	m.parkedAt = int32(len(p.parked))
 	p.parked = append(p.parked, m)
 	m.parked.Store(true)
 }

@@ -19,7 +19,7 @@ type client struct {
 	deaf    bool   // what it says is of no interest any more
 	paused  bool
 	resumed bool          // reading is to go on
-	goOn    *sync.Cond    // on Conn.mu: resumed, or the end; not used on a shard
+	goOn    *sync.Cond    // on Conn.mu: resumed, or the end; nil on a shard
 	pingAt  time.Duration // when a ping went out that nothing was heard after; 0: none
 	closing bool          // we have said close
 	hungUp  bool          // it has said close
@@ -57,7 +57,9 @@ func (c *Conn) Resume() {
 	c.mu.Lock()
 	if c.client.paused {
 		c.client.paused, c.client.resumed = false, true
-		c.client.goOn.Broadcast()
+		if c.client.goOn != nil {
+			c.client.goOn.Broadcast()
+		}
 		c.kick()
 	}
 	c.mu.Unlock()

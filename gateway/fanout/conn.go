@@ -104,7 +104,7 @@ type Conn struct {
 
 	// In the wheel; guarded by wheel.mu.
 	earlier, later *Conn
-	tick           int64
+	slot           int32
 	ticking        bool
 
 	// The first subscription, and its first channel: most have no others.

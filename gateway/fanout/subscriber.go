@@ -123,9 +123,9 @@ type member struct {
 	ch   *channel // changed only by the subscriber's goroutine
 
 	lane     *lane
-	index    int         // in lane.members; -1: not there
+	index    int32       // in lane.members; -1: not there
 	parked   atomic.Bool // in channel.parked; set under the lock, read without
-	parkedAt int
+	parkedAt int32
 
 	cursor   uint64 // the last item given
 	attached uint64 // cursor at the time of joining: what want.PrevID stands for

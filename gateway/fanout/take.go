@@ -32,6 +32,9 @@ func (e *Engine) Take(nc net.Conn, o Options) *Conn {
 func (e *Engine) Adopt(s StreamWriter, o Options) *Conn {
 	c := e.newConn(e.loops[len(e.loops)-1], o)
 	c.stream = s
+	if c.client != nil {
+		c.client.goOn = sync.NewCond(&c.mu)
+	}
 	return c
 }
 
@@ -52,7 +55,7 @@ func (e *Engine) newConn(l *loop, o Options) *Conn {
 		c.code = &coder{coding: o.Coding, done: compress.SumOf(o.Begun)}
 	}
 	if o.Framing == Framed {
-		c.client = &client{reader: ws.NewReader(o.Rules), early: o.Early, resumed: len(o.Early) > 0, goOn: sync.NewCond(&c.mu)}
+		c.client = &client{reader: ws.NewReader(o.Rules), early: o.Early, resumed: len(o.Early) > 0}
 	}
 	return c
 }

@@ -39,13 +39,13 @@ func (w *wheel) add(c *Conn, due time.Duration) (early bool) {
 	tick := int64((due + wheelTick - 1) / wheelTick)
 	tick = max(min(tick, w.at+wheelSlots-1), w.at)
 	if c.ticking {
-		if c.tick <= tick {
+		if w.ticksTo(c.slot) <= tick-w.at {
 			return false
 		}
 		w.unlink(c)
 	}
-	slot := &w.slots[tick%wheelSlots]
-	c.tick, c.ticking = tick, true
+	c.slot, c.ticking = int32(tick%wheelSlots), true
+	slot := &w.slots[c.slot]
 	c.earlier, c.later = nil, *slot
 	if *slot != nil {
 		(*slot).earlier = c
@@ -53,6 +53,11 @@ func (w *wheel) add(c *Conn, due time.Duration) (early bool) {
 	*slot = c
 	w.count++
 	return tick < w.until
+}
+
+// ticksTo is how many ticks it is until a slot's turn.
+func (w *wheel) ticksTo(slot int32) int64 {
+	return (int64(slot) - w.at%wheelSlots + wheelSlots) % wheelSlots
 }
 
 // remove takes c out; removing what is not in is fine.
@@ -68,7 +73,7 @@ func (w *wheel) unlink(c *Conn) {
 	if c.earlier != nil {
 		c.earlier.later = c.later
 	} else {
-		w.slots[c.tick%wheelSlots] = c.later
+		w.slots[c.slot] = c.later
 	}
 	if c.later != nil {
 		c.later.earlier = c.earlier
