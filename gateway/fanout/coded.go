@@ -43,7 +43,7 @@ type coded struct {
 type block struct {
 	items int // the index behind the last item
 	end   uint32
-	skip  bool         // not compressed: nobody came for them
+	skip  bool         // not compressed: nobody came for them, or there are none
 	sum   compress.Sum // with Gzip, of all that the channel has compressed so far
 }
 
@@ -59,6 +59,14 @@ func (c *coded) memory() int64 {
 // at returns the index of the block that item is in.
 func (c *coded) at(item int) int {
 	return sort.Search(len(c.blocks), func(i int) bool { return c.blocks[i].items > item })
+}
+
+// sum is that of the last block.
+func (c *coded) sum() compress.Sum {
+	if n := len(c.blocks); n > 0 {
+		return c.blocks[n-1].sum
+	}
+	return c.before
 }
 
 // start is where block i begins: its first item, and in bytes.
@@ -93,8 +101,9 @@ func (ch *channel) code(s *segment, from int, coding Coding) {
 	ch.mu.Unlock()
 
 	// Only who holds coders.mu changes these; readers have no more than what was
-	// there before.
-	if done < from {
+	// there before. What was compressed of other segments since the last block is
+	// a break, too: the next one's sum goes on from there.
+	if done < from || sum != c.sum() {
 		blocks = append(blocks, block{items: from, end: uint32(len(bytes)), skip: true, sum: sum})
 	}
 	buf := ch.engine.coders.Get().(*[]byte)
@@ -146,7 +155,10 @@ func appendBlock(dst []byte, sum compress.Sum, raw []byte, items []entry, at, en
 		start = items[at-1].end[form]
 	}
 	if coding == Deflate {
-		return appendDeflated(dst, raw[start:items[at].end[form]], buf), sum
+		if frame := raw[start:items[at].end[form]]; len(frame) > 0 {
+			dst = appendDeflated(dst, frame, buf)
+		}
+		return dst, sum
 	}
 	plain := (*buf)[:0]
 	for i := at; i < end; i++ {
@@ -218,7 +230,8 @@ type coder struct {
 	sum    compress.Sum
 }
 
-// gave notes that the first n blocks of the batch are sent.
+// gave notes that the first n blocks of the batch are sent. It is called with
+// Conn.mu, as is add, in the order in which bytes go out.
 func (k *coder) gave(n int) {
 	if k.coding != Gzip || n == 0 {
 		return
@@ -236,6 +249,9 @@ func (k *coder) gave(n int) {
 
 // add notes content that only this connection is sent.
 func (k *coder) add(sum compress.Sum) {
+	if k.coding != Gzip {
+		return
+	}
 	k.settle()
 	k.done = k.done.Join(sum)
 }
@@ -247,13 +263,11 @@ func (k *coder) settle() {
 	}
 }
 
-// append appends content for this connection alone.
+// append appends content for this connection alone; who puts it on its way says
+// add.
 func (k *coder) append(dst, content []byte, framing Framing) []byte {
 	if len(content) == 0 {
 		return dst
-	}
-	if k.coding == Gzip {
-		k.add(compress.SumOf(content))
 	}
 	chunk := appendCoded(nil, content, k.coding)
 	if framing == Plain {

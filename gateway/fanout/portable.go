@@ -111,7 +111,6 @@ func (c *Conn) pump(private []byte, b Batch) {
 		switch {
 		case private == nil:
 			c.loop.items.Add(int64(b.Items))
-			c.sent()
 		case c.out != nil: // or it was cut meanwhile
 			c.took(len(p))
 		}
