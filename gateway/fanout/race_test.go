@@ -1,0 +1,5 @@
+//go:build race
+
+package fanout
+
+func init() { raceEnabled = true }
