@@ -2,7 +2,6 @@ package fanout
 
 import (
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -334,13 +333,17 @@ func (l *loop) cutAll() {
 			l.look(c)
 		})
 		l.mu.Lock()
-		l.ended = len(l.conns) == 0 && l.connections.Load() == 0
-		ended := l.ended
+		idle := len(l.conns) == 0
+		l.ended = idle && l.connections.Load() == 0
+		l.asleep = idle && !l.ended
+		ended, writing := l.ended, l.asleep
 		l.mu.Unlock()
-		if ended {
+		switch {
+		case ended:
 			return
+		case writing: // it is cut off, and says when it has noticed
+			l.mech.wait(l, never)
 		}
-		runtime.Gosched() // to a goroutine that writes, and will not for long
 	}
 }
 
