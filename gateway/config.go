@@ -78,6 +78,11 @@ type Config struct {
 	// ChannelLogAge is how long a channel retains an item. 1s to 1h.
 	ChannelLogAge time.Duration `envconfig:"CHANNEL_LOG_AGE" default:"60s"`
 
+	// ChannelLogMinAge is how long a channel retains an item even beyond
+	// CHANNEL_LOG_BYTES, while less than half of LOG_MEMORY is in use, so that
+	// nobody falls behind a very fast topic in a moment. 0 to 10s.
+	ChannelLogMinAge time.Duration `envconfig:"CHANNEL_LOG_MIN_AGE" default:"250ms"`
+
 	// MemoryLimit is the memory that the process may use, from which shares
 	// are derived. 0 means the limit of the container, or else all memory of
 	// the machine.
@@ -179,6 +184,9 @@ func (c *Config) Validate() error {
 	if d := c.ChannelLogAge; d < time.Second || d > time.Hour {
 		bad("CHANNEL_LOG_AGE", d, "must be between 1s and 1h")
 	}
+	if d := c.ChannelLogMinAge; d < 0 || d > 10*time.Second {
+		bad("CHANNEL_LOG_MIN_AGE", d, "must be between 0 and 10s")
+	}
 	if c.LogMemory != 0 && c.LogMemory < 1<<20 {
 		bad("LOG_MEMORY", c.LogMemory, "must be 0 or at least 1MiB")
 	}
@@ -224,9 +232,10 @@ func (c *Config) Validate() error {
 func (c *Config) Fanout() fanout.Config {
 	_, logMemory := c.Memory()
 	return fanout.Config{
-		ChannelLogBytes: int64(c.ChannelLogBytes),
-		ChannelLogAge:   c.ChannelLogAge,
-		LogMemory:       int64(logMemory),
+		ChannelLogBytes:  int64(c.ChannelLogBytes),
+		ChannelLogMinAge: c.ChannelLogMinAge,
+		ChannelLogAge:    c.ChannelLogAge,
+		LogMemory:        int64(logMemory),
 	}
 }
 

@@ -73,6 +73,8 @@ var configTable = []setting{
 		doc: "How much a channel retains for clients that reconnect or are slow; who is further behind is served from Kafka. 4KiB to 1GiB."},
 	{part: "Gateway", name: "CHANNEL_LOG_AGE", deflt: "60s", twin: false,
 		doc: "How long a channel retains an item. 1s to 1h."},
+	{part: "Gateway", name: "CHANNEL_LOG_MIN_AGE", deflt: "250ms", twin: false,
+		doc: "How long a channel retains an item even beyond CHANNEL_LOG_BYTES, while less than half of LOG_MEMORY is in use, so that nobody falls behind a very fast topic in a moment. 0 to 10s."},
 	{part: "Gateway", name: "MEMORY_LIMIT", deflt: "0", twin: false,
 		doc: "The memory that the process may use, from which shares are derived. 0 means the limit of the container, or else all memory of the machine."},
 	{part: "Gateway", name: "LOG_MEMORY", deflt: "0", twin: false,

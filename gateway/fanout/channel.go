@@ -137,7 +137,11 @@ func (ch *channel) account(s *segment, cost int64) {
 // batch, age spares nothing.
 func (ch *channel) limit(now time.Duration) {
 	e := ch.engine
-	for ch.bytes > e.cfg.ChannelLogBytes && len(ch.segs) > 1 && ch.sealed > 0 && ch.evict(evictedForBytes) {
+	for ch.bytes > e.cfg.ChannelLogBytes && len(ch.segs) > 1 && ch.sealed > 0 {
+		young := now-ch.segs[0].newest < e.cfg.ChannelLogMinAge
+		if young && e.logBytes.Load() < e.cfg.LogMemory/2 || !ch.evict(evictedForBytes) {
+			break
+		}
 	}
 	for len(ch.segs) > 0 && now-ch.segs[0].newest > e.cfg.ChannelLogAge && ch.evict(evictedForAge) {
 	}

@@ -20,7 +20,13 @@ import (
 type Config struct {
 	ChannelLogBytes int64         // of one channel; default 4 MiB
 	ChannelLogAge   time.Duration // of an item; default 60s
-	LogMemory       int64         // of all channels together, in bytes; default 256 MiB
+
+	// ChannelLogMinAge is how long an item stays, whatever ChannelLogBytes says,
+	// while less than half of LogMemory is in use: on a channel that is very
+	// fast, that many bytes may be less than a busy machine's moment.
+	ChannelLogMinAge time.Duration
+
+	LogMemory int64 // of all channels together, in bytes; default 256 MiB
 
 	// Linger is how long a foreign channel outlives its last subscriber, so
 	// that a long poll's next request finds what came in between; default 60s

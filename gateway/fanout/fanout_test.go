@@ -319,6 +319,34 @@ func TestCloseAndReplace(t *testing.T) {
 	wantNext(t, foreign, "from the topic", Ready)
 }
 
+// Items of the last moment stay beyond ChannelLogBytes, as long as there is room
+// for them.
+func TestLogMinAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEngine(t, Config{Portable: true, ChannelLogBytes: 16 << 10, ChannelLogMinAge: time.Second, LogMemory: 512 << 10})
+		ch := e.Open("c", numbers{})
+		line := strings.Repeat("x", 1000)
+		for range 100 {
+			ch.Append(streams(line))
+		}
+		if first, last := ch.Retained(); first != 1 || last != 100 {
+			t.Errorf("within the second: retained %d to %d, want all", first, last)
+		}
+		time.Sleep(2 * time.Second)
+		ch.Append(streams(line))
+		ch.Append(streams(line))
+		if first, last := ch.Retained(); last-first > 20 {
+			t.Errorf("after it: retained %d to %d, want about 16 KiB", first, last)
+		}
+		for range 1000 {
+			ch.Append(streams(line))
+		}
+		if got, most := e.logBytes.Load(), int64(400<<10); got > most {
+			t.Errorf("when memory is short: %d bytes, want at most %d", got, most)
+		}
+	})
+}
+
 func TestLogMemory(t *testing.T) {
 	e := newEngine(t, Config{LogMemory: 256 << 10})
 	a, b := e.Open("a", numbers{}), e.Open("b", numbers{})
