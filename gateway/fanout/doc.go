@@ -1,5 +1,6 @@
-// Package fanout keeps the logs of channels and says what each subscriber has
-// not been given yet.
+// Package fanout is the engine that carries items to many connections: it keeps
+// the logs of channels, knows what each subscriber has not been given yet, and
+// writes it to sockets.
 //
 // A channel is a bounded, append-only log of items. An item is in the log in
 // each form it was published in: bytes of a held HTTP stream, a WebSocket
@@ -17,12 +18,17 @@
 // come by [Engine.Publish], carry their own ids, and an id that was seen in the
 // last minute is a repetition and dropped.
 //
-// The package knows no sockets. A connection asks [Subscriber.Next], writes
-// what it gets, and waits for [Subscriber.Wake] when there is nothing. Begin at
-// [Engine.Subscribe] and channel.append.
+// A connection is given to the engine by [Engine.Take] or [Engine.Adopt], and
+// subscribes with [Conn.Hold]. From then on a loop writes to it: a shard, on a
+// bare descriptor, or the portable loop, by a goroutine that lives while there
+// is something to write. Whoever wants only to hear of items, such as a long poll,
+// uses [Engine.Subscribe], asks [Subscriber.Next], and waits for
+// [Subscriber.Wake] when there is nothing. Begin at channel.write, loop.sweep and
+// Conn.next.
 //
 // # Locks
 //
-// Engine.mu, then channel.mu, then order.mu; any may be left out. Grip.IDs is
-// called with a channel's lock held.
+// Conn.mu, coders.mu or channel.publishing, Engine.mu, channel.mu, order.mu,
+// loop.mu, wheel.mu; any may be left out. Grip.IDs is called with a channel's lock
+// held. Owners are called without any lock.
 package fanout
