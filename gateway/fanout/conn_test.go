@@ -394,7 +394,7 @@ func TestConnFinish(t *testing.T) {
 			if framing == Framed {
 				p.wantFrame(closeFrame(1012, "again"))
 				p.say(fromClient(ws.OpClose, true, "\x03\xf4"))
-				if f, err := readFrame(p.client); err != io.EOF {
+				if f, err := readFrame(p.client); !errors.Is(err, io.EOF) {
 					t.Errorf("behind the close frame: got %v, %v", f, err)
 				}
 			} else {
@@ -721,7 +721,7 @@ func TestWebSocketAnswers(t *testing.T) {
 		}
 		p.say(fromClient(ws.OpClose, true, "\x03\xe8bye"))
 		p.wantFrame(closeFrame(1000, ""))
-		if f, err := readFrame(p.client); err != io.EOF {
+		if f, err := readFrame(p.client); !errors.Is(err, io.EOF) {
 			t.Errorf("behind the close frame: got %v, %v", f, err)
 		}
 		p.wantGone(Left)

@@ -358,7 +358,7 @@ func readFrame(r io.Reader) (f frame, err error) {
 		f = frame{ws.Op(head[0] & 0x0f), make([]byte, n)}
 		_, err = io.ReadFull(r, f.payload)
 	}
-	if err == io.EOF && n > 0 {
+	if errors.Is(err, io.EOF) && n > 0 {
 		err = io.ErrUnexpectedEOF
 	}
 	return f, err
@@ -376,7 +376,7 @@ func (m *messages) Read(p []byte) (int, error) {
 	for len(m.rest) == 0 {
 		f, err := readFrame(m.r)
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return 0, io.ErrUnexpectedEOF
 		case err != nil:
 			return 0, err

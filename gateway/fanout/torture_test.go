@@ -285,7 +285,7 @@ func (v *victim) listen() error {
 		var err error
 		switch v.conn.Framing() {
 		case Plain:
-			if err = v.content(1 << 60); err == io.EOF && v.verifier.complete() {
+			if err = v.content(1 << 60); errors.Is(err, io.EOF) && v.verifier.complete() {
 				return nil
 			}
 		case Chunked:
