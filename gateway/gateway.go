@@ -239,7 +239,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err := g.Listen(); err != nil {
 		return err
 	}
-	g.log.Info("listening", "http", g.Addr(), "tls", g.clients.TLSConfig != nil, "control", g.ControlAddr(), "routes", len(g.routes.Routes()))
+	g.log.Info("listening", "http", g.Addr(), "tls", g.clients.TLSConfig != nil, "control", g.ControlAddr(), "routes", len(g.routes.Routes()),
+		"max_descriptors", maxDescriptors())
+	if most := maxDescriptors(); most > 0 && uint64(g.cfg.MaxConnections) > most {
+		g.log.Warn("MAX_CONNECTIONS is more than the system lets this process have open; raise its limit of open files",
+			"max_connections", g.cfg.MaxConnections, "max_descriptors", most)
+	}
 	engineCtx, stopEngine := context.WithCancel(ctx)
 	var group errgroup.Group
 	group.Go(func() error { return g.engine.Run(engineCtx) })
