@@ -292,7 +292,7 @@ func figures(steps []*step, of func(*step) float64) (out []float64) {
 
 func p99(s *step) float64 { return float64(s.P99) }
 
-// remark adds to a row how many messages were in a write, which is what makes
+// perWriteRemark adds to a row how many messages were in a write, which is what makes
 // costs comparable.
 func perWriteRemark(r *row, ours, theirs []*step) {
 	text := fmt.Sprintf("messages a write: %.3g and %.3g", spreadOf(figures(ours, (*step).perWrite)).Median, spreadOf(figures(theirs, (*step).perWrite)).Median)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -510,5 +511,28 @@ func TestReadCallgrind(t *testing.T) {
 	}
 	if _, _, err := readCallgrind([]byte("events: Ir\n")); err == nil {
 		t.Error("no error for a file without costs")
+	}
+}
+
+// What goes before a step is enough writes for what quick acknowledgements cost,
+// and short.
+func TestWarmUp(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		l      load
+		writes float64 // to each client
+		time   time.Duration
+	}{
+		{"often", load{rate: 20, group: 1, time: time.Second}, 20, 333 * time.Millisecond},
+		{"often, in groups", load{rate: 320, group: 16, time: time.Second}, 20, 333 * time.Millisecond},
+		{"so rarely that all are quick", load{rate: 1, group: 1, time: 4 * time.Second}, 1, time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := warmUp(tt.l)
+			writes := w.rate * w.time.Seconds() / float64(w.group)
+			if math.Abs(writes-tt.writes) > 0.01 || w.time.Round(time.Millisecond) != tt.time {
+				t.Errorf("%v writes in %v, want %v in %v", writes, w.time, tt.writes, tt.time)
+			}
+		})
 	}
 }
