@@ -50,6 +50,10 @@ type lane struct {
 	again  bool // there is more since it began
 	at     int  // the next member
 	left   int  // how many are to be looked at; 0: not begun
+
+	// The loop's own, on the engine's clock.
+	begun     time.Duration // when the round began; 0: it has not
+	notBefore time.Duration // when the next one may
 }
 
 // pulling is who waits for the next item in the first lane.

@@ -175,8 +175,11 @@ func line(seq uint64) string {
 	if seq%97 == 0 {
 		size *= 40
 	}
-	text := fmt.Sprintf("%d %s", seq, strings.Repeat(fmt.Sprintf(`{"topic":"orders","state":%d}`, seq%13), size/25+1))
-	return text[:max(size, 8)] + "\n"
+	text := fmt.Appendf(nil, "%d ", seq)
+	for noise := rand.NewPCG(seq, 3); len(text) < size; {
+		text = fmt.Appendf(text, `{"topic":"orders","state":%d,"id":"%016x"}`, seq%13, noise.Uint64())
+	}
+	return string(text) + "\n"
 }
 
 // said is what item seq is in a form, as text.
@@ -279,7 +282,8 @@ func (p *puller) next(room func(n int) int) bool {
 	c := p.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	private, b, ok := c.next(0)
+	var b Batch
+	private, ok := c.next(&b, 0)
 	if !ok {
 		return false
 	}

@@ -37,7 +37,8 @@ type Owner interface {
 	// owner says Finish.
 	TimeOver()
 
-	// Gone is called once, as the last of all, when the connection has ended.
+	// Gone is called once, when the connection has ended. Held may still be
+	// running, or about to.
 	Gone(why Ending)
 }
 
@@ -49,7 +50,7 @@ const (
 	Stalled                // it took nothing, or did not answer a ping, for WriteTimeout
 	TooBig                 // it sent a message that is too large
 	Wrong                  // it sent what is no WebSocket
-	Finished               // Finish, and everything was in the socket
+	Finished               // Finish was called, and the client had its time to take what there was
 	CutOff                 // Cut, or the engine has ended
 )
 
@@ -480,25 +481,25 @@ func (c *Conn) kick() {
 // next is what is to be written next, with c.mu: bytes of the outbox, or a
 // batch. Neither means that there is nothing now. What subscriptions say
 // besides is told.
-func (c *Conn) next(now time.Duration) (private []byte, b Batch, ok bool) {
+func (c *Conn) next(b *Batch, now time.Duration) (private []byte, ok bool) {
 	for {
 		if c.out != nil {
-			return c.out.buf, b, true
+			return c.out.buf, true
 		}
 		if c.state != open {
-			return nil, b, false
+			return nil, false
 		}
 		var status Status
 		var s *Subscriber
 		var i int
 		for i, s = range c.subs {
-			if b, status = s.Next(batchBytes); status != Wait {
+			if status = s.next(b, batchBytes); status != Wait {
 				break
 			}
 		}
 		switch {
 		case status == Wait:
-			return nil, b, false
+			return nil, false
 		case status == Ready:
 			s.quiet, s.gave = now, true
 			if last := len(c.subs) - 1; i < last { // then the others have their turn
@@ -512,10 +513,10 @@ func (c *Conn) next(now time.Duration) (private []byte, b Batch, ok bool) {
 			if c.stream != nil { // it goes out whole, or nothing does any more
 				c.sent()
 			}
-			return nil, b, true
+			return nil, true
 		case status == Hint && s.passHints, status == Refresh:
 		default:
-			c.tell(s, status, b)
+			c.tell(s, status, *b)
 		}
 	}
 }
@@ -687,7 +688,10 @@ func (c *Conn) hangUp() bool {
 		return c.shutdown()
 	}
 	half, ok := c.stream.(interface{ CloseWrite() error })
-	return ok && half.CloseWrite() == nil
+	if ok {
+		c.engine().telling.Go(func() { _ = half.CloseWrite() }) // TLS says good-bye, which may take its time
+	}
+	return ok
 }
 
 // said is called with c.mu when everything is written. It sees to the end of a

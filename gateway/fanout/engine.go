@@ -28,6 +28,11 @@ type Config struct {
 
 	LogMemory int64 // of all channels together, in bytes; default 256 MiB
 
+	// MaxPause bounds how long items wait, on a channel with so many connections
+	// that a round of writes takes a while, for others to leave with them. 0: not
+	// at all.
+	MaxPause time.Duration
+
 	// Linger is how long a foreign channel outlives its last subscriber, so
 	// that a long poll's next request finds what came in between; default 60s
 	// (Pushpin's subscription_linger).

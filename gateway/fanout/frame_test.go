@@ -221,7 +221,8 @@ func TestRewind(t *testing.T) {
 					if !ok {
 						t.Fatal("not attached")
 					}
-					_, b, ok := c.next(0)
+					var b Batch
+					_, ok = c.next(&b, 0)
 					if !ok {
 						t.Fatal("nothing comes")
 					}
@@ -263,7 +264,8 @@ func TestRewind(t *testing.T) {
 						t.Fatalf("cut at %d: %d bytes are on their way, but item %d ends at %d", n, begun, id, at)
 					}
 					for {
-						_, b, ok := c.next(0)
+						var b Batch
+						_, ok := c.next(&b, 0)
 						if !ok {
 							break
 						}

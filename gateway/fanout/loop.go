@@ -15,7 +15,8 @@ import (
 //
 // A loop that is busy batches by itself: a lane that gets more while the loop is
 // at it is gone through once more, whatever how much has come, and each
-// connection is given all there is when its turn comes.
+// connection is given all there is when its turn comes. After a round that took
+// long the lane rests (pause). A lane that was quiet is gone through at once.
 type loop struct {
 	engine *Engine
 	index  int
@@ -29,12 +30,14 @@ type loop struct {
 	ended  bool    // guarded by mu: nobody works on the lists any more
 
 	// The loop's own.
-	now     time.Duration // on the engine's clock, as of not long ago
-	round   []*lane       // lanes that it is at
-	spare   []*Conn
-	some    [sweepChunk]*Conn
-	scratch []byte
-	random  *rand.Rand
+	now      time.Duration // on the engine's clock, as of not long ago
+	round    []*lane       // lanes that it is at
+	earliest time.Duration // when the first of those that rest goes on; or never
+	spare    []*Conn
+	some     [sweepChunk]*Conn
+	scratch  []byte
+	batch    Batch // that a shard is writing
+	random   *rand.Rand
 
 	draining    atomic.Bool // all connections are to be told that they end
 	connections atomic.Int64
@@ -81,7 +84,7 @@ const (
 )
 
 func newLoop(e *Engine, index int, mech mechanism) *loop {
-	return &loop{engine: e, index: index, mech: mech,
+	return &loop{engine: e, index: index, mech: mech, earliest: never,
 		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
 }
 
@@ -163,7 +166,11 @@ func (l *loop) run(stopping <-chan struct{}) error {
 		l.asleep = idle
 		l.mu.Unlock()
 		if idle {
-			l.mech.wait(l, l.wheel.wait(l.now))
+			d := l.wheel.wait(l.now)
+			if l.earliest != never {
+				d = min(d, max(l.earliest-l.now, 0))
+			}
+			l.mech.wait(l, d)
 			polled = l.engine.now()
 		}
 	}
@@ -212,9 +219,18 @@ func (l *loop) work() bool {
 	clear(conns)
 	l.spare = conns
 
+	busy := len(conns) > 0
+	l.earliest = never
 	left := l.round[:0]
 	for i, ln := range l.round {
-		if l.sweep(ln) {
+		more := true
+		if ln.begun == 0 && l.now < ln.notBefore {
+			l.earliest = min(l.earliest, ln.notBefore)
+		} else {
+			more = l.sweep(ln)
+			busy = true
+		}
+		if more {
 			left = append(left, ln)
 		}
 		if i%sweepChunk == sweepChunk-1 {
@@ -223,7 +239,17 @@ func (l *loop) work() bool {
 	}
 	clear(l.round[len(left):])
 	l.round = left
-	return len(left) > 0 || len(conns) > 0
+	return busy
+}
+
+// pause is how long a lane rests after a round that took d: three times as long,
+// so that what comes meanwhile leaves in one write, but never longer than most.
+// Rounds that are quick anyway need no rest.
+func pause(d, most time.Duration) time.Duration {
+	if d < time.Millisecond {
+		return 0
+	}
+	return min(3*d, most)
 }
 
 // look does what a connection asks for.
@@ -274,6 +300,7 @@ func (l *loop) sweep(ln *lane) bool {
 	n := 0
 	ch.mu.Lock()
 	if ln.left == 0 { // it begins, not always with the same one
+		ln.begun = l.now
 		ln.again = false
 		ln.left = len(ln.members)
 		if ln.left > 1 {
@@ -293,7 +320,7 @@ func (l *loop) sweep(ln *lane) bool {
 			ln.at++
 		}
 	}
-	more := ln.left > 0 || ln.again
+	more, over := ln.left > 0 || ln.again, ln.left == 0
 	ln.queued = more
 	ch.mu.Unlock()
 	for _, c := range l.some[:n] {
@@ -310,6 +337,10 @@ func (l *loop) sweep(ln *lane) bool {
 	clear(l.some[:n])
 	if n > 0 {
 		l.now = l.engine.now()
+	}
+	if over {
+		ln.notBefore = l.now + pause(l.now-ln.begun, l.engine.cfg.MaxPause)
+		ln.begun = 0
 	}
 	return more
 }

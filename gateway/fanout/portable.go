@@ -52,10 +52,10 @@ func (p *portable) admit(l *loop, c *Conn) {
 	}
 }
 
-func (p *portable) close(_ *loop, c *Conn) {
+func (p *portable) close(l *loop, c *Conn) {
 	delete(p.conns, c)
 	if _, own := c.stream.(net.Conn); own || c.pumping {
-		_ = c.stream.Close()
+		l.engine.telling.Go(func() { _ = c.stream.Close() }) // TLS says good-bye, which may take its time
 	}
 	if c.client != nil {
 		c.client.goOn.Broadcast()
@@ -75,7 +75,8 @@ func (p *portable) flush(l *loop, c *Conn) {
 	if c.pumping {
 		return
 	}
-	private, b, ok := c.next(l.now)
+	var b Batch
+	private, ok := c.next(&b, l.now)
 	if !ok {
 		c.said(l.now)
 		return
@@ -90,7 +91,7 @@ func (c *Conn) pump(private []byte, b Batch) {
 	var scratch []byte
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for ok := true; ok; private, b, ok = c.next(e.now()) {
+	for ok := true; ok; private, ok = c.next(&b, e.now()) {
 		p := private
 		if private == nil {
 			p = c.wire(&b, &scratch)

@@ -40,6 +40,9 @@ const maxShards = 32
 // inputBytes is how much of a client is read at once.
 const inputBytes = 16 << 10
 
+// maxReads is how often one client is read from in one turn.
+const maxReads = 16
+
 // flushBytes is how much is written to one connection in one turn, more or less.
 const flushBytes = 256 << 10
 
@@ -142,19 +145,20 @@ func (s *shard) each(f func(c *Conn)) {
 }
 
 func (s *shard) flush(l *loop, c *Conn) {
+	b := &l.batch
 	for budget := flushBytes; !c.blocked; {
 		if budget <= 0 {
 			c.kick() // after the others
 			return
 		}
-		private, b, ok := c.next(l.now)
+		private, ok := c.next(b, l.now)
 		if !ok {
 			c.said(l.now)
 			return
 		}
 		p := private
 		if private == nil {
-			p = c.wire(&b, &l.scratch)
+			p = c.wire(b, &l.scratch)
 		}
 		n, errno := send(c.fd, p)
 		budget -= n
@@ -171,16 +175,19 @@ func (s *shard) flush(l *loop, c *Conn) {
 		if private != nil {
 			c.took(n)
 		} else {
-			l.items.Add(int64(b.Items))
 			if n < len(p) {
-				c.unsent(&b, n)
+				c.unsent(b, n)
 			} else {
 				c.sent()
 			}
+			l.items.Add(int64(b.Items))
 			l.writing.Store(nil)
 		}
-		if n < len(p) {
+		switch {
+		case n < len(p):
 			c.block(l)
+		case private == nil && b.newest && len(c.subs) == 1:
+			return // what comes from now on puts its lane on the list again
 		}
 	}
 }
@@ -209,13 +216,20 @@ func send(fd int, p []byte) (int, syscall.Errno) {
 }
 
 func (s *shard) read(l *loop, c *Conn) {
-	for {
+	for reads := 1; ; reads++ {
 		c.mu.Lock()
 		stop := c.client.paused || c.client.hungUp || c.state >= closed
 		early := c.client.early
 		c.client.early = nil
 		c.mu.Unlock()
-		if stop {
+		switch {
+		case stop:
+			return
+		case reads > maxReads: // the others first
+			c.mu.Lock()
+			c.client.early, c.client.resumed = early, true
+			c.kick()
+			c.mu.Unlock()
 			return
 		}
 		if early != nil {

@@ -68,6 +68,7 @@ type Batch struct {
 	member  *member
 	seg     *segment
 	from    int    // where entries begin in seg.items
+	newest  bool   // nothing came behind it yet
 	follows bool   // of the member, before the batch
 	prev    string // of the same
 }
@@ -170,22 +171,30 @@ func (s *Subscriber) wakeUp() {
 // one item), or a word about it. After Wait it says nothing new until Wake has
 // received. After Hint, Behind and Closed the caller detaches; where it calls
 // Next again instead, hints are passed over.
-func (s *Subscriber) Next(maxBytes int) (Batch, Status) {
+func (s *Subscriber) Next(maxBytes int) (b Batch, status Status) {
+	status = s.next(&b, maxBytes)
+	s.engine.metrics.delivered(&b)
+	return b, status
+}
+
+func (s *Subscriber) next(b *Batch, maxBytes int) Status {
 	for i := range s.members {
-		at := (s.turn + i) % len(s.members)
+		at := s.turn + i
+		if at >= len(s.members) {
+			at -= len(s.members)
+		}
 		m := s.members[at]
 		if m.parked.Load() {
 			continue
 		}
-		if b, status := m.next(maxBytes); status != Wait {
-			s.turn = at + 1
-			if s.conn == nil {
-				s.engine.metrics.delivered(&b)
+		if status := m.next(b, maxBytes); status != Wait {
+			if s.turn = at + 1; s.turn >= len(s.members) {
+				s.turn = 0
 			}
-			return b, status
+			return status
 		}
 	}
-	return Batch{}, Wait
+	return Wait
 }
 
 // Detach ends the subscription and returns the last id on each channel where
@@ -234,10 +243,11 @@ func (m *member) lastID() (string, bool) {
 }
 
 // next is Subscriber.Next for one channel.
-func (m *member) next(maxBytes int) (b Batch, status Status) {
+func (m *member) next(b *Batch, maxBytes int) Status {
 	for {
-		if b, status = m.tryNext(maxBytes); status != uncoded {
-			return b, status
+		status := m.tryNext(b, maxBytes)
+		if status != uncoded {
+			return status
 		}
 		m.ch.code(b.seg, b.from, m.sub.conn.code.coding)
 	}
@@ -245,7 +255,7 @@ func (m *member) next(maxBytes int) (b Batch, status Status) {
 
 // tryNext does so, but where something has to be compressed first, it says that
 // (and where it begins).
-func (m *member) tryNext(maxBytes int) (Batch, Status) {
+func (m *member) tryNext(b *Batch, maxBytes int) Status {
 	ch := m.ch
 	ch.mu.Lock()
 	for m.status == movedOn {
@@ -258,13 +268,17 @@ func (m *member) tryNext(maxBytes int) (Batch, Status) {
 			m.id, m.hasID = m.lastID()
 			m.status = Closed
 		}
-		return Batch{}, m.status
+		return m.status
 	}
 	m.hinted = false
 	for {
 		if m.cursor+1 < ch.next {
-			if b, status := m.scan(maxBytes); status != Wait {
-				return b, status
+			if m.run(b, maxBytes) {
+				return Ready
+			}
+			*b = Batch{}
+			if status := m.scan(b, maxBytes); status != Wait {
+				return status
 			}
 		}
 		a := m.action
@@ -272,26 +286,46 @@ func (m *member) tryNext(maxBytes int) (Batch, Status) {
 			if m.sub.conn == nil {
 				ch.park(m)
 			}
-			return Batch{}, Wait
+			return Wait
 		}
 		m.action = nil
-		if b, status := m.act(a.kind, a.code, a.reason); status != Wait {
-			return b, status
+		if status := m.act(b, a.kind, a.code, a.reason); status != Wait {
+			return status
 		}
 	}
 }
 
+// run is what scan finds in the most usual case, without a look at each item: a
+// connection, and nothing but content.
+func (m *member) run(b *Batch, maxBytes int) bool {
+	c, form := m.sub.conn, m.sub.form
+	if c == nil || c.code != nil || m.follows || m.action != nil {
+		return false
+	}
+	s, from := m.ch.find(m.cursor + 1)
+	if s.special[form] {
+		return false
+	}
+	to := s.upTo(form, from, maxBytes)
+	start, end := s.start(form, from), s.items[to-1].end[form]
+	b.Frames, b.Items, b.form = s.bytes[form][start:end:end], to-from, form
+	b.entries, b.base, b.member, b.seg, b.from, b.follows = s.items[from:to:to], start, m, s, from, false
+	m.cursor = s.first + uint64(to) - 1
+	b.newest = m.cursor+1 == m.ch.next
+	if c.stream == nil && len(b.Frames) > 0 {
+		c.loop.writing.Store(s)
+	}
+	return true
+}
+
 // scan moves the cursor through the log to the next thing to tell.
-func (m *member) scan(maxBytes int) (Batch, Status) {
+func (m *member) scan(b *Batch, maxBytes int) Status {
 	form := m.sub.form
 	s, from := m.ch.find(m.cursor + 1)
 	for ; s != nil; s, from = m.ch.after(s), 0 {
-		run := Batch{form: form, follows: m.follows, prev: m.prev}
+		run := b
+		*run = Batch{form: form, follows: m.follows, prev: m.prev}
 		i := from
-		if form < byteForms && !s.special[form] && !m.follows && m.action == nil {
-			i = s.upTo(form, from, maxBytes) // nothing but content: no item needs a look
-			run.Items = i - from
-		}
 	items:
 		for ; i < len(s.items); i++ {
 			if a := m.action; a != nil && s.first+uint64(i) > a.after {
@@ -316,7 +350,7 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 						continue
 					}
 					if v == missesItem {
-						return Batch{}, Behind
+						return Behind
 					}
 					m.prev, m.follows = s.ids[i].id, s.ids[i].id != ""
 				}
@@ -326,7 +360,7 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 						run.Response = s.response(i)
 					}
 					m.cursor = s.first + uint64(i)
-					return run, Ready
+					return Ready
 				}
 			default:
 				if run.Items > 0 {
@@ -337,13 +371,13 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 				if k == hint && m.follows && s.ids[i].id != "" {
 					m.prev = s.ids[i].id
 				}
-				b, status := m.act(k, code, reason)
+				status := m.act(b, k, code, reason)
 				m.cursor++
 				if status == Wait {
 					from = i + 1
 					continue
 				}
-				return b, status
+				return status
 			}
 		}
 		if i > from {
@@ -352,12 +386,12 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 		if run.Items > 0 {
 			run.member, run.seg, run.from = m, s, from
 			if c := m.sub.conn; c != nil && c.code != nil {
-				if !m.inCode(&run, s, from, i, maxBytes) {
+				if !m.inCode(run, s, from, i, maxBytes) {
 					m.cursor, m.follows, m.prev = s.first+uint64(from)-1, run.follows, run.prev
-					return run, uncoded
+					return uncoded
 				}
 				if n := len(run.entries); n < i-from {
-					m.back(&run, n)
+					m.back(run, n)
 					run.Items = contentsOf(run.entries, form)
 				}
 			} else {
@@ -368,13 +402,13 @@ func (m *member) scan(maxBytes int) (Batch, Status) {
 			if c := m.sub.conn; c != nil && c.stream == nil && len(run.Frames) > 0 {
 				c.loop.writing.Store(s)
 			}
-			return run, Ready
+			return Ready
 		}
 		if i < len(s.items) { // stopped at m.action
 			break
 		}
 	}
-	return Batch{}, Wait
+	return Wait
 }
 
 // contentsOf is how many of some items are content in a form.
@@ -413,7 +447,8 @@ func (b *Batch) pieceItems(i int) int {
 
 // rewind takes back what of a batch did not leave: all that stands behind its
 // first n bytes, but for the rest of a frame of which a part did. That is
-// returned: it has to be sent before anything else.
+// returned: it has to be sent before anything else. Items are those that are
+// given.
 func (b *Batch) rewind(n int) (rest []byte) {
 	given := sort.Search(b.pieces(), func(i int) bool { return b.pieceEnd(i) > n })
 	if start := b.pieceStart(given); given < b.pieces() && start < n {
@@ -424,6 +459,7 @@ func (b *Batch) rewind(n int) (rest []byte) {
 	if given > 0 {
 		items = b.pieceItems(given - 1)
 	}
+	b.Items = contentsOf(b.entries[:items], b.form)
 	m := b.member
 	if k := m.sub.conn.code; k != nil {
 		k.gave(given)
@@ -491,22 +527,24 @@ func (m *member) kind(e *entry) kind {
 }
 
 // act turns an action into the word for it; Wait where it has no meaning.
-func (m *member) act(k kind, code int, reason string) (Batch, Status) {
+func (m *member) act(b *Batch, k kind, code int, reason string) Status {
 	switch k {
 	case closing:
 		if m.sub.form == Response { // does nothing to a long poll (GRIP reference, 4.2)
-			return Batch{}, Wait
+			return Wait
 		}
-		return Batch{Code: code, Reason: reason}, End
+		*b = Batch{Code: code, Reason: reason}
+		return End
 	case refresh:
-		return Batch{}, Refresh
+		return Refresh
 	case hint:
 		m.id, m.hasID = m.lastID()
 		m.hinted = true
-		return Batch{}, Hint
+		return Hint
 	case content: // of the Any form
-		return Batch{Items: 1}, Ready
+		*b = Batch{Items: 1}
+		return Ready
 	default:
-		return Batch{}, Wait
+		return Wait
 	}
 }

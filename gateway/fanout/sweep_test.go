@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"spillway/grip"
@@ -37,14 +38,15 @@ func (s *sink) each(f func(c *Conn)) {
 }
 
 func (s *sink) flush(l *loop, c *Conn) {
+	b := &l.batch
 	for {
-		private, b, ok := c.next(l.now)
+		private, ok := c.next(b, l.now)
 		if !ok {
 			return
 		}
 		p := private
 		if private == nil {
-			p = c.wire(&b, &l.scratch)
+			p = c.wire(b, &l.scratch)
 		}
 		s.bytes += int64(len(p))
 		c.lastSent, c.progress = l.now, l.now
@@ -54,6 +56,9 @@ func (s *sink) flush(l *loop, c *Conn) {
 		} else {
 			l.items.Add(int64(b.Items))
 			l.writing.Store(nil)
+			if b.newest && len(c.subs) == 1 {
+				return
+			}
 		}
 	}
 }
@@ -285,3 +290,50 @@ func (d *drain) read(r io.Reader) {
 }
 
 func (d *drain) wait() { <-d.whole }
+
+func TestPause(t *testing.T) {
+	const ms = time.Millisecond
+	for _, tt := range []struct{ took, most, want time.Duration }{
+		{0, 10 * ms, 0},
+		{ms - 1, 10 * ms, 0},
+		{ms, 10 * ms, 3 * ms},
+		{5 * ms, 10 * ms, 10 * ms},
+		{5 * ms, 0, 0},
+	} {
+		if got := pause(tt.took, tt.most); got != tt.want {
+			t.Errorf("after %v, at most %v: got %v, want %v", tt.took, tt.most, got, tt.want)
+		}
+	}
+}
+
+// A lane that rests is gone through when its time has come, with all that has
+// come meanwhile, and the loop waits no longer than that.
+func TestRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, l, chans := sunk(t, 1, 3)
+		work := func(when string, writes int64) {
+			t.Helper()
+			before := l.writes.Load()
+			l.now = l.engine.now()
+			for l.work() {
+			}
+			if got := l.writes.Load() - before; got != writes {
+				t.Errorf("%s: %d writes, want %d", when, got, writes)
+			}
+		}
+		chans[0].Append(streams("1"))
+		work("at first", 3)
+		chans[0].(handle).ch.lanes[1].notBefore = l.engine.now() + 10*time.Millisecond
+		chans[0].Append(streams("2"))
+		chans[0].Append(streams("3"))
+		work("while it rests", 0)
+		if d := l.earliest - l.engine.now(); d != 10*time.Millisecond {
+			t.Errorf("the loop would wait for %v, want 10ms", d)
+		}
+		time.Sleep(10 * time.Millisecond)
+		work("after it", 3)
+		if l.earliest != never {
+			t.Error("the loop would not wait until something comes")
+		}
+	})
+}
