@@ -194,6 +194,14 @@ func said(form Form, seq uint64) string {
 	return ""
 }
 
+func hasContent(form Form, seq uint64) bool {
+	it := numberedItem(seq)
+	if form == Stream {
+		return it.HTTPStream != nil && it.HTTPStream.Action == grip.ActionSend
+	}
+	return it.WSMessage != nil && it.WSMessage.Action == grip.ActionSend
+}
+
 // behindHint is the number of the hint that follows item seq, where one does.
 func behindHint(seq uint64) uint64 {
 	if f := numberedItem(seq + 1).HTTPStream; f != nil && f.Action == grip.ActionHint {
@@ -766,77 +774,75 @@ func TestCodedOnce(t *testing.T) {
 			ch := r.Open("c", numbers{})
 			const clients, last = 100, 1000
 			var reading sync.WaitGroup
-			var count, raw atomic.Int64
-			for range clients {
+			got := make([][]byte, clients)
+			for i := range got {
 				server, client := r.pair()
-				if _, err := server.Write(d.head()); err != nil {
-					t.Fatal(err)
-				}
 				p := newPeer(t)
 				p.conn = r.Take(server, d.options().withDefaults(p))
 				p.conn.Start()
 				p.hold(Hold{Wants: wanted("c"), PassHints: true})
-				reading.Go(func() { // ends with the connection
-					a := account{form: d.form()}
-					content, err := d.undress(client)
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					lines := bufio.NewReader(content)
-					for {
-						text, err := lines.ReadString('\n')
-						if err != nil {
-							return
-						}
-						if err := a.read(text); err != nil {
-							t.Error(err)
-							return
-						}
-						if a.at == last {
-							count.Add(1)
-						}
-					}
-				})
+				reading.Go(func() { got[i], _ = io.ReadAll(client) }) // ends with the connection, in whatever way
 			}
 			for at := uint64(0); at < last; at += 10 {
 				ch.Append(numberedItems(at+1, 10))
 			}
-			raw.Store(int64(len(textBetween(d.form(), 0, last))))
-			eventually(t, "everyone to have everything", func() bool { return count.Load() == clients })
-			sent := int64(0)
-			for _, l := range r.loops {
-				sent += l.bytes.Load()
+			contents := 0
+			for seq := uint64(1); seq <= last; seq++ {
+				if hasContent(d.form(), seq) {
+					contents++
+				}
 			}
-			made, framed := int64(0), int64(0)
+			items := func() int64 { return int64(r.sum(func(l *loop) *atomic.Int64 { return &l.items })) }
+			eventually(t, "everyone to be sent everything", func() bool { return items() >= int64(clients*contents) })
+			if n := items(); n != int64(clients*contents) {
+				t.Errorf("items: got %d, want %d", n, clients*contents)
+			}
+			sent := int64(r.sum(func(l *loop) *atomic.Int64 { return &l.bytes }))
+			made := int64(0) // as it goes to one client
 			c := r.channels["c"]
 			c.mu.Lock()
 			for _, s := range c.segs {
-				if k := s.coded[d.coding]; k != nil {
-					made += int64(len(k.bytes))
-					for i := range k.blocks {
-						_, start := k.start(i)
-						block := k.bytes[start:k.blocks[i].end]
-						if d.framing == Plain {
-							block = unframed(Stream, block)
-						}
-						framed += int64(len(block))
+				k := s.coded[d.coding]
+				for i := range k.blocks {
+					_, start := k.start(i)
+					block := k.bytes[start:k.blocks[i].end]
+					if d.framing == Plain {
+						block = unframed(Stream, block)
 					}
+					made += int64(len(block))
 				}
 			}
 			c.mu.Unlock()
-			if sent != clients*framed {
-				t.Errorf("sent %d bytes to %d clients, want %d: what was compressed for all", sent, clients, clients*framed)
+			if sent != clients*made {
+				t.Errorf("sent %d bytes to %d clients, want %d: what was compressed for all", sent, clients, clients*made)
 			}
-			if made*2 > raw.Load() {
-				t.Errorf("%d bytes became %d, want less than half", raw.Load(), made)
+			if raw := int64(len(textBetween(d.form(), 0, last))); 2*made > raw {
+				t.Errorf("%d bytes became %d, want less than half", raw, made)
 			}
+
 			r.stop()
 			reading.Wait()
-			ch.Close()
-			if n := r.logBytes.Load(); n != 0 {
-				t.Errorf("bytes of logs in the end: got %d, want 0", n)
+			for i := range got {
+				if !bytes.Equal(got[i], got[0]) {
+					t.Fatalf("client %d: got %d bytes, want those of client 0, which got %d", i, len(got[i]), len(got[0]))
+				}
 			}
+			content, err := d.undress(io.MultiReader(bytes.NewReader(d.head()), bytes.NewReader(got[0])))
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := account{form: d.form()}
+			for lines := bufio.NewReader(content); a.at < last; {
+				text, err := lines.ReadString('\n')
+				if err == nil {
+					err = a.read(text)
+				}
+				if err != nil {
+					t.Fatalf("behind item %d: %v", a.at, err)
+				}
+			}
+			ch.Close()
+			wantEmpty(t, r.Engine)
 		})
 	})
 }
