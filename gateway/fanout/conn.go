@@ -165,6 +165,10 @@ func (c *Conn) Framing() Framing { return c.framing }
 // is of a WebSocket's message.
 func (c *Conn) AppendFrame(dst []byte, typ grip.MessageType, content []byte) []byte {
 	switch {
+	case c.framing == Framed && c.code != nil:
+		buf := c.engine().coders.Get().(*[]byte)
+		defer c.engine().coders.Put(buf)
+		return appendDeflated(dst, ws.AppendFrame(nil, opcode(typ), content), buf)
 	case c.framing == Framed:
 		return ws.AppendFrame(dst, opcode(typ), content)
 	case c.code != nil:
