@@ -273,8 +273,8 @@ func (m *member) tryNext(b *Batch, maxBytes int) Status {
 	m.hinted = false
 	for {
 		if m.cursor+1 < ch.next {
-			if m.run(b, maxBytes) {
-				return Ready
+			if status := m.run(b, maxBytes); status != Wait {
+				return status
 			}
 			*b = Batch{}
 			if status := m.scan(b, maxBytes); status != Wait {
@@ -296,15 +296,27 @@ func (m *member) tryNext(b *Batch, maxBytes int) Status {
 }
 
 // run is what scan finds in the most usual case, without a look at each item: a
-// connection, and nothing but content.
-func (m *member) run(b *Batch, maxBytes int) bool {
+// connection, and nothing but content. Wait means that it is another case.
+func (m *member) run(b *Batch, maxBytes int) Status {
 	c, form := m.sub.conn, m.sub.form
-	if c == nil || c.code != nil || m.follows || m.action != nil {
-		return false
+	if c == nil || m.follows || m.action != nil {
+		return Wait
 	}
 	s, from := m.ch.find(m.cursor + 1)
 	if s.special[form] {
-		return false
+		return Wait
+	}
+	if c.code != nil {
+		*b = Batch{form: form, member: m, seg: s, from: from}
+		if !m.inCode(b, s, from, len(s.items), maxBytes) {
+			return uncoded
+		}
+		b.Items = len(b.entries)
+		m.cursor += uint64(b.Items)
+		if c.stream == nil && len(b.Frames) > 0 {
+			c.loop.writing.Store(s)
+		}
+		return Ready
 	}
 	to := s.upTo(form, from, maxBytes)
 	start, end := s.start(form, from), s.items[to-1].end[form]
@@ -315,7 +327,7 @@ func (m *member) run(b *Batch, maxBytes int) bool {
 	if c.stream == nil && len(b.Frames) > 0 {
 		c.loop.writing.Store(s)
 	}
-	return true
+	return Ready
 }
 
 // scan moves the cursor through the log to the next thing to tell.
