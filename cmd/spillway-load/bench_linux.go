@@ -342,7 +342,7 @@ func (b *bench) most(ctx context.Context, stands []*stand, from, factor float64,
 	levels := make([]float64, len(stands))
 	for i, s := range stands {
 		_, level, err := b.climb(ctx, s, from, 2, l)
-		if err != nil {
+		if err := b.revive(ctx, s, err); err != nil {
 			return nil, nil, err
 		}
 		levels[i] = level
@@ -351,7 +351,7 @@ func (b *bench) most(ctx context.Context, stands []*stand, from, factor float64,
 	for i, s := range stands {
 		sides = append(sides, func() (float64, error) {
 			best, level, err := b.climb(ctx, s, levels[i], factor, l)
-			if err != nil || best == nil {
+			if err := b.revive(ctx, s, err); err != nil || best == nil {
 				return math.NaN(), err
 			}
 			levels[i] = level
@@ -360,6 +360,21 @@ func (b *bench) most(ctx context.Context, stands []*stand, from, factor float64,
 	}
 	got, err := interleave(b.pairs, sides...)
 	return got, levels, err
+}
+
+// revive returns err, unless it is of a target, which may have ended under a load
+// that was too much (Pushpin does): then it is started again.
+func (b *bench) revive(ctx context.Context, s *stand, err error) error {
+	p, ok := s.subject.(*posted)
+	if err == nil || !ok || ctx.Err() != nil {
+		return err
+	}
+	b.note("%s is started again: %v", s.label, err)
+	if err := s.crowd.disconnect(ctx); err != nil {
+		return err
+	}
+	p.stop()
+	return p.start(ctx)
 }
 
 // profiled runs one more step under the CPU profiler of the gateway in process,

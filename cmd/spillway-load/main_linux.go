@@ -35,7 +35,7 @@ Scenarios; those with * unless one is named:
   -bootstrap HOSTS  a real Kafka instead of the one in memory
   -all              all scenarios, with all their rows
   -pairs N          times that each is measured (9)
-  -step DURATION    of one load (800ms)
+  -step DURATION    of one load (700ms)
   -clients LIST     sizes of per-write, most and peers; the first is that of
                     websocket, compression and kafka (1000; with -all 1000,10000)
   -size BYTES       of a message (128)
@@ -128,7 +128,7 @@ func parseOptions(args []string) (o options, err error) {
 	fs.StringVar(&o.bootstrap, "bootstrap", "", "")
 	fs.BoolVar(&o.whole, "all", false, "")
 	fs.IntVar(&o.pairs, "pairs", 9, "")
-	fs.DurationVar(&o.step, "step", 800*time.Millisecond, "")
+	fs.DurationVar(&o.step, "step", 700*time.Millisecond, "")
 	fs.StringVar(&sizes, "clients", "", "")
 	fs.IntVar(&o.size, "size", 128, "")
 	fs.Float64Var(&o.writes, "writes", 20_000, "")
