@@ -42,27 +42,31 @@ func TestMeasure(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
-	o, err := parseOptions([]string{"-server", binary, "-clients", "20", "-records", "2000", "-pairs", "1", "-step", "100ms",
-		"-streams", "2000", "-writes", "4000", "-out", filepath.Join(dir, "load.json"), "-profiles", dir,
-		"per-write", "websocket", "compression", "added", "idle-view"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.profileFor = 200 * time.Millisecond
 	var table, progress strings.Builder
-	if err := measure(ctx, o, &table, &progress); err != nil {
-		t.Fatalf("%v\n%s", err, progress.String())
+	all := func(args ...string) (r report) {
+		t.Helper()
+		o, err := parseOptions(append([]string{"-server", binary, "-clients", "20", "-records", "2000", "-pairs", "1", "-step", "100ms",
+			"-writes", "4000", "-out", filepath.Join(dir, "load.json")}, args...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.profileFor = 200 * time.Millisecond
+		if err := measure(ctx, o, &table, &progress); err != nil {
+			t.Fatalf("%v\n%s", err, progress.String())
+		}
+		text, err := os.ReadFile(o.out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(text, &r); err != nil {
+			t.Fatal(err)
+		}
+		return r
 	}
-	text, err := os.ReadFile(o.out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var r report
-	if err := json.Unmarshal(text, &r); err != nil {
-		t.Fatal(err)
-	}
-	if r.Idle == nil || r.Idle.Live.Records != 2000 || r.Idle.Backlog.Records != 2000 || r.Idle.Consumer.Records < 2000 {
-		t.Errorf("idle-view: got %+v, want 2000 records in three ways", r.Idle)
+	idle := all("-profiles", dir, "idle-view") // a profile takes go a second to print
+	r := all("per-write", "websocket", "compression", "added")
+	if idle.Idle == nil || idle.Idle.Live.Records != 2000 || idle.Idle.Backlog.Records != 2000 || idle.Idle.Consumer.Records < 2000 {
+		t.Errorf("idle-view: got %+v, want 2000 records in three ways", idle.Idle)
 	}
 	rows := make(map[string]int)
 	for _, l := range r.Rows {
@@ -77,13 +81,13 @@ func TestMeasure(t *testing.T) {
 			t.Errorf("a step that measured nothing: %+v", s)
 		}
 	}
-	for _, p := range r.Profiles {
+	for _, p := range idle.Profiles {
 		if info, err := os.Stat(p.File); err != nil || info.Size() == 0 {
 			t.Errorf("profile %s: %v, %v", p.Name, info, err)
 		}
 	}
-	if len(r.Profiles) != 4 {
-		t.Errorf("%d profiles, want 3 of per-write and 1 of idle-view", len(r.Profiles))
+	if len(idle.Profiles) != 1 {
+		t.Errorf("%d profiles, want 1", len(idle.Profiles))
 	}
 	for _, want := range []string{"bare consumer", "Go floor", "WebSocket", "1,000 records/s"} {
 		if !strings.Contains(table.String(), want) {
