@@ -31,10 +31,10 @@ func testLoads(t *testing.T, s *stand) {
 		group int
 		again bool
 	}{{"one by one", 1, false}, {"in groups", 10, false}, {"with new clients", 1, true}} {
+		if tt.again && s.channels > 1 {
+			continue // no other than with one channel
+		}
 		t.Run(tt.name, func(t *testing.T) {
-			if tt.again && s.channels > 1 {
-				t.Skip("no other than with one channel")
-			}
 			if tt.again {
 				if err := s.disconnect(t.Context()); err != nil {
 					t.Fatal(err)
