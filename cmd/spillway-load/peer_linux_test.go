@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"sync/atomic"
 	"testing"
 )
 
@@ -132,9 +133,10 @@ func TestPosterDoesNotWaitForAnswers(t *testing.T) {
 
 // What a server refuses is an error that says so, and the next try is a new one.
 func TestPosterRefused(t *testing.T) {
-	refuse := true
+	var refuse atomic.Bool
+	refuse.Store(true)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if refuse {
+		if refuse.Load() {
 			http.Error(w, "too much", http.StatusServiceUnavailable)
 		}
 	}))
@@ -146,7 +148,7 @@ func TestPosterRefused(t *testing.T) {
 		t.Errorf("got %v, want the status and the text", err)
 	}
 	server.CloseClientConnections()
-	refuse = false
+	refuse.Store(false)
 	if err := p.publish(t.Context(), "weather", testPayloads(2), 1); err != nil {
 		t.Errorf("again: %v", err)
 	}
