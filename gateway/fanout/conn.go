@@ -127,18 +127,6 @@ const (
 	gone                // it has
 )
 
-// lingerTime is how long a client may take to hang up, or to answer a close
-// frame.
-const lingerTime = 2 * time.Second
-
-// A keepAlive is what is sent on a quiet connection. It is shared.
-type keepAlive struct {
-	frame    []byte
-	sum      compress.Sum // of its content
-	every    time.Duration
-	interval bool // also when it was not quiet
-}
-
 // An outbox is what is to be written to one connection alone, before anything
 // of its subscriptions. It lives while it holds something.
 type outbox struct {
@@ -242,134 +230,9 @@ func (c *Conn) took(n int) {
 	}
 }
 
-// SetKeepAlive sets what is sent while the connection is quiet; nil: nothing. On a
-// WebSocket it is a ping, whatever its content.
-func (c *Conn) SetKeepAlive(k *grip.KeepAlive) {
-	c.mu.Lock()
-	c.keep = c.engine().keepAlive(c, k)
-	if k != nil {
-		c.keepFor = jittered(k.Timeout)
-		c.lastKept = c.engine().now()
-	}
-	c.arm()
-	c.mu.Unlock()
-}
-
-// EndAt moves the moment at which TimeOver is called to an earlier one.
-func (c *Conn) EndAt(at time.Time) {
-	c.mu.Lock()
-	c.endAt = min(c.endAt, at.Sub(c.engine().started))
-	c.arm()
-	c.mu.Unlock()
-}
-
 // Left tells that the client has hung up, where nobody reads from the
 // connection.
 func (c *Conn) Left() { c.left() }
-
-// A Hold is a subscription of a connection.
-type Hold struct {
-	Wants    []Want
-	OpenOnly bool
-	// LinkAfter is how long the channels may be quiet before Held is called with
-	// Quiet; 0: for ever.
-	LinkAfter time.Duration
-	// PassHints says that hints are nothing to tell.
-	PassHints bool
-	// Context is for the owner: Subscriber.Context returns it.
-	Context any
-}
-
-// hold is what a connection knows of a subscription.
-type hold struct {
-	linkAfter time.Duration
-	quiet     time.Duration // since when, on the engine's clock
-	passHints bool
-	gave      bool // something was sent
-	ended     bool // Held is called, or will not be
-	context   any
-}
-
-// Context is what the subscription was made with.
-func (s *Subscriber) Context() any { return s.context }
-
-// Hold subscribes the connection: from now on it is sent what comes, until Held
-// is called. ok is false as with Engine.Subscribe, and when the connection has
-// ended.
-func (c *Conn) Hold(h Hold) (s *Subscriber, ok bool) {
-	wants := h.Wants[:min(len(h.Wants), MaxSubscriptions)]
-	form := Stream
-	if c.framing == Framed {
-		form = Message
-	}
-	e := c.engine()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.state != open {
-		return nil, false
-	}
-	var m *member
-	if c.first.conn == nil { // free
-		s, m = &c.first, &c.firstMember[0]
-		*s = Subscriber{members: c.firstList[:0]}
-	} else {
-		s = new(Subscriber)
-	}
-	s.engine, s.form, s.conn = e, form, c
-	s.hold = hold{linkAfter: h.LinkAfter, quiet: e.now(), passHints: h.PassHints, context: h.Context}
-	for i, want := range wants {
-		if i > 0 || m == nil {
-			m = new(member)
-		}
-		*m = member{sub: s, want: want, index: -1}
-		if !e.attach(m, h.OpenOnly) {
-			s.Close()
-			s.free()
-			return nil, false
-		}
-		s.members = append(s.members, m)
-	}
-	if c.subs == nil {
-		c.subs = c.firstSubs[:0]
-	}
-	c.subs = append(c.subs, s)
-	c.arm()
-	c.kick() // there may be something already
-	return s, true
-}
-
-// free lets the connection use the memory of a subscription again.
-func (s *Subscriber) free() {
-	if c := s.conn; c != nil && s == &c.first {
-		s.conn = nil
-	}
-}
-
-// Drop ends a subscription. It reports false when Held has been called for it
-// or is going to be.
-func (c *Conn) Drop(s *Subscriber) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if s.ended {
-		return false
-	}
-	c.forget(s)
-	s.Close()
-	s.free()
-	return true
-}
-
-// Release ends a subscription that Held was called for. It returns the last id
-// on each channel where one is known (see Subscriber.Detach), and whether the
-// connection was sent anything by it.
-func (c *Conn) Release(s *Subscriber) (lasts []grip.Last, gave bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	lasts, gave = s.Detach(), s.gave
-	s.context = nil
-	s.free()
-	return lasts, gave
-}
 
 // Over reports whether nothing more can be sent.
 func (c *Conn) Over() bool {
@@ -381,23 +244,6 @@ func (c *Conn) Over() bool {
 // WriteFrames is Write for what AppendFrame made, on a WebSocket.
 func (c *Conn) WriteFrames(frames []byte) error {
 	return c.send(frames, compress.Sum{})
-}
-
-// forget takes a subscription out of the list. It is called with c.mu.
-func (c *Conn) forget(s *Subscriber) {
-	s.ended = true
-	for i, other := range c.subs {
-		if other == s {
-			c.subs = append(c.subs[:i], c.subs[i+1:]...)
-			break
-		}
-	}
-}
-
-// tell calls Held. It is called with c.mu.
-func (c *Conn) tell(s *Subscriber, why Status, b Batch) {
-	c.forget(s)
-	c.engine().telling.Go(func() { c.owner.Held(s, why, b) })
 }
 
 // Finish ends the connection when content and everything before it is in the
@@ -435,15 +281,6 @@ func (c *Conn) finish(content []byte, code int, reason string, why Ending) {
 	c.state, c.ending = finishing, why
 	c.arm()
 	c.kick()
-}
-
-// dropAll ends all subscriptions. It is called with c.mu.
-func (c *Conn) dropAll() {
-	for _, s := range c.subs {
-		s.ended = true
-		s.Close()
-	}
-	c.subs = nil
 }
 
 // Cut ends the connection at once. The client can tell that what it got is not
@@ -574,116 +411,6 @@ func (c *Conn) unsent(b *Batch, n int) {
 			return
 		}
 	}
-}
-
-// arm puts the connection into the wheel for what is due first. It is called
-// with c.mu.
-func (c *Conn) arm() {
-	if c.state >= closed {
-		return
-	}
-	if c.loop.wheel.add(c, c.due()) {
-		c.loop.nudge()
-	}
-}
-
-func (c *Conn) due() time.Duration {
-	due := never
-	if c.blocked || c.pumping || c.state == lingering {
-		due = min(due, c.progress+c.patience())
-	}
-	if c.client != nil {
-		due = min(due, c.client.due(c.timeout))
-	}
-	if c.state != open {
-		return due
-	}
-	if !c.timeUp {
-		due = min(due, c.endAt)
-	}
-	due = min(due, c.keepAt())
-	for _, s := range c.subs {
-		if s.linkAfter > 0 {
-			due = min(due, s.quiet+s.linkAfter)
-		}
-	}
-	return due
-}
-
-// patience is how long the socket may take nothing, or the client may take to
-// hang up.
-func (c *Conn) patience() time.Duration {
-	if c.state == lingering {
-		return min(lingerTime, c.timeout)
-	}
-	return c.timeout
-}
-
-func (c *Conn) keepAt() time.Duration {
-	switch k := c.keep; {
-	case k == nil:
-		return never
-	case k.interval:
-		return c.lastKept + c.keepFor
-	default:
-		return c.lastSent + c.keepFor
-	}
-}
-
-// tickAt does what is due. It runs on the loop.
-func (c *Conn) tickAt(now time.Duration) {
-	c.mu.Lock()
-	if c.state >= closed {
-		c.mu.Unlock()
-		return
-	}
-	over := false
-	switch {
-	case (c.blocked || c.pumping || c.state == lingering) && now >= c.progress+c.patience():
-		why := Stalled
-		if c.state == lingering {
-			why = c.ending
-		}
-		c.cut(why)
-	case c.client != nil && now >= c.client.due(c.timeout):
-		c.cut(Stalled)
-	case c.state != open:
-	case !c.timeUp && now >= c.endAt:
-		c.timeUp, over = true, true
-	default:
-		if now >= c.keepAt() {
-			c.sendKeepAlive(now)
-		}
-		for i := len(c.subs) - 1; i >= 0; i-- {
-			if s := c.subs[i]; s.linkAfter > 0 && now >= s.quiet+s.linkAfter {
-				c.tell(s, Quiet, Batch{})
-			}
-		}
-	}
-	c.arm()
-	c.mu.Unlock()
-	if over {
-		c.owner.TimeOver()
-	}
-}
-
-// keepAlive sends a keep-alive, unless something is on its way anyway.
-func (c *Conn) sendKeepAlive(now time.Duration) {
-	c.keepFor = jittered(c.keep.every)
-	c.lastKept = now
-	if c.out != nil || c.blocked || c.pumping {
-		c.lastSent = now
-		return
-	}
-	c.engine().metrics.keepAlives.Add(1)
-	c.put(c.keep.frame)
-	if c.code != nil {
-		c.code.add(c.keep.sum)
-	}
-	if c.client != nil {
-		c.client.pinged(now)
-	}
-	c.kick()
 }
 
 // hangUp says that nothing more will come; false means that there is no way to.

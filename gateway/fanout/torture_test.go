@@ -216,7 +216,7 @@ func (v *victim) hold(lasts []grip.Last) {
 					to = int(last)
 				}
 			} else {
-				to = int(v.published[c-tortureOpen].Load())
+				to = max(from, int(v.published[c-tortureOpen].Load())) // what was received is counted a little later
 			}
 			page := bytes.Join(v.history[c][from:to], nil)
 			if len(page) > 0 && v.conn.Write(page) != nil {

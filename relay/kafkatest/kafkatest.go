@@ -325,8 +325,8 @@ func (c *Cluster) GroupLag(group, topic string) (lag int64, ok bool) {
 	c.tb.Helper()
 	c.do("lag of group "+group, func(ctx context.Context, adm *kadm.Client) error {
 		committed, err := adm.FetchOffsets(ctx, group)
-		if errors.Is(err, kerr.GroupIDNotFound) {
-			return nil // nobody has joined yet
+		if errors.Is(err, kerr.GroupIDNotFound) || errors.Is(err, kerr.CoordinatorNotAvailable) {
+			return nil // nobody has joined yet, or the first group of all is being made
 		}
 		if err != nil {
 			return err
