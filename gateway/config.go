@@ -84,8 +84,8 @@ type Config struct {
 	ChannelLogMinAge time.Duration `envconfig:"CHANNEL_LOG_MIN_AGE" default:"250ms"`
 
 	// FlushPauseMax bounds the rest between two rounds of writes to all clients
-	// of a channel, on each core: three times what the round took, where that was
-	// 1ms or more. It lets more items leave in one write while there are many; an
+	// of a channel, on each core: three times what a round took, where the last two
+	// took 1ms or more. It lets more items leave in one write while there are many; an
 	// item that comes after a rest leaves at once. 0 to 1s; 0 means no rest.
 	FlushPauseMax time.Duration `envconfig:"FLUSH_PAUSE_MAX" default:"10ms"`
 

@@ -76,7 +76,7 @@ var configTable = []setting{
 	{part: "Gateway", name: "CHANNEL_LOG_MIN_AGE", deflt: "250ms", twin: false,
 		doc: "How long a channel retains an item even beyond CHANNEL_LOG_BYTES, while less than half of LOG_MEMORY is in use, so that nobody falls behind a very fast topic in a moment. 0 to 10s."},
 	{part: "Gateway", name: "FLUSH_PAUSE_MAX", deflt: "10ms", twin: false,
-		doc: "Bounds the rest between two rounds of writes to all clients of a channel, on each core: three times what the round took, where that was 1ms or more. It lets more items leave in one write while there are many; an item that comes after a rest leaves at once. 0 to 1s; 0 means no rest."},
+		doc: "Bounds the rest between two rounds of writes to all clients of a channel, on each core: three times what a round took, where the last two took 1ms or more. It lets more items leave in one write while there are many; an item that comes after a rest leaves at once. 0 to 1s; 0 means no rest."},
 	{part: "Gateway", name: "MEMORY_LIMIT", deflt: "0", twin: false,
 		doc: "The memory that the process may use, from which shares are derived. 0 means the limit of the container, or else all memory of the machine."},
 	{part: "Gateway", name: "LOG_MEMORY", deflt: "0", twin: false,

@@ -53,6 +53,7 @@ type lane struct {
 
 	// The loop's own, on the engine's clock.
 	begun     time.Duration // when the round began; 0: it has not
+	took      time.Duration // how long the last one took
 	notBefore time.Duration // when the next one may
 }
 

@@ -15,7 +15,7 @@ import (
 //
 // A loop that is busy batches by itself: a lane that gets more while the loop is
 // at it is gone through once more, whatever how much has come, and each
-// connection is given all there is when its turn comes. After a round that took
+// connection is given all there is when its turn comes. After rounds that took
 // long the lane rests (pause). A lane that was quiet is gone through at once.
 type loop struct {
 	engine *Engine
@@ -339,8 +339,10 @@ func (l *loop) sweep(ln *lane) bool {
 		l.now = l.engine.now()
 	}
 	if over {
-		ln.notBefore = l.now + pause(l.now-ln.begun, l.engine.cfg.MaxPause)
-		ln.begun = 0
+		took := l.now - ln.begun
+		// One long round may only mean that something else had the core.
+		ln.notBefore = l.now + pause(min(took, ln.took), l.engine.cfg.MaxPause)
+		ln.begun, ln.took = 0, took
 	}
 	return more
 }
