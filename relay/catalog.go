@@ -60,14 +60,6 @@ func (t *topicInfo) same(o *topicInfo) bool {
 	return t.id == o.id && t.tag == o.tag && slices.Equal(t.leaders, o.leaders)
 }
 
-func tagsOf(topics []*topicInfo) []cursor.Tag {
-	tags := make([]cursor.Tag, len(topics))
-	for i, t := range topics {
-		tags[i] = t.tag
-	}
-	return tags
-}
-
 // A catalog caches the metadata of the exposed topics, so that a request for
 // any name, known or not, is answered without asking a broker.
 type catalog struct {

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway/grip"
+	"spillway/relay/cursor"
 	"spillway/relay/kafkatest"
 )
 
@@ -165,7 +166,7 @@ func TestPageLinksKnowTheirPosition(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := httptest.NewRequest(http.MethodGet, s.next, nil)
-	grip.AppendLast(r.Header, grip.Last{Channel: topic, ID: string(vector{{2}}.appendCursor(nil, 0, 1, tagsOf([]*topicInfo{info})))})
+	grip.AppendLast(r.Header, grip.Last{Channel: topic, ID: string(vector{{2}}.appendCursor(nil, 0, 1, []cursor.Tag{info.tag}))})
 	w := h.do(r.WithContext(grip.WithLink(r.Context())))
 	if n := len(parseSSE(w.Body.String())); n != 3 {
 		t.Errorf("%d events, want the three from the link's own position: %s", n, w.Body)

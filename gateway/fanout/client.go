@@ -12,7 +12,9 @@ import (
 // A client is the other side of a WebSocket: what it says, and whether it still
 // answers.
 type client struct {
-	reader ws.Reader // of who reads
+	// Of who reads.
+	reader ws.Reader
+	held   int // bytes that reader keeps
 
 	// Guarded by Conn.mu.
 	early   []byte // what it said before the connection was taken over
@@ -76,6 +78,7 @@ func (c *Conn) hear(p []byte) {
 		return
 	}
 	err := c.client.reader.Feed(p, c.received)
+	c.heard(c.client.reader.Held())
 	var wrong *ws.Error
 	switch {
 	case err == nil, errors.Is(err, errHungUp):
@@ -83,6 +86,20 @@ func (c *Conn) hear(p []byte) {
 		c.refuse(wrong, TooBig)
 	case errors.As(err, &wrong):
 		c.refuse(wrong, Wrong)
+	}
+}
+
+// heard notes how many bytes of a message that is not complete are kept.
+func (c *Conn) heard(held int) {
+	c.engine().privateBytes.Add(int64(held - c.client.held))
+	c.client.held = held
+}
+
+// deafen forgets what was heard; who reads calls it last.
+func (c *Conn) deafen() {
+	if c.client != nil {
+		c.client.reader.Reset()
+		c.heard(0)
 	}
 }
 

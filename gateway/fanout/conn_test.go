@@ -728,6 +728,26 @@ func TestWebSocketAnswers(t *testing.T) {
 	})
 }
 
+// What is kept of a message that is not complete is counted, until it is or its
+// client has left.
+func TestWebSocketHalves(t *testing.T) {
+	eachMechanism(t, func(t *testing.T, cfg Config) {
+		r := newRig(t, cfg)
+		p := r.take(Options{Framing: Framed})
+		half := fromClient(ws.OpText, false, "a half of it")
+		p.say(half)
+		eventually(t, "the half to be counted", func() bool { return r.privateBytes.Load() >= int64(len("a half of it")) })
+		p.say(fromClient(ws.OpContinuation, true, ""))
+		recv(t, p.received, "the message")
+		eventually(t, "nothing to be kept", func() bool { return r.privateBytes.Load() == 0 })
+		p.say(half)
+		eventually(t, "the half to be counted", func() bool { return r.privateBytes.Load() > 0 })
+		_ = p.client.Close()
+		p.wantGone(Left)
+		eventually(t, "nothing to be kept", func() bool { return r.privateBytes.Load() == 0 })
+	})
+}
+
 func TestWebSocketRefusals(t *testing.T) {
 	for _, tt := range []struct {
 		name string

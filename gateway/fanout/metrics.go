@@ -113,7 +113,7 @@ func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 	gauge("connection_bytes", "Memory that the engine keeps for its connections, in bytes, with what waits for one of them alone.", func() float64 {
 		return e.sum(func(l *loop) *atomic.Int64 { return &l.connections })*float64(connBytes) + float64(e.privateBytes.Load())
 	})
-	gauge("private_bytes", "Bytes that wait for one connection alone: rests of frames, pages, pongs.", func() float64 {
+	gauge("private_bytes", "Bytes that wait for one connection alone: rests of frames, pages, pongs, halves of clients' messages.", func() float64 {
 		return float64(e.privateBytes.Load())
 	})
 	return m

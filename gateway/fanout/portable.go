@@ -127,6 +127,7 @@ func (c *Conn) pump(private []byte, b Batch) {
 // listen reads until the client hangs up. What a client of HTTP says is nothing
 // that anyone waits for.
 func (c *Conn) listen(r io.Reader) {
+	defer c.deafen()
 	buf := make([]byte, 1)
 	if c.client != nil {
 		buf = make([]byte, 4<<10)

@@ -133,6 +133,7 @@ func (s *shard) admit(_ *loop, c *Conn) {
 
 func (s *shard) close(_ *loop, c *Conn) {
 	s.conns[c.fd] = nil
+	c.deafen()
 	c.closeBare() // which also takes it out of the set
 }
 

@@ -1,7 +1,6 @@
 package fanout
 
 import (
-	"iter"
 	"sort"
 	"sync/atomic"
 
@@ -71,35 +70,6 @@ type Batch struct {
 	newest  bool   // nothing came behind it yet
 	follows bool   // of the member, before the batch
 	prev    string // of the same
-}
-
-// Contents iterates over the contents of the items, without their frames.
-func (b *Batch) Contents() iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		start := b.base
-		for i := range b.entries {
-			end := b.entries[i].end[b.form]
-			if end > start && !yield(unframed(b.form, b.Frames[start-b.base:end-b.base])) {
-				return
-			}
-			start = end
-		}
-	}
-}
-
-// Messages iterates over the items of a batch in the Message form.
-func (b *Batch) Messages() iter.Seq2[grip.MessageType, []byte] {
-	return func(yield func(grip.MessageType, []byte) bool) {
-		start := b.base
-		for i := range b.entries {
-			e := &b.entries[i]
-			end := e.end[Message]
-			if e.kind[Message] == content && !yield(e.msg, unframed(Message, b.Frames[start-b.base:end-b.base])) {
-				return
-			}
-			start = end
-		}
-	}
 }
 
 // A Subscriber reads the logs of some channels in one form. Except for Wake and
