@@ -2,8 +2,6 @@ package kafkatest
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -102,23 +100,4 @@ func (f *fake) stop() error {
 		f.running = false
 	}
 	return nil
-}
-
-// FreePort returns a port of 127.0.0.1 that nothing listens on. It is below the
-// range from which systems take the ports of outgoing connections (32768 and up
-// on Linux, 49152 elsewhere): a server that comes back must find its port free,
-// and a client that calls while it is away must not be connected to itself.
-func FreePort(tb testing.TB) int {
-	tb.Helper()
-	for range 100 {
-		port := 20000 + rand.IntN(12000)
-		ln, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
-		if err != nil {
-			continue
-		}
-		_ = ln.Close()
-		return port
-	}
-	tb.Fatal("no free port in 100 tries between 20000 and 32000")
-	return 0
 }
