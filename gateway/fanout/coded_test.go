@@ -295,6 +295,7 @@ func (p *puller) next(room func(n int) int) bool {
 	if !ok {
 		return false
 	}
+	defer c.loop.unpin(0)
 	out := private
 	if private == nil {
 		out = c.wire(&b, &p.scratch)

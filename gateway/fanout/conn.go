@@ -348,7 +348,6 @@ func (c *Conn) next(b *Batch, now time.Duration) (private []byte, ok bool) {
 				c.subs[last] = s
 			}
 			if len(b.Frames) == 0 {
-				c.loop.writing.Store(nil)
 				continue
 			}
 			if c.stream != nil { // it goes out whole, or nothing does any more

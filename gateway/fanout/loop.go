@@ -27,14 +27,16 @@ type loop struct {
 	lanes  []*lane // to go through; guarded by mu
 	conns  []*Conn // to look at; guarded by mu
 	asleep bool    // guarded by mu
-	ended  bool    // guarded by mu: nobody works on the lists any more
+	done   bool    // guarded by mu: nobody works on the lists any more
 
 	// The loop's own.
 	now      time.Duration // on the engine's clock, as of not long ago
 	round    []*lane       // lanes that it is at
 	earliest time.Duration // when the first of those that rest goes on; or never
 	spare    []*Conn
-	some     [sweepChunk]*Conn
+	some     []*Conn // whose turn it is; at most sweepChunk
+	over     []*lane // of which the last have their turn
+	ended    []*Conn // that were found closed in their turn
 	scratch  []byte
 	batch    Batch // that a shard is writing
 	random   *rand.Rand
@@ -45,8 +47,10 @@ type loop struct {
 	// What was written. Only this loop's connections add to it.
 	writes, items, bytes, blocked atomic.Int64
 
-	// writing is the segment of which a shard writes bytes at this moment.
-	writing atomic.Pointer[segment]
+	// writing are the segments of which a shard writes bytes at this moment: the
+	// first pins of them, of which only the loop knows the number.
+	writing [sweepChunk + 1]atomic.Pointer[segment]
+	pins    int
 }
 
 // A mechanism is how a loop waits and writes.
@@ -62,6 +66,9 @@ type mechanism interface {
 	admit(l *loop, c *Conn)
 	// flush writes what there is for a connection. It is called with c.mu.
 	flush(l *loop, c *Conn)
+	// flushAll does so for several, without it, which may be the same twice. It
+	// adds those that are closed to l.ended.
+	flushAll(l *loop, conns []*Conn)
 	// read takes what the client of a WebSocket has said, after a pause.
 	read(l *loop, c *Conn)
 	// close closes a connection that was admitted. Closing twice is fine while
@@ -75,8 +82,8 @@ type mechanism interface {
 }
 
 const (
-	// sweepChunk is how many connections of one lane get their turn before
-	// another lane does.
+	// sweepChunk is how many connections get their turn together, and how many of
+	// one lane before another lane does.
 	sweepChunk = 64
 	// pollEvery is how long a busy loop works before it looks whether clients
 	// have left, said something, or take something again.
@@ -84,7 +91,7 @@ const (
 )
 
 func newLoop(e *Engine, index int, mech mechanism) *loop {
-	return &loop{engine: e, index: index, mech: mech, earliest: never,
+	return &loop{engine: e, index: index, mech: mech, earliest: never, some: make([]*Conn, 0, sweepChunk),
 		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
 }
 
@@ -102,7 +109,7 @@ func (l *loop) pushLane(ln *lane) bool {
 func (l *loop) push(c *Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c.queued || l.ended {
+	if c.queued || l.done {
 		return false
 	}
 	c.queued = true
@@ -120,7 +127,7 @@ func (l *loop) wasAsleep() bool {
 func (l *loop) rouse() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.ended { // what it waits on may be gone
+	if !l.done { // what it waits on may be gone
 		l.mech.wake()
 	}
 }
@@ -188,12 +195,12 @@ func isClosed(c <-chan struct{}) bool {
 // expire does what is due.
 func (l *loop) expire() {
 	for {
-		due := l.wheel.expired(l.some[:0], l.now)
+		due := l.wheel.expired(l.some, l.now)
 		for _, c := range due {
 			c.tickAt(l.now)
 		}
-		clear(l.some[:len(due)])
-		if len(due) < cap(l.some) {
+		clear(due)
+		if len(due) < cap(due) {
 			return
 		}
 	}
@@ -237,6 +244,7 @@ func (l *loop) work() bool {
 			l.now = l.engine.now()
 		}
 	}
+	l.give()
 	clear(l.round[len(left):])
 	l.round = left
 	return busy
@@ -293,11 +301,10 @@ func (l *loop) look(c *Conn) {
 	c.owner.Gone(c.ending)
 }
 
-// sweep gives the next members of a lane what is new for them. It reports
-// whether the lane has more to do.
+// sweep gives the next members of a lane their turn, of whom there is something
+// new. It reports whether the lane has more to do.
 func (l *loop) sweep(ln *lane) bool {
 	ch := ln.ch
-	n := 0
 	ch.mu.Lock()
 	if ln.left == 0 { // it begins, not always with the same one
 		ln.begun = l.now
@@ -307,44 +314,89 @@ func (l *loop) sweep(ln *lane) bool {
 			ln.at = l.random.IntN(ln.left)
 		}
 	}
-	for n < len(l.some) && ln.left > 0 {
+	for len(l.some) < sweepChunk && ln.left > 0 {
 		ln.left--
 		if ln.at >= len(ln.members) {
 			ln.at = 0
 		}
 		if ln.at < len(ln.members) {
 			if m := ln.members[ln.at]; m.cursor+1 < ch.next || m.action != nil {
-				l.some[n] = m.sub.conn
-				n++
+				l.some = append(l.some, m.sub.conn)
 			}
 			ln.at++
 		}
 	}
-	more, over := ln.left > 0 || ln.again, ln.left == 0
+	more := ln.left > 0 || ln.again
+	if ln.left == 0 {
+		l.over = append(l.over, ln)
+	}
 	ln.queued = more
 	ch.mu.Unlock()
-	for _, c := range l.some[:n] {
-		c.mu.Lock()
-		if !c.blocked && !c.pumping {
-			l.mech.flush(l, c)
-		}
-		ended := c.state == closed
-		c.mu.Unlock()
-		if ended {
+	if len(l.some) == sweepChunk {
+		l.give()
+	}
+	return more
+}
+
+// give writes to those whose turn it is.
+func (l *loop) give() {
+	if len(l.some) > 0 {
+		l.mech.flushAll(l, l.some)
+		clear(l.some)
+		l.some = l.some[:0]
+		for _, c := range l.ended {
 			l.look(c)
 		}
-	}
-	clear(l.some[:n])
-	if n > 0 {
+		clear(l.ended)
+		l.ended = l.ended[:0]
 		l.now = l.engine.now()
 	}
-	if over {
+	for _, ln := range l.over {
 		took := l.now - ln.begun
 		// One long round may only mean that something else had the core.
 		ln.notBefore = l.now + pause(min(took, ln.took), l.engine.cfg.MaxPause)
 		ln.begun, ln.took = 0, took
 	}
-	return more
+	clear(l.over)
+	l.over = l.over[:0]
+}
+
+// flushEach is flushAll for mechanisms that write to one connection after the
+// other.
+func (l *loop) flushEach(conns []*Conn) {
+	for _, c := range conns {
+		c.mu.Lock()
+		if !c.blocked && !c.pumping {
+			l.mech.flush(l, c)
+		}
+		l.unlock(c)
+	}
+}
+
+// unlock ends a connection's turn.
+func (l *loop) unlock(c *Conn) {
+	if c.state == closed {
+		l.ended = append(l.ended, c)
+	}
+	c.mu.Unlock()
+}
+
+// pin keeps a segment in the log while a shard writes bytes of it: the cursor may
+// still have to go back. It is called with the channel's lock.
+func (l *loop) pin(s *segment) {
+	if l.pins > 0 && l.writing[l.pins-1].Load() == s {
+		return
+	}
+	l.writing[l.pins].Store(s)
+	l.pins++
+}
+
+// unpin lets go of all but the first n.
+func (l *loop) unpin(n int) {
+	for l.pins > n {
+		l.pins--
+		l.writing[l.pins].Store(nil)
+	}
 }
 
 // cutAll closes every connection. When it returns the loop has ended.
@@ -367,12 +419,12 @@ func (l *loop) cutAll() {
 		})
 		l.mu.Lock()
 		idle := len(l.conns) == 0
-		l.ended = idle && l.connections.Load() == 0
-		l.asleep = idle && !l.ended
-		ended, writing := l.ended, l.asleep
+		l.done = idle && l.connections.Load() == 0
+		l.asleep = idle && !l.done
+		done, writing := l.done, l.asleep
 		l.mu.Unlock()
 		switch {
-		case ended:
+		case done:
 			return
 		case writing: // it is cut off, and says when it has noticed
 			l.mech.wait(l, never)
@@ -384,5 +436,5 @@ func (l *loop) cutAll() {
 func (l *loop) hasEnded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.ended
+	return l.done
 }

@@ -70,6 +70,8 @@ func (p *portable) each(f func(c *Conn)) {
 
 func (p *portable) read(*loop, *Conn) {} // listen does
 
+func (p *portable) flushAll(l *loop, conns []*Conn) { l.flushEach(conns) }
+
 // flush starts a goroutine that writes, if there is something and none is at it.
 func (p *portable) flush(l *loop, c *Conn) {
 	if c.pumping {

@@ -145,8 +145,10 @@ func (s *shard) each(f func(c *Conn)) {
 	}
 }
 
+func (s *shard) flushAll(l *loop, conns []*Conn) { l.flushEach(conns) }
+
 func (s *shard) flush(l *loop, c *Conn) {
-	b := &l.batch
+	b, pins := &l.batch, l.pins
 	for budget := flushBytes; !c.blocked; {
 		if budget <= 0 {
 			c.kick() // after the others
@@ -163,34 +165,42 @@ func (s *shard) flush(l *loop, c *Conn) {
 		}
 		n, errno := send(c.fd, p)
 		budget -= n
-		if errno != 0 && errno != syscall.EAGAIN {
-			l.writing.Store(nil)
-			c.cut(Left)
+		more := s.wrote(l, c, b, private != nil, len(p), n, errno)
+		l.unpin(pins)
+		if !more {
 			return
 		}
-		if n > 0 {
-			c.lastSent, c.progress = l.now, l.now
-			l.writes.Add(1)
-			l.bytes.Add(int64(n))
-		}
-		if private != nil {
-			c.took(n)
-		} else {
-			if n < len(p) {
-				c.unsent(b, n)
-			} else {
-				c.sent()
-			}
-			l.items.Add(int64(b.Items))
-			l.writing.Store(nil)
-		}
-		switch {
-		case n < len(p):
-			c.block(l)
-		case private == nil && b.newest && len(c.subs) == 1:
-			return // what comes from now on puts its lane on the list again
-		}
 	}
+}
+
+// wrote notes that n of size bytes of the outbox, or of a batch, have left. It
+// reports whether there may be more to write.
+func (s *shard) wrote(l *loop, c *Conn, b *Batch, private bool, size, n int, errno syscall.Errno) (more bool) {
+	if errno != 0 && errno != syscall.EAGAIN {
+		c.cut(Left)
+		return false
+	}
+	if n > 0 {
+		c.lastSent, c.progress = l.now, l.now
+		l.writes.Add(1)
+		l.bytes.Add(int64(n))
+	}
+	switch {
+	case private:
+		c.took(n)
+	case n < size:
+		c.unsent(b, n)
+		l.items.Add(int64(b.Items))
+	default:
+		c.sent()
+		l.items.Add(int64(b.Items))
+	}
+	if n < size {
+		c.block(l)
+		return false
+	}
+	// What comes from now on to the newest puts its lane on the list again.
+	return private || !b.newest || len(c.subs) != 1
 }
 
 // block makes the connection wait until its socket takes something again.

@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"slices"
 	"sort"
 	"sync/atomic"
 
@@ -125,6 +126,15 @@ type action struct {
 
 // Wake receives when there may be something new. It is never closed.
 func (s *Subscriber) Wake() <-chan struct{} { return s.wake }
+
+// IsOn reports whether a connection's subscription that has not ended is to a
+// channel.
+func (s *Subscriber) IsOn(channel string) bool {
+	c := s.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(s.members, func(m *member) bool { return m.want.Channel == channel })
+}
 
 func (s *Subscriber) wakeUp() {
 	if s.conn != nil {
@@ -284,7 +294,7 @@ func (m *member) run(b *Batch, maxBytes int) Status {
 		b.Items = len(b.entries)
 		m.cursor += uint64(b.Items)
 		if c.stream == nil && len(b.Frames) > 0 {
-			c.loop.writing.Store(s)
+			c.loop.pin(s)
 		}
 		return Ready
 	}
@@ -295,7 +305,7 @@ func (m *member) run(b *Batch, maxBytes int) Status {
 	m.cursor = s.first + uint64(to) - 1
 	b.newest = m.cursor+1 == m.ch.next
 	if c.stream == nil && len(b.Frames) > 0 {
-		c.loop.writing.Store(s)
+		c.loop.pin(s)
 	}
 	return Ready
 }
@@ -382,7 +392,7 @@ func (m *member) scan(b *Batch, maxBytes int) Status {
 				run.entries = s.items[from:i:i]
 			}
 			if c := m.sub.conn; c != nil && c.stream == nil && len(run.Frames) > 0 {
-				c.loop.writing.Store(s)
+				c.loop.pin(s)
 			}
 			return Ready
 		}

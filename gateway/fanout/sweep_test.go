@@ -37,6 +37,8 @@ func (s *sink) each(f func(c *Conn)) {
 	}
 }
 
+func (s *sink) flushAll(l *loop, conns []*Conn) { l.flushEach(conns) }
+
 func (s *sink) flush(l *loop, c *Conn) {
 	b := &l.batch
 	for {
@@ -55,7 +57,7 @@ func (s *sink) flush(l *loop, c *Conn) {
 			c.took(len(p))
 		} else {
 			l.items.Add(int64(b.Items))
-			l.writing.Store(nil)
+			l.unpin(0)
 			if b.newest && len(c.subs) == 1 {
 				return
 			}

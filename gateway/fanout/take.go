@@ -107,8 +107,10 @@ func (e *Engine) rouse(asleep uint64) {
 // called with the channel's lock, which the shard has when it begins to.
 func (e *Engine) inFlight(s *segment) bool {
 	for _, l := range e.loops {
-		if l.writing.Load() == s {
-			return true
+		for i := range l.writing {
+			if l.writing[i].Load() == s {
+				return true
+			}
 		}
 	}
 	return false
