@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -126,4 +127,27 @@ func ParseClose(content []byte) (code int, reason string, err error) {
 		return 0, "", errors.New("close: reason is not UTF-8")
 	}
 	return int(binary.BigEndian.Uint16(content)), string(content[2:]), nil
+}
+
+// DefaultMessagePrefix is what a message of an origin to its client begins with
+// where GRIP is spoken, unless the origin chooses another.
+const DefaultMessagePrefix = "m:"
+
+// ParseExtension reads an origin's Sec-WebSocket-Extensions: whether it speaks
+// GRIP on the WebSocket, and by which prefix it marks messages for the client. What
+// is not understood is no GRIP.
+func ParseExtension(h http.Header) (messagePrefix string, ok bool) {
+	elems, err := elements(h.Values("Sec-Websocket-Extensions"), false)
+	if err != nil {
+		return "", false
+	}
+	for _, e := range elems {
+		if e.first == "grip" {
+			if prefix, given := e.get("message-prefix"); given {
+				return prefix, true
+			}
+			return DefaultMessagePrefix, true
+		}
+	}
+	return "", false
 }

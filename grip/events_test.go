@@ -2,6 +2,7 @@ package grip
 
 import (
 	"bytes"
+	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -123,6 +124,33 @@ func TestClose(t *testing.T) {
 		if _, _, err := ParseClose([]byte(broken)); err == nil {
 			t.Errorf("%q: got no error, want one", broken)
 		}
+	}
+}
+
+func TestParseExtension(t *testing.T) {
+	for _, tt := range []struct {
+		name, value, prefix string
+		ok                  bool
+	}{
+		{"none", "", "", false},
+		{"alone", "grip", "m:", true},
+		{"no prefix", `grip; message-prefix=""`, "", true},
+		{"its own prefix", `grip; message-prefix="a;,\"b"`, `a;,"b`, true},
+		{"without quotes", "grip;message-prefix=x:", "x:", true},
+		{"another parameter", "grip; sugar=1", "m:", true},
+		{"behind another", "permessage-deflate; client_max_window_bits, grip", "m:", true},
+		{"another", "gripe", "", false},
+		{"a quote without end", `grip; message-prefix="`, "", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := http.Header{}
+			if tt.value != "" {
+				h.Set("Sec-WebSocket-Extensions", tt.value)
+			}
+			if prefix, ok := ParseExtension(h); prefix != tt.prefix || ok != tt.ok {
+				t.Errorf("got %q, %t, want %q, %t", prefix, ok, tt.prefix, tt.ok)
+			}
+		})
 	}
 }
 

@@ -8,6 +8,9 @@ import (
 // unmask masks or unmasks p in place (RFC 6455, 5.3). The key has its first
 // byte lowest. It returns the key for the bytes that follow p.
 func unmask(p []byte, key uint32) uint32 {
+	if key == 0 { // of a server, most likely
+		return 0
+	}
 	if len(p) >= 8 {
 		k := uint64(key)<<32 | uint64(key)
 		for ; len(p) >= 32; p = p[32:] {

@@ -11,8 +11,11 @@ import (
 	"spillway/gateway/compress"
 )
 
-// Rules are what a client must keep to. Connections share them.
+// Rules are what the other side must keep to. Connections share them.
 type Rules struct {
+	// FromServer says that the other side is a server, which masks nothing.
+	FromServer bool
+
 	// Limit is how long a message may be, in bytes, after it was inflated.
 	// Control frames are not counted.
 	Limit int
@@ -218,8 +221,10 @@ func (r *Reader) header(b []byte) (h header, n int, err error) {
 		err = protocolError("compressed without an agreement")
 	case h.compressed && h.op != OpText && h.op != OpBinary:
 		err = protocolError("compressed bit not at the beginning of a message")
-	case b[1]&bitMask == 0:
+	case b[1]&bitMask == 0 && !r.rules.FromServer:
 		err = protocolError("frame not masked")
+	case b[1]&bitMask != 0 && r.rules.FromServer:
+		err = protocolError("frame of a server masked")
 	case h.op.Control() && !h.fin:
 		err = protocolError("fragmented control frame")
 	case h.op.Control() && length > MaxControl:
@@ -259,6 +264,9 @@ func (r *Reader) header(b []byte) (h header, n int, err error) {
 	}
 	h.length = int(length)
 
+	if r.rules.FromServer {
+		return h, n, nil
+	}
 	if len(b) < n+4 {
 		return h, 0, nil
 	}

@@ -268,6 +268,29 @@ func TestReader(t *testing.T) {
 }
 
 // TestReaderIdle is about the two words.
+// A proxy reads what a server says.
+func TestReaderFromServer(t *testing.T) {
+	rules := &Rules{FromServer: true, Limit: testLimit}
+	frame := func(op Op, payload string) string { return string(AppendFrame(nil, op, []byte(payload))) }
+	long := strings.Repeat("y", 200)
+	for _, tt := range []struct{ name, in, want string }{
+		{"a message", frame(OpText, "hi"), "1 \"hi\"\n"},
+		{"one with a longer length", frame(OpBinary, long), "2 \"" + long + "\"\n"},
+		{"fragments with a ping between", "\x01\x02he" + frame(OpPing, "p") + "\x80\x03llo", "9 \"p\"\n1 \"hello\"\n"},
+		{"a close", string(AppendClose(nil, 4000, "bye")), "8 \"\\x0f\\xa0bye\"\n"},
+		{"a mask", masked(0x81, "hi"), "error 1002\n"},
+		{"too long", frame(OpText, strings.Repeat("z", testLimit+1)), "error 1009\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, pieces := range [][]string{{tt.in}, bytewise(tt.in)} {
+				if got := heard(t, rules, pieces...); got != tt.want {
+					t.Errorf("in %d pieces: got %s, want %s", len(pieces), got, tt.want)
+				}
+			}
+		})
+	}
+}
+
 func TestReaderIdle(t *testing.T) {
 	if got := unsafe.Sizeof(Reader{}); got > 16 {
 		t.Errorf("a Reader has %d bytes, want at most 16", got)

@@ -1,6 +1,7 @@
 // Package ws speaks the server's half of WebSocket (RFC 6455) and of
 // permessage-deflate without context takeover (RFC 7692), and does no I/O: it
-// makes the bytes to send, reads the bytes that came, and answers handshakes.
+// makes the bytes to send, reads the bytes that came, and answers handshakes. Of
+// the client's half it has what a proxy needs that passes on what it reads.
 // Who owns a connection, when it is written and what is said in return to a
 // ping or a close is the caller's business.
 //
@@ -98,6 +99,19 @@ func AppendHeader(dst []byte, op Op, compressed bool, n int) []byte {
 // control frame has at most [MaxControl] bytes.
 func AppendFrame(dst []byte, op Op, payload []byte) []byte {
 	return append(AppendHeader(dst, op, false, len(payload)), payload...)
+}
+
+// AppendMasked appends a whole message, or a control frame, as a client sends it
+// (RFC 6455, 5.3).
+func AppendMasked(dst []byte, op Op, payload []byte, key uint32) []byte {
+	start := len(dst)
+	dst = AppendHeader(dst, op, false, len(payload))
+	dst[start+1] |= bitMask
+	dst = binary.LittleEndian.AppendUint32(dst, key)
+	start = len(dst)
+	dst = append(dst, payload...)
+	unmask(dst[start:], key)
+	return dst
 }
 
 // What is said when a connection ends for an error of the client (RFC 6455,

@@ -57,6 +57,21 @@ func TestAppendFrame(t *testing.T) {
 	}
 }
 
+// What a client sends is what a Reader for a server's side reads, and the other
+// way round.
+func TestAppendMasked(t *testing.T) {
+	for _, n := range []int{0, 1, 7, 8, 125, 126, 1000} {
+		payload := strings.Repeat("x", n)
+		frame := string(AppendMasked(nil, OpText, []byte(payload), 0x01020304))
+		if got, want := heard(t, plain, frame), fmt.Sprintf("%d %q\n", OpText, payload); got != want {
+			t.Errorf("%d bytes: got %s, want %s", n, got, want)
+		}
+		if n > 7 && strings.Contains(frame, "xxxx") {
+			t.Errorf("%d bytes: not masked", n)
+		}
+	}
+}
+
 func TestAppendClose(t *testing.T) {
 	const code1000 = "\x03\xe8"
 	for _, tt := range []struct {
