@@ -1,6 +1,7 @@
 package route
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -15,45 +16,74 @@ import (
 	"spillway/grip"
 )
 
-// Parse reads routes, one a line:
+// A Source is a text with routes.
+type Source struct {
+	Name string // for errors: a file's name, or that of a variable; may be empty
+	Text string
+
+	// Semicolons says that ";" ends a line too, as in a variable, where a
+	// newline is hard to write. In a file it is plain text.
+	Semicolons bool
+}
+
+// Parse reads one text without a name, in which ";" ends a line.
+func Parse(text string) (*Table, error) {
+	return ParseSources(Source{Text: text, Semicolons: true})
+}
+
+// ParseSources reads routes, one a line:
 //
 //	CONDITION[,param[=value]]… TARGET[,param[=value]]… [TARGET…]
 //
-// A line ends at a newline or a ";". "#" at the start of a word begins a
-// comment, which goes to the newline. Between quotes all of these, commas and
-// blanks are plain text, with \" and \\ for a quote and a backslash.
+// A line ends at a newline. "#" at the start of a word begins a comment, which
+// goes to the newline. Between quotes both, commas and blanks are plain text,
+// with \" and \\ for a quote and a backslash.
 //
 // The error joins one error for each mistake. Each names the line, says what is
 // wrong and what would be right, and holds no value of sig_key or header.
-func Parse(text string) (*Table, error) {
-	t := &Table{byHost: map[string][]*Route{}}
+func ParseSources(sources ...Source) (*Table, error) {
+	t := &Table{byHost: map[string][]*Route{}, byID: map[string]*Route{}}
 	var errs []error
-	conditions := map[string]int{} // condition → its line
-	ids := map[string]int{}
-	for _, ln := range splitLines(text) {
-		r, bad := parseLine(ln)
-		if len(bad) == 0 {
-			if other, ok := conditions[r.condition()]; ok {
-				bad = append(bad, fmt.Errorf("same condition as line %d; put all targets on one line", other))
-			} else if other, ok := ids[r.ID]; ok && r.ID != "" {
-				bad = append(bad, fmt.Errorf("id=%s: taken by line %d", r.ID, other))
+	conditions := map[string]*Route{}
+	for _, src := range sources {
+		for _, ln := range src.lines() {
+			r, bad := parseLine(ln)
+			r.Source = src.Name
+			if len(bad) == 0 {
+				if other, ok := conditions[r.condition()]; ok && r.Host != "" {
+					bad = append(bad, fmt.Errorf("same condition as %s; put all targets on one line", other.where()))
+				} else if other, ok := t.byID[r.ID]; ok {
+					bad = append(bad, fmt.Errorf("id=%s: taken by %s", r.ID, other.where()))
+				}
+			}
+			if len(bad) > 0 {
+				for _, err := range bad {
+					errs = append(errs, fmt.Errorf("%s (%s): %w", r.where(), ln.subject(), err))
+				}
+				continue
+			}
+			conditions[r.condition()] = r
+			t.routes = append(t.routes, r)
+			if r.Host != "" {
+				t.byHost[r.Host] = append(t.byHost[r.Host], r)
+			}
+			if r.ID != "" {
+				t.byID[r.ID] = r
 			}
 		}
-		if len(bad) > 0 {
-			for _, err := range bad {
-				errs = append(errs, fmt.Errorf("line %d (%s): %w", ln.number, ln.subject(), err))
-			}
-			continue
-		}
-		conditions[r.condition()] = r.Line
-		ids[r.ID] = r.Line
-		t.routes = append(t.routes, r)
-		t.byHost[r.Host] = append(t.byHost[r.Host], r)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
 	return t, nil
+}
+
+// where names the route's line as compilers do.
+func (r *Route) where() string {
+	if r.Source == "" {
+		return fmt.Sprintf("line %d", r.Line)
+	}
+	return fmt.Sprintf("%s:%d", r.Source, r.Line)
 }
 
 // condition is what no two lines may have in common.
@@ -70,11 +100,11 @@ type line struct {
 	text   string // without comment and surrounding blanks
 }
 
-// splitLines returns the lines that hold more than blanks and comments. A quote
-// does not reach over a newline: the line is returned as it is, and sections
-// reports it.
-func splitLines(text string) []line {
+// lines returns those that hold more than blanks and comments. A quote does not
+// reach over a newline: the line is returned as it is, and sections reports it.
+func (src Source) lines() []line {
 	var lines []line
+	text := strings.TrimPrefix(src.Text, "\ufeff") // some editors begin files with it
 	number, start, quoted, wordStart := 1, 0, false, true
 	end := -1 // where a comment begins, -1: none
 	flush := func(at int) {
@@ -100,7 +130,7 @@ func splitLines(text string) []line {
 		case c == '"':
 			quoted = !quoted
 		case quoted:
-		case c == ';':
+		case c == ';' && src.Semicolons:
 			flush(i)
 			start = i + 1
 			continue
@@ -197,11 +227,11 @@ func sections(text string) ([][]param, error) {
 
 // parseLine returns everything that is wrong with the line.
 func parseLine(ln line) (*Route, []error) {
+	r := &Route{Line: ln.number}
 	all, err := sections(ln.text)
 	if err != nil {
-		return nil, []error{err}
+		return r, []error{err}
 	}
-	r := &Route{Line: ln.number}
 	errs := r.parseCondition(all[0])
 	if len(all) == 1 {
 		errs = append(errs, errors.New("no target; write CONDITION TARGET, such as: * localhost:8000"))
@@ -220,31 +250,18 @@ func parseLine(ln line) (*Route, []error) {
 // notCarriedOut names what Pushpin has and this program has not, with the
 // reason a person can act on.
 var notCarriedOut = map[string]string{
-	"orig_headers":    "copies of the original headers are not made",
-	"aco":             "CORS headers and JSON-P are left to the origin",
-	"jsonp_mode":      "JSON-P is left to the origin",
-	"jsonp_cb":        "JSON-P is left to the origin",
-	"jsonp_body":      "JSON-P is left to the origin",
-	"jsonp_defcb":     "JSON-P is left to the origin",
-	"jsonp_defmethod": "JSON-P is left to the origin",
-	"session":         "there is no state service for sessions",
-	"sockjs":          "SockJS is not spoken",
-	"sockjs_as_path":  "SockJS is not spoken",
-	"log_level":       "the level is the same for all routes: LOG_LEVEL",
-
-	"over_http":     "WebSocket over HTTP is not spoken",
-	"one_event":     "WebSocket over HTTP is not spoken",
-	"sub":           "a subscription comes from the origin: Grip-Channel",
-	"untrusted":     "there is no policy for outbound requests",
+	"session":       "there is no state service for sessions",
+	"log_level":     "the level is the same for all routes: LOG_LEVEL",
+	"untrusted":     "there is no policy for outbound requests; let the network of this process decide where it may connect",
 	"ipc_file_mode": "ZeroMQ is not spoken",
-	"client_cert":   "client certificates are not presented to targets",
-	"client_key":    "client certificates are not presented to targets",
 }
 
 var (
 	conditionParams = []string{"proto", "ssl", "path_beg", "id", "sig_iss", "sig_key", "prefix",
-		"header", "as_host", "path_rem", "replace_beg", "debug", "no_grip"}
-	targetParams = []string{"ssl", "host", "insecure", "trust_connect_host"}
+		"header", "as_host", "path_rem", "replace_beg", "orig_headers", "aco", "jsonp_mode", "jsonp_cb", "jsonp_body",
+		"jsonp_defcb", "jsonp_defmethod", "sockjs", "sockjs_as_path", "debug", "no_grip", "cache"}
+	targetParams = []string{"ssl", "host", "insecure", "trust_connect_host", "client_cert", "client_key",
+		"over_http", "one_event", "sub"}
 )
 
 func refused(p param) (error, bool) {
@@ -264,7 +281,9 @@ func (r *Route) parseCondition(section []param) (errs []error) {
 	case subject.hasValue:
 		bad("%s: a line begins with a host name or *", subject)
 	case host == "":
-		bad("no host: write a host name or *; a route that only its id can reach is not carried out here")
+		if !slices.ContainsFunc(section, func(p param) bool { return p.name == "id" }) {
+			bad("no host: write a host name or *, or add id=ID to a route that only Pushpin-Route: ID reaches")
+		}
 	case host == "*":
 		r.Host = host
 	case strings.Contains(host, "*"):
@@ -298,6 +317,9 @@ func (r *Route) parseCondition(section []param) (errs []error) {
 	if r.ReplaceBeg != "" && r.PathRem > 0 {
 		bad("path_rem and replace_beg: use one; replace_beg removes path_beg by itself")
 	}
+	if r.SockJS == "" && r.SockJSAsPath != "" {
+		bad("sockjs_as_path: without effect without sockjs; add sockjs=PATH or remove it")
+	}
 	if r.NoGrip {
 		for _, name := range []string{"sig_iss", "sig_key", "prefix"} {
 			if seen[name] {
@@ -310,12 +332,12 @@ func (r *Route) parseCondition(section []param) (errs []error) {
 
 func (r *Route) setParam(p param) error {
 	switch p.name {
-	case "debug", "no_grip":
+	case "orig_headers", "aco", "debug", "no_grip", "cache":
 		if p.hasValue {
 			return fmt.Errorf("%s: takes no value; write %s", p, p.name)
 		}
-		r.Debug = r.Debug || p.name == "debug"
-		r.NoGrip = r.NoGrip || p.name == "no_grip"
+		on := map[string]*bool{"orig_headers": &r.OrigHeaders, "aco": &r.CORS, "debug": &r.Debug, "no_grip": &r.NoGrip, "cache": &r.Cache}
+		*on[p.name] = true
 		return nil
 	}
 	if p.value == "" {
@@ -337,15 +359,28 @@ func (r *Route) setParam(p param) error {
 		}
 		yes := p.value == "yes"
 		r.SSL = &yes
-	case "path_beg", "replace_beg":
+	case "path_beg", "replace_beg", "sockjs", "sockjs_as_path":
 		if p.value[0] != '/' || encodePath(p.value) != p.value {
 			return fmt.Errorf("%s: must be an encoded path that begins with /, without query", p)
 		}
-		if p.name == "path_beg" {
-			r.PathBeg = p.value
-		} else {
-			r.ReplaceBeg = p.value
+		path := map[string]*string{"path_beg": &r.PathBeg, "replace_beg": &r.ReplaceBeg, "sockjs": &r.SockJS, "sockjs_as_path": &r.SockJSAsPath}
+		*path[p.name] = p.value
+	case "jsonp_mode":
+		if p.value != "basic" && p.value != "extended" {
+			return fmt.Errorf("%s: must be jsonp_mode=basic or jsonp_mode=extended", p)
 		}
+		r.JSONP.Basic = p.value == "basic"
+	case "jsonp_cb":
+		r.JSONP.Callback = p.value
+	case "jsonp_body":
+		r.JSONP.Body = p.value
+	case "jsonp_defcb":
+		r.JSONP.DefaultCallback = p.value
+	case "jsonp_defmethod":
+		if !httpguts.ValidHeaderFieldName(p.value) { // a method is a token, too
+			return fmt.Errorf("%s: must be a method, such as POST", p)
+		}
+		r.JSONP.DefaultMethod = p.value
 	case "id":
 		r.ID = p.value
 	case "sig_iss":
@@ -444,9 +479,17 @@ func parseTarget(section []param) (t Target, errs []error) {
 			bad("%s: given twice", p.name)
 			continue
 		}
-		seen[p.name] = true
-		if p.name != "host" && p.hasValue {
+		seen[p.name] = p.name != "sub"
+		withValue := p.name == "host" || p.name == "client_cert" || p.name == "client_key" || p.name == "sub"
+		switch {
+		case !withValue && p.hasValue:
 			bad("%s: takes no value; write %s", p, p.name)
+			continue
+		case withValue && p.value == "":
+			bad("%s: needs a value; write %s=…", p.name, p.name)
+			continue
+		case !httpguts.ValidHeaderFieldValue(p.value):
+			bad("%s: control character in the value", p.name)
 			continue
 		}
 		switch p.name {
@@ -460,6 +503,16 @@ func parseTarget(section []param) (t Target, errs []error) {
 			t.Insecure = true
 		case "trust_connect_host":
 			t.TrustConnectHost = true
+		case "client_cert":
+			t.ClientCert = p.value
+		case "client_key":
+			t.ClientKey = p.value
+		case "over_http":
+			t.OverHTTP = true
+		case "one_event":
+			t.OneEvent = true
+		case "sub":
+			t.Subs = append(t.Subs, p.value)
 		}
 	}
 
@@ -472,6 +525,18 @@ func parseTarget(section []param) (t Target, errs []error) {
 		bad("trust_connect_host: without effect on a target without ssl; add ssl or remove it")
 	case t.Insecure && t.TrustConnectHost:
 		bad("trust_connect_host: without effect beside insecure; remove one of them")
+	case t.OneEvent && !t.OverHTTP:
+		bad("one_event: without effect on a target without over_http; add over_http or remove it")
+	}
+	switch {
+	case (t.ClientCert == "") != (t.ClientKey == ""):
+		bad("client_cert and client_key: both are needed")
+	case t.ClientCert != "" && !t.TLS:
+		bad("client_cert: without effect on a target without ssl; add ssl or remove it")
+	case t.ClientCert != "":
+		if _, err := tls.LoadX509KeyPair(t.ClientCert, t.ClientKey); err != nil {
+			bad("client_cert: %w", err)
+		}
 	}
 	return t, errs
 }

@@ -48,7 +48,15 @@ func TestParse(t *testing.T) {
 		{"rewriting", "*,path_beg=/a,replace_beg=/b,as_host=c.example:99 a:1",
 			Route{Host: "*", PathBeg: "/a", ReplaceBeg: "/b", AsHost: "c.example:99", Targets: to("a:1")}},
 		{"path_rem", "*,path_rem=3 a:1", Route{Host: "*", PathRem: 3, Targets: to("a:1")}},
-		{"flags", "*,debug,no_grip a:1", Route{Host: "*", Debug: true, NoGrip: true, Targets: to("a:1")}},
+		{"flags", "*,debug,no_grip,cache,orig_headers a:1",
+			Route{Host: "*", Debug: true, NoGrip: true, Cache: true, OrigHeaders: true, Targets: to("a:1")}},
+		{"only its id reaches it", ",id=x a:1", Route{ID: "x", Targets: to("a:1")}},
+		{"pages of other sites", "*,aco,jsonp_mode=basic,jsonp_cb=cb,jsonp_body=b,jsonp_defcb=f,jsonp_defmethod=PUT a:1",
+			Route{Host: "*", CORS: true, JSONP: JSONP{true, "cb", "b", "f", "PUT"}, Targets: to("a:1")}},
+		{"jsonp_mode of Pushpin's default", "*,aco,jsonp_mode=extended a:1", Route{Host: "*", CORS: true, Targets: to("a:1")}},
+		{"SockJS", "*,sockjs=/s,sockjs_as_path=/ws a:1", Route{Host: "*", SockJS: "/s", SockJSAsPath: "/ws", Targets: to("a:1")}},
+		{"WebSocket over HTTP", "* a:1,over_http,one_event,sub=x,sub=\"y z\"",
+			Route{Host: "*", Targets: []Target{{Addr: "a:1", OverHTTP: true, OneEvent: true, Subs: []string{"x", "y z"}}}}},
 		{"TLS target", "* a:443,ssl,host=b.example,trust_connect_host",
 			Route{Host: "*", Targets: []Target{{Addr: "a:443", TLS: true, Host: "b.example", TrustConnectHost: true}}}},
 		{"insecure target", "* a:443,ssl,insecure", Route{Host: "*", Targets: []Target{{Addr: "a:443", TLS: true, Insecure: true}}}},
@@ -117,10 +125,10 @@ func TestParseErrors(t *testing.T) {
 		{"ZeroMQ", "* zhttp/tcp://a:1", "line 1 (*): target zhttp/tcp://a:1: not carried out here: ZeroMQ is not spoken; write HOST:PORT"},
 		{"host with port", "a.example:80 a:1", "line 1 (a.example:80): host a.example:80: write a host name without scheme, port or path, such as api.example.com"},
 		{"wildcard", "*.example a:1", "line 1 (*.example): host *.example: no partial wildcards; write a whole host name or *"},
-		{"empty condition", ",id=a a:1", "line 1 (): no host: write a host name or *; a route that only its id can reach is not carried out here"},
+		{"empty condition", ",debug a:1", "line 1 (): no host: write a host name or *, or add id=ID to a route that only Pushpin-Route: ID reaches"},
 		{"parameter first", "path_beg=/ a:1", "line 1 (path_beg): path_beg=/: a line begins with a host name or *"},
-		{"unknown parameter", "*,pathbeg=/a a:1", `line 1 (*): unknown parameter "pathbeg" of a condition; known are proto, ssl, path_beg, id, sig_iss, sig_key, prefix, header, as_host, path_rem, replace_beg, debug, no_grip`},
-		{"unknown target parameter", "* a:1,tls", `line 1 (*): unknown parameter "tls" of a target; known are ssl, host, insecure, trust_connect_host`},
+		{"unknown parameter", "*,pathbeg=/a a:1", `line 1 (*): unknown parameter "pathbeg" of a condition; known are proto, ssl, path_beg, id, sig_iss, sig_key, prefix, header, as_host, path_rem, replace_beg, orig_headers, aco, jsonp_mode, jsonp_cb, jsonp_body, jsonp_defcb, jsonp_defmethod, sockjs, sockjs_as_path, debug, no_grip, cache`},
+		{"unknown target parameter", "* a:1,tls", `line 1 (*): unknown parameter "tls" of a target; known are ssl, host, insecure, trust_connect_host, client_cert, client_key, over_http, one_event, sub`},
 		{"proto", "*,proto=https a:1", "line 1 (*): proto=https: must be proto=http or proto=ws"},
 		{"ssl", "*,ssl a:1", "line 1 (*): ssl: needs a value; write ssl=…"},
 		{"ssl value", "*,ssl=true a:1", "line 1 (*): ssl=true: must be ssl=yes or ssl=no"},
@@ -139,6 +147,15 @@ func TestParseErrors(t *testing.T) {
 		{"insecure without ssl", "* a:1,insecure", "line 1 (*): insecure: without effect on a target without ssl; add ssl or remove it"},
 		{"trust without ssl", "* a:1,trust_connect_host", "line 1 (*): trust_connect_host: without effect on a target without ssl; add ssl or remove it"},
 		{"target host with port", "* a:1,host=b:80", "line 1 (*): host=b:80: must be host=HOST, a name or address without port"},
+		{"target value missing", "* a:1,sub", "line 1 (*): sub: needs a value; write sub=…"},
+		{"one_event without over_http", "* a:1,one_event", "line 1 (*): one_event: without effect on a target without over_http; add over_http or remove it"},
+		{"half a client certificate", "* a:1,ssl,client_cert=a.pem", "line 1 (*): client_cert and client_key: both are needed"},
+		{"client certificate without ssl", "* a:1,client_cert=a.pem,client_key=b.pem", "line 1 (*): client_cert: without effect on a target without ssl; add ssl or remove it"},
+		{"no such certificate", "* a:1,ssl,client_cert=/no/a.pem,client_key=/no/b.pem", "line 1 (*): client_cert: open /no/a.pem: no such file or directory"},
+		{"jsonp_mode", "*,aco,jsonp_mode=x a:1", "line 1 (*): jsonp_mode=x: must be jsonp_mode=basic or jsonp_mode=extended"},
+		{"jsonp_defmethod", "*,aco,jsonp_defmethod=\"A B\" a:1", "line 1 (*): jsonp_defmethod=A B: must be a method, such as POST"},
+		{"sockjs without slash", "*,sockjs=s a:1", "line 1 (*): sockjs=s: must be an encoded path that begins with /, without query"},
+		{"sockjs_as_path alone", "*,sockjs_as_path=/s a:1", "line 1 (*): sockjs_as_path: without effect without sockjs; add sockjs=PATH or remove it"},
 		{"test with parameters", "* test,ssl", "line 1 (*): test: takes no parameters"},
 		{"target after test", "* test a:1", "line 1 (*): test: answers always, so no target can come after it"},
 		{"open quote", `*,prefix="a b:1`, `line 1 (*): a quote is not closed; end the value with "`},
@@ -148,6 +165,7 @@ func TestParseErrors(t *testing.T) {
 		{"control character in quotes", "*,prefix=\"\x01\" a:1", "line 1 (*): prefix: control character in the value"},
 		{"same condition", "a.example a:1\nA.example. b:1", "line 2 (A.example.): same condition as line 1; put all targets on one line"},
 		{"same id", "a,id=x a:1\nb,id=x b:1", "line 2 (b): id=x: taken by line 1"},
+		{"same id without hosts", ",id=x a:1\n,id=x b:1", "line 2 (): id=x: taken by line 1"},
 		{"all mistakes of all lines", "* a\n\nb c:1;c,proto=x,ssl=x d:1",
 			"line 1 (*): target a: write HOST:PORT, [IPv6]:PORT or test\n" +
 				"line 4 (c): proto=x: must be proto=http or proto=ws\n" +
@@ -162,6 +180,29 @@ func TestParseErrors(t *testing.T) {
 				t.Errorf("got\n%v\nwant\n%s", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestParseSources(t *testing.T) {
+	file := Source{Name: "routes", Text: "\ufeff# first\na,path_beg=/x;y a:1 # ; b\n"}
+	variable := Source{Name: "ROUTES", Text: "b b:1;c c:1", Semicolons: true}
+	table, err := ParseSources(file, variable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range table.Routes() {
+		got = append(got, r.where()+" "+r.Host+r.PathBeg)
+	}
+	if want := []string{"routes:2 a/x;y", "ROUTES:1 b", "ROUTES:2 c"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	_, err = ParseSources(file, Source{Name: "ROUTES", Text: "a,path_beg=/x;y a:1;a,path_beg=\"/x;y\" a:1", Semicolons: true}, Source{Name: "more", Text: "* a"})
+	want := `ROUTES:1 (a): no target; write CONDITION TARGET, such as: * localhost:8000
+ROUTES:3 (a): same condition as routes:2; put all targets on one line
+more:1 (*): target a: write HOST:PORT, [IPv6]:PORT or test`
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}
 }
 
@@ -205,7 +246,8 @@ func FuzzParse(f *testing.F) {
 		"a.example,proto=http,ssl=yes,path_beg=/a,id=x,sig_iss=i,sig_key=k,prefix=p a:1 [::1]:2,ssl,insecure",
 		`*,header="X-A: \"b\", c;\\",header=Cookie: a:1; b,path_beg=/x,replace_beg=/y test # c`,
 		"*,as_host=h:1,path_rem=4,debug,no_grip a:443,ssl,host=b,trust_connect_host",
-		"*,sockjs=/a zhttp/x\n,id=\n\"", "=,=\\", "[::", "[]:1 []:1", "\xff\xfe", "a::b c",
+		"*,aco,jsonp_mode=basic,jsonp_cb=a,jsonp_body=b,jsonp_defcb=c,jsonp_defmethod=GET,sockjs=/s,sockjs_as_path=/t,cache,orig_headers a:1,over_http,one_event,sub=x,sub=y",
+		"*,sockjs=/a zhttp/x\n,id=\n\"", ",id=x a:1", "*,ssl=yes a:1,ssl,client_cert=a,client_key=b", "=,=\\", "[::", "[]:1 []:1", "\xff\xfe", "a::b c",
 	} {
 		f.Add(seed)
 	}
@@ -234,6 +276,11 @@ func FuzzParse(f *testing.F) {
 			host := r.Host
 			if host == "*" {
 				host = "no-such-host.example"
+			}
+			if r.ID != "" {
+				if got, ok := table.ByID(r.ID); !ok || got != r {
+					t.Fatalf("got %v for id %q, want %v", got, r.ID, r)
+				}
 			}
 			if m, ok := table.Match(host, r.PathBeg, r.Proto == WebSocket, r.SSL != nil && *r.SSL); ok && !m.matches(r.PathBeg, r.Proto == WebSocket, r.SSL != nil && *r.SSL) {
 				t.Fatalf("%s chosen for a request it does not match", m)

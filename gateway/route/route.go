@@ -31,29 +31,48 @@ const (
 // A Route is one line: a condition and the targets that serve what it matches.
 // It is read-only once parsed.
 type Route struct {
-	Line int // where it stands: counted from 1, each ";" begins another line
+	Source string // where it stands: a file or variable; may be empty
+	Line   int    // in it: counted from 1, each ";" of a variable begins another line
 
-	// The condition. A zero field does not limit.
-	Host    string // lower case, without port; "*" is any
+	// The condition. A zero field does not limit, but for Host.
+	Host    string // lower case, without port; "*" is any; empty is none: only ByID finds it
 	Proto   Proto
 	SSL     *bool  // whether the client came by TLS; nil: either
 	PathBeg string // prefix of the encoded path
 
-	ID     string   // names the route in statistics
+	ID     string   // names the route in statistics, and for ByID
 	SigIss string   // iss of Grip-Sig; empty: the program's
 	SigKey grip.Key // signs Grip-Sig; zero: the program's does
 	Prefix string   // put before each channel name, for matching published items
 
 	// Changes to the forwarded request.
-	Header     []grip.Header // set, replacing; an empty value removes
-	AsHost     string        // Host, with or without port; also the base of relative links
-	PathRem    int           // bytes to remove from the start of the encoded path
-	ReplaceBeg string        // put in the place of PathBeg; empty: not asked for
+	Header      []grip.Header // set, replacing; an empty value removes
+	AsHost      string        // Host, with or without port; also the base of relative links
+	PathRem     int           // bytes to remove from the start of the encoded path
+	ReplaceBeg  string        // put in the place of PathBeg; empty: not asked for
+	OrigHeaders bool          // the client's headers go along a second time, marked
 
 	Debug  bool // errors may tell the client what went wrong
 	NoGrip bool // plain proxy: nothing is signed and nothing interpreted
+	Cache  bool // answers may be kept and shared
+
+	CORS  bool // pages of other sites may use it (aco): CORS headers, and JSON-P
+	JSONP JSONP
+
+	SockJS       string // base path of SockJS clients; empty: not spoken
+	SockJSAsPath string // path by which the origin sees them; empty: SockJS + "/websocket"
 
 	Targets []Target // at least one; later ones are for when an earlier cannot be reached
+}
+
+// JSONP says how a request is wrapped into a script (GRIP reference, 10.2).
+// Empty fields stand for what the reference names.
+type JSONP struct {
+	Basic           bool   // only the body, not status and headers
+	Callback        string // parameter with the name of the function
+	Body            string // parameter with the request's body
+	DefaultCallback string // function, where the parameter is missing
+	DefaultMethod   string // of the request, where it names none
 }
 
 // A Target is one place that answers requests.
@@ -65,13 +84,20 @@ type Target struct {
 	Host             string // Host header and TLS name, instead of the request's
 	Insecure         bool   // accept any certificate
 	TrustConnectHost bool   // accept a certificate for the host of Addr as well
+	ClientCert       string // PEM files with what this side shows of itself; both or none
+	ClientKey        string
+
+	OverHTTP bool     // WebSockets are carried as HTTP requests
+	OneEvent bool     // one event in each of them
+	Subs     []string // channels that whatever goes here is subscribed to; without Prefix
 }
 
 // A Table holds all routes. It is read-only and safe for concurrent use. The
 // zero Table is empty and matches nothing.
 type Table struct {
 	routes []*Route            // in the order of their lines
-	byHost map[string][]*Route // the same, by Route.Host
+	byHost map[string][]*Route // the same, by Route.Host; without those that have none
+	byID   map[string]*Route   // those that have an id
 }
 
 // Empty reports whether there is no route at all.
@@ -84,6 +110,15 @@ func (t *Table) Routes() []*Route {
 		return nil
 	}
 	return t.routes
+}
+
+// ByID returns the route with an id, whatever its condition.
+func (t *Table) ByID(id string) (*Route, bool) {
+	if t.Empty() {
+		return nil, false
+	}
+	r, ok := t.byID[id]
+	return r, ok
 }
 
 // Match chooses the route for a request. host is that of the request, with or
@@ -263,8 +298,20 @@ func (r *Route) format(secrets bool) string {
 		param("path_rem", strconv.Itoa(r.PathRem))
 	}
 	optional("replace_beg", r.ReplaceBeg)
+	flag("orig_headers", r.OrigHeaders)
+	flag("aco", r.CORS)
+	if r.JSONP.Basic {
+		param("jsonp_mode", "basic")
+	}
+	optional("jsonp_cb", r.JSONP.Callback)
+	optional("jsonp_body", r.JSONP.Body)
+	optional("jsonp_defcb", r.JSONP.DefaultCallback)
+	optional("jsonp_defmethod", r.JSONP.DefaultMethod)
+	optional("sockjs", r.SockJS)
+	optional("sockjs_as_path", r.SockJSAsPath)
 	flag("debug", r.Debug)
 	flag("no_grip", r.NoGrip)
+	flag("cache", r.Cache)
 
 	for _, t := range r.Targets {
 		b.WriteString(" ")
@@ -277,6 +324,13 @@ func (r *Route) format(secrets bool) string {
 		optional("host", t.Host)
 		flag("insecure", t.Insecure)
 		flag("trust_connect_host", t.TrustConnectHost)
+		optional("client_cert", t.ClientCert)
+		optional("client_key", t.ClientKey)
+		flag("over_http", t.OverHTTP)
+		flag("one_event", t.OneEvent)
+		for _, channel := range t.Subs {
+			param("sub", channel)
+		}
 	}
 	return b.String()
 }

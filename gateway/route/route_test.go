@@ -17,6 +17,7 @@ func TestMatch(t *testing.T) {
 		*,path_beg=/s any-s:1
 		x.example,path_beg=/only x:1
 		[::1] v6:1
+		,id=hidden hidden:1
 	`
 	for _, tt := range []struct {
 		name, host, path string
@@ -49,6 +50,22 @@ func TestMatch(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestByID(t *testing.T) {
+	table := parse(t, "*,id=a any:1;,id=b only:1;x none:1")
+	for id, want := range map[string]string{"a": "any:1", "b": "only:1", "c": "", "": ""} {
+		got := ""
+		if r, ok := table.ByID(id); ok {
+			got = r.Targets[0].Addr
+		}
+		if got != want {
+			t.Errorf("id %q: got %q, want %q", id, got, want)
+		}
+	}
+	if r, ok := (*Table)(nil).ByID("a"); ok {
+		t.Errorf("no table: got %v, want none", r)
 	}
 }
 

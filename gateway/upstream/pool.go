@@ -48,15 +48,46 @@ type pool struct {
 	misses    limiter
 }
 
+// A poolKey is what of a target decides about its connections.
+type poolKey struct {
+	addr                       string
+	tls, insecure, connectHost bool
+	clientCert, clientKey      string
+}
+
+func poolKeyOf(t route.Target) poolKey {
+	return poolKey{t.Addr, t.TLS, t.Insecure, t.TrustConnectHost, t.ClientCert, t.ClientKey}
+}
+
 func (f *Forwarder) pool(t route.Target) *pool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p, ok := f.pools[t]
+	key := poolKeyOf(t)
+	p, ok := f.pools[key]
 	if !ok {
 		p = &pool{transport: f.newTransport(t)}
-		f.pools[t] = p
+		f.pools[key] = p
 	}
 	return p
+}
+
+// Keep closes the idle connections to targets of none of these routes, and
+// forgets them. A request that still goes to one of them makes it anew.
+func (f *Forwarder) Keep(routes []*route.Route) {
+	used := map[poolKey]bool{}
+	for _, rt := range routes {
+		for _, t := range rt.Targets {
+			used[poolKeyOf(t)] = true
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key, p := range f.pools {
+		if !used[key] {
+			p.transport.CloseIdleConnections()
+			delete(f.pools, key)
+		}
+	}
 }
 
 // directRoute leads to the host that a URL names.
@@ -124,6 +155,16 @@ func (f *Forwarder) tlsConfig(t route.Target) *tls.Config {
 		cfg.InsecureSkipVerify = true                  // VerifyConnection does it
 		cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 			return verifyEither(cs, f.cfg.Roots, cs.ServerName, connectHost)
+		}
+	}
+	if t.ClientCert != "" {
+		// Read for each handshake, so that a renewed one is used.
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(t.ClientCert, t.ClientKey)
+			if err != nil {
+				return nil, fmt.Errorf("client_cert: %w", err)
+			}
+			return &pair, nil
 		}
 	}
 	return cfg

@@ -82,7 +82,7 @@ type Forwarder struct {
 	direct  *pool // of all hosts that links lead to outside of routes
 
 	mu    sync.Mutex
-	pools map[route.Target]*pool // guarded by mu; one per target of a route, made when first used
+	pools map[poolKey]*pool // guarded by mu; made when first used
 }
 
 // New returns a Forwarder. reg may be nil.
@@ -99,7 +99,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Forwarder {
 		log:     log,
 		metrics: newMetrics(reg),
 		now:     time.Now,
-		pools:   map[route.Target]*pool{},
+		pools:   map[poolKey]*pool{},
 	}
 	f.direct = &pool{transport: f.newTransport(route.Target{})}
 	return f

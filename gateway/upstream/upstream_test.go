@@ -592,6 +592,71 @@ func TestDoTLS(t *testing.T) {
 	}
 }
 
+// httptest's certificate serves as the client's, too.
+func TestDoClientCertificate(t *testing.T) {
+	origin := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprint(w, len(r.TLS.PeerCertificates))
+	}))
+	origin.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	origin.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	origin.StartTLS()
+	t.Cleanup(origin.Close)
+	pair := origin.TLS.Certificates[0]
+	keyDER, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	for name, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, keyFile: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := newForwarder(t, Config{})
+	get := func(rt *route.Route) (string, error) {
+		resp, err := f.Do(t.Context(), request(t, "GET / HTTP/1.1\nHost: h\n\n"), rt)
+		if err != nil {
+			return "", err
+		}
+		return read(t, resp), nil
+	}
+	with := routeTo(t, "* ORIGIN,ssl,insecure,client_cert="+certFile+",client_key="+keyFile, origin.Listener.Addr().String())
+	if got, err := get(with); got != "1" || err != nil {
+		t.Errorf("with a certificate: got %q, %v, want 1", got, err)
+	}
+	if got, err := get(routeTo(t, "* ORIGIN,ssl,insecure", origin.Listener.Addr().String())); err == nil {
+		t.Errorf("without: got %q, want an error", got)
+	}
+	f.Keep(nil)
+	if err := os.Remove(keyFile); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := get(with); !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), keyFile) {
+		t.Errorf("key gone: got %q, %v, want it unreachable, and the file named", got, err)
+	}
+}
+
+func TestKeep(t *testing.T) {
+	f := newForwarder(t, Config{})
+	origin := echo(t)
+	kept, dropped := routeTo(t, "* ORIGIN,sub=x", origin), routeTo(t, "* ORIGIN,ssl,insecure ORIGIN", origin)
+	for _, rt := range []*route.Route{kept, dropped} {
+		resp, err := f.Do(t.Context(), request(t, "GET / HTTP/1.1\nHost: h\n\n"), rt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read(t, resp)
+	}
+	if got := len(f.pools); got != 2 {
+		t.Errorf("got %d pools, want 2", got)
+	}
+	f.Keep([]*route.Route{kept})
+	if _, ok := f.pools[poolKeyOf(kept.Targets[0])]; len(f.pools) != 1 || !ok {
+		t.Errorf("got %d pools, that of the route %v, want only that", len(f.pools), ok)
+	}
+}
+
 func TestLoadRoots(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty.pem")
 	if err := os.WriteFile(empty, []byte("nothing"), 0o600); err != nil {
