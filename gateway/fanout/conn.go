@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"errors"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -25,8 +26,9 @@ const (
 // except for Held.
 type Owner interface {
 	// Held is called when a subscription of the connection says something else
-	// than content, or was quiet for its time. That ends it: the owner detaches
-	// it. It runs on a goroutine of its own, and may block.
+	// than content, or was quiet for its time, or has an item that is not for the
+	// wire (Response, Any). That ends it: the owner detaches it. It runs on a
+	// goroutine of its own, and may block.
 	Held(s *Subscriber, why Status, b Batch)
 
 	// Received is called for each message of a WebSocket's client. content is
@@ -52,6 +54,7 @@ const (
 	Wrong                  // it sent what is no WebSocket
 	Finished               // Finish was called, and the client had its time to take what there was
 	CutOff                 // Cut, or the engine has ended
+	Returned               // Return was called: the connection is its owner's again
 )
 
 // Options are what a connection is taken over with.
@@ -291,6 +294,23 @@ func (c *Conn) Cut() {
 	c.cut(CutOff)
 }
 
+// Return ends what the engine has to do with a connection that it wrote nothing
+// to: with Gone(Returned) it is the owner's again, unless it has ended otherwise
+// before.
+func (c *Conn) Return() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut(Returned)
+}
+
+// Net is a bare connection that was returned. It is called once; an error means
+// that the connection is closed.
+func (c *Conn) Net() (net.Conn, error) {
+	f := os.NewFile(uintptr(c.fd), "")
+	defer f.Close() // net has its own descriptor
+	return net.FileConn(f)
+}
+
 // cut makes the loop close the connection. It is called with c.mu. What is
 // still on its way may be written, and nothing after it.
 func (c *Conn) cut(why Ending) {
@@ -343,6 +363,11 @@ func (c *Conn) next(b *Batch, now time.Duration) (private []byte, ok bool) {
 			return nil, false
 		case status == Ready:
 			s.quiet, s.gave = now, true
+			if s.form >= byteForms {
+				c.engine().metrics.delivered(b)
+				c.tell(s, Ready, *b)
+				continue
+			}
 			if last := len(c.subs) - 1; i < last { // then the others have their turn
 				copy(c.subs[i:], c.subs[i+1:])
 				c.subs[last] = s

@@ -8,6 +8,9 @@ import (
 
 // A Hold is a subscription of a connection.
 type Hold struct {
+	// Form is what is wanted of items; in place of Stream a WebSocket has
+	// Message.
+	Form     Form
 	Wants    []Want
 	OpenOnly bool
 	// LinkAfter is how long the channels may be quiet before Held is called with
@@ -37,8 +40,8 @@ func (s *Subscriber) Context() any { return s.context }
 // ended.
 func (c *Conn) Hold(h Hold) (s *Subscriber, ok bool) {
 	wants := h.Wants[:min(len(h.Wants), MaxSubscriptions)]
-	form := Stream
-	if c.framing == Framed {
+	form := h.Form
+	if c.framing == Framed && form == Stream {
 		form = Message
 	}
 	e := c.engine()

@@ -71,8 +71,8 @@ type mechanism interface {
 	flushAll(l *loop, conns []*Conn)
 	// read takes what the client of a WebSocket has said, after a pause.
 	read(l *loop, c *Conn)
-	// close closes a connection that was admitted. Closing twice is fine while
-	// something is being written.
+	// close closes a connection that was admitted, or only forgets it where it
+	// was returned. Closing twice is fine while something is being written.
 	close(l *loop, c *Conn)
 	// each calls f for all connections that are admitted and not closed; f may
 	// close them.
@@ -292,10 +292,11 @@ func (l *loop) look(c *Conn) {
 	c.state = gone
 	c.mu.Unlock()
 	l.wheel.remove(c)
-	if c.admitted {
+	switch {
+	case c.admitted:
 		l.mech.close(l, c)
 		l.connections.Add(-1)
-	} else {
+	case c.ending != Returned:
 		c.closeUnseen()
 	}
 	c.owner.Gone(c.ending)

@@ -134,6 +134,10 @@ func (s *shard) admit(_ *loop, c *Conn) {
 func (s *shard) close(_ *loop, c *Conn) {
 	s.conns[c.fd] = nil
 	c.deafen()
+	if c.ending == Returned {
+		_ = unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, c.fd, nil)
+		return
+	}
 	c.closeBare() // which also takes it out of the set
 }
 

@@ -279,7 +279,7 @@ func (m *member) tryNext(b *Batch, maxBytes int) Status {
 // connection, and nothing but content. Wait means that it is another case.
 func (m *member) run(b *Batch, maxBytes int) Status {
 	c, form := m.sub.conn, m.sub.form
-	if c == nil || m.follows || m.action != nil {
+	if c == nil || form >= byteForms || m.follows || m.action != nil {
 		return Wait
 	}
 	s, from := m.ch.find(m.cursor + 1)

@@ -15,14 +15,28 @@ import (
 // any more. Where it is TCP and the system has epoll, it becomes a bare
 // descriptor of a shard.
 func (e *Engine) Take(nc net.Conn, o Options) *Conn {
-	if len(e.loops) > 1 {
-		if fd, ok := bare(nc); ok {
-			c := e.newConn(e.loops[int(e.turn.Add(1))%(len(e.loops)-1)], o)
-			c.fd = fd
-			return c
-		}
+	if c, ok := e.TakeBare(nc, o); ok {
+		return c
 	}
 	return e.Adopt(nc, o)
+}
+
+// HasShards reports whether there are loops of bare descriptors.
+func (e *Engine) HasShards() bool { return len(e.loops) > 1 }
+
+// TakeBare is Take, but nc stays as it was where it does not become a bare
+// descriptor: then ok is false.
+func (e *Engine) TakeBare(nc net.Conn, o Options) (_ *Conn, ok bool) {
+	if !e.HasShards() {
+		return nil, false
+	}
+	fd, ok := bare(nc)
+	if !ok {
+		return nil, false
+	}
+	c := e.newConn(e.loops[int(e.turn.Add(1))%(len(e.loops)-1)], o)
+	c.fd = fd
+	return c, true
 }
 
 // Adopt makes the engine write to s, as soon as it is told to Start. Where s is a
