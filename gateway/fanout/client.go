@@ -25,6 +25,7 @@ type client struct {
 	pingAt  time.Duration // when a ping went out that nothing was heard after; 0: none
 	closing bool          // we have said close
 	hungUp  bool          // it has said close
+	relay   *relay        // nil: the engine answers it
 }
 
 // pongBytes is how much may wait for a client that sends pings and takes
@@ -120,18 +121,32 @@ func (c *Conn) received(m ws.Message) error {
 	case ws.OpBinary:
 		c.owner.Received(grip.BinaryMessage, m.Payload)
 	case ws.OpPing:
+		if c.relayed() {
+			c.owner.Received(grip.PingMessage, m.Payload)
+			return nil
+		}
 		c.mu.Lock()
 		if c.state == open && (c.out == nil || len(c.out.buf) < pongBytes) {
 			c.put(ws.AppendFrame(nil, ws.OpPong, m.Payload))
 			c.kick()
 		}
 		c.mu.Unlock()
+	case ws.OpPong:
+		if c.relayed() {
+			c.owner.Received(grip.PongMessage, m.Payload)
+		}
 	case ws.OpClose:
+		relayed := c.relayed()
+		if relayed {
+			c.client.relay.to.Closing(m.Payload) // Gone comes later
+		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.client.hungUp = true
-		code, _ := ws.ParseClose(m.Payload)
-		c.finish(nil, code, "", Left)
+		if !relayed {
+			code, _ := ws.ParseClose(m.Payload)
+			c.finish(nil, code, "", Left)
+		}
 		if c.state == lingering {
 			c.cut(c.ending)
 		}

@@ -71,6 +71,8 @@ type Options struct {
 	// Of WebSockets: what a client must keep to, and what it has said already.
 	Rules *ws.Rules
 	Early []byte
+	// Relay says that Owner is a Relay.
+	Relay bool
 }
 
 // A Conn is a client's connection that the engine writes to, and closes. While
@@ -379,7 +381,9 @@ func (c *Conn) next(b *Batch, now time.Duration) (private []byte, ok bool) {
 				c.sent()
 			}
 			return nil, true
-		case status == Hint && s.passHints, status == Refresh:
+		case status == Refresh:
+			c.refresh()
+		case status == Hint && s.passHints:
 		default:
 			c.tell(s, status, *b)
 		}

@@ -17,13 +17,22 @@ type keepAlive struct {
 	sum      compress.Sum // of its content
 	every    time.Duration
 	interval bool // also when it was not quiet
+	ping     bool // the client has to answer
 }
 
 // SetKeepAlive sets what is sent while the connection is quiet; nil: nothing. On a
 // WebSocket it is a ping, whatever its content.
 func (c *Conn) SetKeepAlive(k *grip.KeepAlive) {
+	if c.framing == Framed && k != nil {
+		k = &grip.KeepAlive{Timeout: k.Timeout, Interval: k.Interval}
+	}
+	c.SetKeepAliveMessage(grip.PingMessage, k)
+}
+
+// SetKeepAliveMessage is SetKeepAlive for a WebSocket, with a message of any type.
+func (c *Conn) SetKeepAliveMessage(typ grip.MessageType, k *grip.KeepAlive) {
 	c.mu.Lock()
-	c.keep = c.engine().keepAlive(c, k)
+	c.keep = c.engine().keepAlive(c, typ, k)
 	if k != nil {
 		c.keepFor = jittered(k.Timeout)
 		c.lastKept = c.engine().now()
@@ -65,7 +74,7 @@ func (c *Conn) due() time.Duration {
 	if !c.timeUp {
 		due = min(due, c.endAt)
 	}
-	due = min(due, c.keepAt())
+	due = min(due, c.keepAt(), c.alarmAt())
 	for _, s := range c.subs {
 		if s.linkAfter > 0 {
 			due = min(due, s.quiet+s.linkAfter)
@@ -101,7 +110,7 @@ func (c *Conn) tickAt(now time.Duration) {
 		c.mu.Unlock()
 		return
 	}
-	over := false
+	over, alarm := false, false
 	switch {
 	case (c.blocked || c.pumping || c.state == lingering) && now >= c.progress+c.patience():
 		why := Stalled
@@ -118,6 +127,9 @@ func (c *Conn) tickAt(now time.Duration) {
 		if now >= c.keepAt() {
 			c.sendKeepAlive(now)
 		}
+		if alarm = now >= c.alarmAt(); alarm {
+			c.client.relay.alarmAt = never
+		}
 		for i := len(c.subs) - 1; i >= 0; i-- {
 			if s := c.subs[i]; s.linkAfter > 0 && now >= s.quiet+s.linkAfter {
 				c.tell(s, Quiet, Batch{})
@@ -126,8 +138,11 @@ func (c *Conn) tickAt(now time.Duration) {
 	}
 	c.arm()
 	c.mu.Unlock()
-	if over {
+	switch {
+	case over:
 		c.owner.TimeOver()
+	case alarm:
+		c.client.relay.to.Alarm()
 	}
 }
 
@@ -144,7 +159,7 @@ func (c *Conn) sendKeepAlive(now time.Duration) {
 	if c.code != nil {
 		c.code.add(c.keep.sum)
 	}
-	if c.client != nil {
+	if c.keep.ping {
 		c.client.pinged(now)
 	}
 	c.kick()

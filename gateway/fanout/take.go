@@ -70,6 +70,9 @@ func (e *Engine) newConn(l *loop, o Options) *Conn {
 	}
 	if o.Framing == Framed {
 		c.client = &client{reader: ws.NewReader(o.Rules), early: o.Early, resumed: len(o.Early) > 0}
+		if o.Relay {
+			c.client.relay = &relay{to: o.Owner.(Relay), alarmAt: never}
+		}
 	}
 	return c
 }
@@ -136,27 +139,29 @@ const maxKeepAlives = 1024
 type keepAliveKey struct {
 	framing  Framing
 	coding   Coding
+	typ      grip.MessageType
 	content  string
 	every    time.Duration
 	interval bool
 }
 
-// keepAlive makes a keep-alive ready for connections like c; nil stays nil.
-func (e *Engine) keepAlive(c *Conn, k *grip.KeepAlive) *keepAlive {
+// keepAlive makes a keep-alive ready for connections like c; nil stays nil. The
+// type is of a WebSocket's message.
+func (e *Engine) keepAlive(c *Conn, typ grip.MessageType, k *grip.KeepAlive) *keepAlive {
 	if k == nil {
 		return nil
 	}
-	key := keepAliveKey{c.framing, Uncoded, string(k.Content), k.Timeout, k.Interval}
+	key := keepAliveKey{c.framing, Uncoded, typ, string(k.Content), k.Timeout, k.Interval}
 	if c.code != nil {
 		key.coding = c.code.coding
 	}
 	if known, ok := e.keepAlives.Load(key); ok {
 		return known.(*keepAlive)
 	}
-	made := &keepAlive{every: k.Timeout, interval: k.Interval}
+	made := &keepAlive{every: k.Timeout, interval: k.Interval, ping: c.framing == Framed && typ == grip.PingMessage}
 	switch {
 	case c.framing == Framed:
-		made.frame = ws.AppendFrame(nil, ws.OpPing, nil)
+		made.frame = c.AppendFrame(nil, typ, k.Content)
 	case c.code != nil:
 		alike := &coder{coding: key.coding}
 		made.frame = alike.append(nil, k.Content, c.framing)
