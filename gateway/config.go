@@ -89,6 +89,11 @@ type Config struct {
 	// item that comes after a rest leaves at once. 0 to 1s; 0 means no rest.
 	FlushPauseMax time.Duration `envconfig:"FLUSH_PAUSE_MAX" default:"10ms"`
 
+	// IOUring lets writes to many clients share a system call, on Linux 5.19 and
+	// later. Where io_uring is missing or forbidden, as in many containers, each
+	// write is one of its own, and the log says so at the start.
+	IOUring bool `envconfig:"IO_URING" default:"true"`
+
 	// MemoryLimit is the memory that the process may use, from which shares
 	// are derived. 0 means the limit of the container, or else all memory of
 	// the machine.
@@ -245,6 +250,7 @@ func (c *Config) Fanout() fanout.Config {
 		ChannelLogMinAge: c.ChannelLogMinAge,
 		ChannelLogAge:    c.ChannelLogAge,
 		MaxPause:         c.FlushPauseMax,
+		NoIOUring:        !c.IOUring,
 		LogMemory:        int64(logMemory),
 	}
 }

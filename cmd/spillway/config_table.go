@@ -77,6 +77,8 @@ var configTable = []setting{
 		doc: "How long a channel retains an item even beyond CHANNEL_LOG_BYTES, while less than half of LOG_MEMORY is in use, so that nobody falls behind a very fast topic in a moment. 0 to 10s."},
 	{part: "Gateway", name: "FLUSH_PAUSE_MAX", deflt: "10ms", twin: false,
 		doc: "Bounds the rest between two rounds of writes to all clients of a channel, on each core: three times what a round took, where the last two took 1ms or more. It lets more items leave in one write while there are many; an item that comes after a rest leaves at once. 0 to 1s; 0 means no rest."},
+	{part: "Gateway", name: "IO_URING", deflt: "true", twin: false,
+		doc: "Lets writes to many clients share a system call, on Linux 5.19 and later. Where io_uring is missing or forbidden, as in many containers, each write is one of its own, and the log says so at the start."},
 	{part: "Gateway", name: "MEMORY_LIMIT", deflt: "0", twin: false,
 		doc: "The memory that the process may use, from which shares are derived. 0 means the limit of the container, or else all memory of the machine."},
 	{part: "Gateway", name: "LOG_MEMORY", deflt: "0", twin: false,

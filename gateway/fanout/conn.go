@@ -113,6 +113,8 @@ type Conn struct {
 	slot           int32
 	ticking        bool
 
+	sending bool // in a ring; the loop's own
+
 	// The first subscription, and its first channel: most have no others.
 	first       Subscriber
 	firstMember [1]member

@@ -47,6 +47,10 @@ type Config struct {
 	// Portable makes goroutines write to all connections, as where there is no
 	// epoll.
 	Portable bool
+
+	// NoIOUring makes shards write with a system call for each connection, as
+	// where io_uring is forbidden or missing.
+	NoIOUring bool
 }
 
 func (c *Config) defaults() {
@@ -107,7 +111,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Engine {
 	e.seen.init(cfg.IDCacheAge, cfg.IDCacheSize)
 	var mechs []mechanism
 	if !cfg.Portable {
-		mechs = newMechanisms()
+		mechs = newMechanisms(cfg)
 	}
 	for i, m := range append(mechs, newPortable()) {
 		e.loops = append(e.loops, newLoop(e, i, m))

@@ -82,12 +82,14 @@ func (r *rig) wantNothingLeft() {
 // portable loop.
 func eachMechanism(t *testing.T, f func(t *testing.T, cfg Config)) {
 	t.Helper()
-	t.Run("mechanism=shard", func(t *testing.T) {
-		if len(newMechanisms()) == 0 {
-			t.Skip("there are no shards on this system")
-		}
-		f(t, Config{})
-	})
+	for name, cfg := range map[string]Config{"shard": {NoIOUring: true}, "ring": {}} {
+		t.Run("mechanism="+name, func(t *testing.T) {
+			if len(newMechanisms(cfg)) == 0 {
+				t.Skip("there are no shards on this system")
+			}
+			f(t, cfg)
+		})
+	}
 	t.Run("mechanism=portable", func(t *testing.T) { f(t, Config{Portable: true}) })
 }
 

@@ -13,10 +13,10 @@ import (
 )
 
 // newMechanisms returns one shard for each core.
-func newMechanisms() []mechanism {
+func newMechanisms(cfg Config) []mechanism {
 	all := make([]mechanism, min(runtime.GOMAXPROCS(0), maxShards))
 	for i := range all {
-		all[i] = &shard{}
+		all[i] = &shard{noRing: cfg.NoIOUring}
 	}
 	return all
 }
@@ -32,10 +32,16 @@ type shard struct {
 	events       []unix.EpollEvent
 	conns        []*Conn // by descriptor
 	input        []byte  // where what clients say is read to
+	ring         *ring   // nil: each write is a system call
+	noRing       bool
 }
 
 // maxShards bounds how many there are.
 const maxShards = 32
+
+// ringFrom is how many connections have to have their turn together for a ring to
+// be worth its while.
+const ringFrom = 4
 
 // inputBytes is how much of a client is read at once.
 const inputBytes = 16 << 10
@@ -46,7 +52,7 @@ const maxReads = 16
 // flushBytes is how much is written to one connection in one turn, more or less.
 const flushBytes = 256 << 10
 
-func (s *shard) begin(*loop) (err error) {
+func (s *shard) begin(l *loop) (err error) {
 	if s.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("epoll_create1: %w", err)
 	}
@@ -60,10 +66,18 @@ func (s *shard) begin(*loop) (err error) {
 	}
 	s.events = make([]unix.EpollEvent, 256)
 	s.input = make([]byte, inputBytes)
+	if !s.noRing {
+		if s.ring, err = newRing(); err != nil {
+			l.engine.log.Info("each write is a system call of its own, since there is no io_uring", "err", err)
+		}
+	}
 	return nil
 }
 
 func (s *shard) end() {
+	if s.ring != nil {
+		s.ring.close()
+	}
 	_ = unix.Close(s.event)
 	_ = unix.Close(s.epoll)
 }
@@ -149,7 +163,17 @@ func (s *shard) each(f func(c *Conn)) {
 	}
 }
 
-func (s *shard) flushAll(l *loop, conns []*Conn) { l.flushEach(conns) }
+func (s *shard) flushAll(l *loop, conns []*Conn) {
+	if s.ring == nil || len(conns) < ringFrom {
+		l.flushEach(conns)
+		return
+	}
+	if err := s.ring.flushAll(s, l, conns); err != nil {
+		l.engine.log.Warn("each write is a system call of its own from now on", "err", err)
+		s.ring.close()
+		s.ring = nil
+	}
+}
 
 func (s *shard) flush(l *loop, c *Conn) {
 	b, pins := &l.batch, l.pins

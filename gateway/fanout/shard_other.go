@@ -5,7 +5,7 @@ package fanout
 import "net"
 
 // newMechanisms returns none: without epoll all connections are portable.
-func newMechanisms() []mechanism { return nil }
+func newMechanisms(Config) []mechanism { return nil }
 
 func bare(net.Conn) (fd int, ok bool) { return 0, false }
 
