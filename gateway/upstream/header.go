@@ -1,9 +1,8 @@
 package upstream
 
 import (
-	"net"
 	"net/http"
-	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -35,19 +34,23 @@ func (f *Forwarder) ClientTLS(r *http.Request) bool {
 	if !f.fromTrustedProxy(r) {
 		return false
 	}
-	proto := strings.ToLower(strings.TrimSpace(r.Header.Get("X-Forwarded-Proto")))
-	return proto == "https" || proto == "wss"
+	for _, name := range []string{"X-Forwarded-Proto", "X-Forwarded-Protocol"} {
+		switch strings.ToLower(strings.TrimSpace(r.Header.Get(name))) {
+		case "https", "wss":
+			return true
+		}
+	}
+	return false
 }
 
 func (f *Forwarder) fromTrustedProxy(r *http.Request) bool {
 	if len(f.cfg.TrustedProxies) == 0 {
 		return false
 	}
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	addr, err := peerAddress(r)
 	if err != nil {
-		return false // a Unix socket has no address that a prefix could hold
+		return false
 	}
-	addr := peer.Addr().Unmap().WithZone("")
 	for _, p := range f.cfg.TrustedProxies {
 		if p.Contains(addr) {
 			return true
@@ -62,11 +65,15 @@ func (f *Forwarder) requestHeader(r *http.Request, rt *route.Route) http.Header 
 	trusted := f.Trusted(r)
 	h := make(http.Header, len(r.Header)+4)
 	for name, values := range r.Header {
-		if !requestOnly(name) && (trusted || !isGrip(name)) {
+		if !f.requestOnly(name) && (trusted || !isGrip(name)) {
 			h[name] = append([]string(nil), values...)
 		}
 	}
-	f.setForwarded(h, r)
+	if rt.OrigHeaders {
+		f.copyOriginal(h, r)
+	}
+	f.setForwarded(h, r, trusted)
+	f.setLoop(h)
 	setRouteHeader(h, rt)
 	if !trusted {
 		f.setGripHeader(h, rt)
@@ -76,54 +83,57 @@ func (f *Forwarder) requestHeader(r *http.Request, rt *route.Route) http.Header 
 
 // requestOnly reports whether a header of the client stays here. Proxy-*, TE,
 // Upgrade and Via go on, as in Pushpin.
-func requestOnly(name string) bool {
+func (f *Forwarder) requestOnly(name string) bool {
 	switch http.CanonicalHeaderKey(name) {
 	case "Connection", "Keep-Alive", "Transfer-Encoding", "Expect",
 		// Bodies must come unencoded, so that items can be appended to them.
 		"Accept-Encoding", "Content-Encoding",
 		// net/http writes it from Request.ContentLength.
-		"Content-Length",
-		// Made anew by setForwarded; a client must not claim TLS.
-		"X-Forwarded-Proto", "X-Forwarded-Protocol":
+		"Content-Length":
 		return true
+	case "X-Forwarded-Proto", "X-Forwarded-Protocol":
+		return f.cfg.Proto != ProtoNone // made anew by setForwarded; a client must not claim TLS
+	case "Pushpin-Route":
+		return f.cfg.AcceptPushpinRoute
 	}
 	return hasPrefixFold(name, origHeaderPrefix)
 }
 
-// origHeaderPrefix marks the copies that Pushpin makes of a client's headers on
-// orig_headers routes. Such routes are not carried out, but a client must not
-// be able to make an origin believe in one.
+// origHeaderPrefix marks the copies of a client's headers that go to the origin
+// of an orig_headers route, and nowhere else: a client must not be able to make
+// an origin believe in one.
 const origHeaderPrefix = "eb9bf0f5-"
+
+// copyOriginal adds the client's headers as they came, marked. Those that the
+// client has marked itself are taken over; a header that needs a mark has no
+// other copy.
+func (f *Forwarder) copyOriginal(h http.Header, r *http.Request) {
+	add := func(name string, values []string) {
+		marked := origHeaderPrefix + name // not canonical: sent in small letters, as in Pushpin
+		h[marked] = append(h[marked], values...)
+	}
+	for name, values := range r.Header {
+		if hasPrefixFold(name, origHeaderPrefix) {
+			add(http.CanonicalHeaderKey(name[len(origHeaderPrefix):]), values)
+		}
+	}
+	needsMark := func(name string) bool {
+		return slices.ContainsFunc(f.cfg.NeedMark, func(n string) bool { return strings.EqualFold(n, name) })
+	}
+	if !needsMark("Host") && r.Host != "" {
+		add("Host", []string{r.Host})
+	}
+	for name, values := range r.Header {
+		if !hasPrefixFold(name, origHeaderPrefix) && !needsMark(name) {
+			add(name, values)
+		}
+	}
+}
 
 func isGrip(name string) bool { return hasPrefixFold(name, "Grip-") }
 
 func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
-}
-
-// setForwarded says how the client came. X-Forwarded-Proto is absent on plain
-// connections, as in Pushpin, so that its mere presence can be tested for.
-func (f *Forwarder) setForwarded(h http.Header, r *http.Request) {
-	if f.ClientTLS(r) {
-		proto := "https"
-		if isWebSocket(r.Header) {
-			proto = "wss"
-		}
-		h.Set("X-Forwarded-Proto", proto)
-	}
-	if len(f.cfg.TrustedProxies) == 0 {
-		return
-	}
-	if !f.fromTrustedProxy(r) {
-		for name := range h {
-			if hasPrefixFold(name, "X-Forwarded-") && name != "X-Forwarded-Proto" || name == "Forwarded" {
-				delete(h, name)
-			}
-		}
-	}
-	if peer, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		h["X-Forwarded-For"] = []string{strings.Join(append(h.Values("X-Forwarded-For"), peer), ", ")}
-	}
 }
 
 func isWebSocket(h http.Header) bool {
@@ -162,7 +172,7 @@ func (f *Forwarder) setGripHeader(h http.Header, rt *route.Route) {
 	if !key.IsZero() {
 		// Configuration has refused keys that cannot sign. Should one get
 		// here, an unsigned request is what the origin will refuse.
-		if sig, err := key.Sign(iss, f.now()); err == nil {
+		if sig, err := f.signer.sign(key, iss, f.now()); err == nil {
 			h.Set("Grip-Sig", sig)
 		} else {
 			f.log.Error("Grip-Sig not made", "cause", err)

@@ -60,6 +60,25 @@ type Config struct {
 	// X-Forwarded-For is continued with the peer's address.
 	TrustedProxies []netip.Prefix
 
+	// Proto says which headers tell that the client came by TLS; empty means
+	// ProtoOnly.
+	Proto ProtoHeader
+
+	// ForwardedFor is what happens to X-Forwarded-For; for the requests of
+	// trusted gateways ForwardedForTrusted is in its place.
+	ForwardedFor        ForwardedFor
+	ForwardedForTrusted ForwardedFor
+
+	// CDNLoop is added to CDN-Loop; empty leaves it alone.
+	CDNLoop string
+
+	// NeedMark are headers of which an orig_headers route copies only what the
+	// client has marked.
+	NeedMark []string
+
+	// AcceptPushpinRoute says that Pushpin-Route was for us: it goes no further.
+	AcceptPushpinRoute bool
+
 	// Roots verify the certificates of targets (see LoadRoots); nil means the
 	// system's, or the embedded ones where the system has none.
 	Roots *x509.CertPool
@@ -79,6 +98,7 @@ type Forwarder struct {
 	log     *slog.Logger
 	metrics metrics
 	now     func() time.Time
+	signer  signer
 	direct  *pool // of all hosts that links lead to outside of routes
 
 	mu    sync.Mutex
@@ -90,6 +110,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Forwarder {
 	cfg.SigIss = cmp.Or(cfg.SigIss, "pushpin")
 	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, 10*time.Second)
 	cfg.ResponseTimeout = cmp.Or(cfg.ResponseTimeout, 60*time.Second)
+	cfg.Proto = cmp.Or(cfg.Proto, ProtoOnly)
 	if cfg.Features == nil {
 		cfg.Features = Features
 	}
@@ -165,8 +186,9 @@ func (f *Forwarder) DoLink(ctx context.Context, rawURL string, base *url.URL, rt
 	} else if u.Scheme == "https" {
 		// The client's own request said so too; an origin that insists on TLS
 		// would answer with a redirect instead of a page.
-		out.header.Set("X-Forwarded-Proto", "https")
+		f.setProto(out.header, "https")
 	}
+	f.setLoop(out.header)
 	setRouteHeader(out.header, rt)
 	f.setGripHeader(out.header, rt)
 	grip.AppendLast(out.header, lasts...)

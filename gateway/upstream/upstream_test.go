@@ -229,7 +229,7 @@ func TestDoForwarded(t *testing.T) {
 		{"TLS WebSocket", nil, "192.0.2.7:1", true, "Connection: keep-alive, Upgrade\nUpgrade: WebSocket", []string{"X-Forwarded-Proto: wss"}},
 		{"trusted proxy", proxies, "192.0.2.7:1", false, "X-Forwarded-Proto: https\nX-Forwarded-For: 1.1.1.1\nX-Forwarded-For: 2.2.2.2\nForwarded: for=1",
 			[]string{"Forwarded: for=1", "X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.7", "X-Forwarded-Proto: https"}},
-		{"trusted proxy over IPv6 socket", proxies, "[::ffff:192.0.2.7]:1", false, "X-Forwarded-Proto: wss", []string{"X-Forwarded-For: ::ffff:192.0.2.7", "X-Forwarded-Proto: https"}},
+		{"trusted proxy over IPv6 socket", proxies, "[::ffff:192.0.2.7]:1", false, "X-Forwarded-Proto: wss", []string{"X-Forwarded-For: 192.0.2.7", "X-Forwarded-Proto: https"}},
 		{"trusted proxy, plain client", proxies, "192.0.2.7:1", false, "X-Forwarded-Proto: http", []string{"X-Forwarded-For: 192.0.2.7"}},
 		{"somebody else", proxies, "198.51.100.1:1", false, "X-Forwarded-Proto: https\nX-Forwarded-For: 1.1.1.1\nX-Forwarded-Host: a\nForwarded: for=1",
 			[]string{"X-Forwarded-For: 198.51.100.1"}},
