@@ -35,7 +35,8 @@ import (
 
 // An Origin answers EVENTS_PATH in the same process, with GRIP instructions. It
 // is called for each request of a client there, and with a request of the
-// gateway's own (grip.FromLink) for each next link.
+// gateway's own (grip.FromLink), which has nothing of the client, for each next
+// link. Its links are paths from the root.
 type Origin interface {
 	http.Handler
 

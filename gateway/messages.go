@@ -14,19 +14,33 @@ import (
 // bytes; with more, nothing is read.
 const maxPending = 64 << 10
 
+// A talk is what it takes to give a client's messages to the origin.
+type talk struct {
+	request *http.Request // the handshake
+	header  http.Header   // of it, for all requests with messages
+
+	// Of who posts.
+	id   string            // Connection-Id; made when first needed
+	meta map[string]string // Set-Meta-*
+
+	pending []grip.Event // that the origin has not taken yet; guarded by session.mu
+	bytes   int          // content of pending; guarded by session.mu
+}
+
 // Received implements fanout.Owner.
 func (s *session) Received(typ grip.MessageType, content []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.talk
+	if t == nil {
+		return
+	}
 	e := grip.Event{Type: grip.EventText, Content: bytes.Clone(content)}
 	if typ == grip.BinaryMessage {
 		e.Type = grip.EventBinary
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.detached || s.ended {
-		return
-	}
-	s.pending, s.bytes = append(s.pending, e), s.bytes+len(content)
-	if s.bytes > maxPending {
+	t.pending, t.bytes = append(t.pending, e), t.bytes+len(content)
+	if t.bytes > maxPending {
 		s.conn.Pause()
 	}
 	if !s.posting {
@@ -41,16 +55,12 @@ func (s *session) post() {
 	ctx, done := s.ask()
 	defer done()
 	for {
-		s.mu.Lock()
-		events := s.pending
-		s.pending, s.bytes = nil, 0
-		s.posting = len(events) > 0
-		s.mu.Unlock()
+		t, events := s.takePending()
 		if len(events) == 0 {
 			return
 		}
 		s.conn.Resume()
-		answers, err := s.give(ctx, events)
+		answers, err := s.give(ctx, t, events)
 		if err != nil {
 			if ctx.Err() == nil {
 				s.finish(ending{reason: closedOriginError, code: 1011, text: "internal error", err: err})
@@ -63,27 +73,35 @@ func (s *session) post() {
 	}
 }
 
+// takePending returns what is to be posted. Without any, nobody posts any more.
+func (s *session) takePending() (*talk, []grip.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.talk
+	if t == nil || len(t.pending) == 0 {
+		s.posting = false
+		return t, nil
+	}
+	events := t.pending
+	t.pending, t.bytes = nil, 0
+	return t, events
+}
+
 // give posts events and returns the events of the answer.
-func (s *session) give(ctx context.Context, events []grip.Event) ([]grip.Event, error) {
+func (s *session) give(ctx context.Context, t *talk, events []grip.Event) ([]grip.Event, error) {
 	var body []byte
 	for _, e := range events {
 		body = grip.AppendEvent(body, e)
 	}
-	s.mu.Lock()
-	request, header := s.request, s.header
-	s.mu.Unlock()
-	if request == nil {
-		return nil, nil
+	if t.id == "" {
+		t.id = connectionID()
 	}
-	if s.id == "" {
-		s.id = connectionID()
-	}
-	r := newEventsRequest(ctx, request, body)
-	r.Header = header.Clone()
+	r := newEventsRequest(ctx, t.request, body)
+	r.Header = t.header.Clone()
 	r.Header.Set("Accept", grip.ContentTypeEvents)
 	r.Header.Set("Content-Type", grip.ContentTypeEvents)
-	r.Header.Set("Connection-Id", s.id)
-	for name, value := range s.meta {
+	r.Header.Set("Connection-Id", t.id)
+	for name, value := range t.meta {
 		r.Header.Set("Meta-"+name, value)
 	}
 	p, err := s.g.call(r)
@@ -93,23 +111,23 @@ func (s *session) give(ctx context.Context, events []grip.Event) ([]grip.Event, 
 	if p.status != http.StatusOK || !isEvents(p.ins.Header) {
 		return nil, fmt.Errorf("messages: the origin answered %d, %s", p.status, p.ins.Header.Get("Content-Type"))
 	}
-	s.setMeta(p.ins.Header)
+	t.setMeta(p.ins.Header)
 	return grip.ParseEvents(p.ins.Body)
 }
 
 // setMeta remembers what the origin wants to be told again (GRIP reference,
 // 8.5).
-func (s *session) setMeta(h http.Header) {
+func (t *talk) setMeta(h http.Header) {
 	for name, values := range h {
 		if name, ok := strings.CutPrefix(name, "Set-Meta-"); ok && len(values) > 0 {
 			if values[0] == "" {
-				delete(s.meta, name)
+				delete(t.meta, name)
 				continue
 			}
-			if s.meta == nil {
-				s.meta = make(map[string]string)
+			if t.meta == nil {
+				t.meta = make(map[string]string)
 			}
-			s.meta[name] = values[0]
+			t.meta[name] = values[0]
 		}
 	}
 }

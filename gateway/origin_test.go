@@ -21,7 +21,7 @@ type listOrigin struct {
 	wait   string        // of long polls, in seconds
 	pad    string        // makes lines longer
 	keep   string        // value of Grip-Keep-Alive; empty: none
-	gate   chan struct{} // where set, pages wait until it is closed
+	gate   chan struct{} // where set, pages and detach wait until it is closed
 
 	mu      sync.Mutex // also keeps lines and the channel in the same order
 	lines   []string
@@ -230,6 +230,9 @@ func (o *listOrigin) serveMessages(w http.ResponseWriter, r *http.Request) {
 		case "drop":
 			out = grip.AppendControlEvent(out, grip.Control{Type: "unsubscribe", Channel: arg})
 			text("dropped " + arg)
+		case "detach":
+			<-o.gate
+			out = grip.AppendControlEvent(out, grip.Control{Type: "detach"})
 		case "count":
 			n, _ := strconv.Atoi(r.Header.Get("Meta-Count"))
 			w.Header().Set("Set-Meta-Count", strconv.Itoa(n+1))

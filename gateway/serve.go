@@ -34,7 +34,7 @@ func (g *Gateway) serveLocal(out *output, r *http.Request) {
 		out.text(http.StatusInternalServerError, "Internal error.")
 		return
 	}
-	g.deliver(out, r, p, g.newLocalSource(r))
+	g.deliver(out, r, p, localSource{g})
 }
 
 // serveRoute answers a client's request by an HTTP origin.

@@ -51,42 +51,22 @@ type source interface {
 	prefix() string
 }
 
-// localSource is the origin in this process, following links from one request.
-type localSource struct {
-	g      *Gateway
-	remote string // address of the client
-	host   string // of the client's request
-	uri    string // of the newest page
-}
+// localSource is the origin in this process. Its links carry all that it needs
+// to know, so that every stream has the same source.
+type localSource struct{ g *Gateway }
 
-func (g *Gateway) newLocalSource(r *http.Request) *localSource {
-	return &localSource{g: g, remote: r.RemoteAddr, host: r.Host, uri: r.RequestURI}
-}
+func (localSource) local() bool    { return true }
+func (localSource) prefix() string { return "" }
 
-// clone is for another stream from the same request.
-func (s *localSource) clone() *localSource {
-	c := *s
-	return &c
-}
-
-func (s *localSource) local() bool    { return true }
-func (s *localSource) prefix() string { return "" }
-
-func (s *localSource) next(ctx context.Context, link *grip.Link, lasts []grip.Last) (*page, error) {
-	base, err := url.ParseRequestURI(s.uri)
+func (s localSource) next(ctx context.Context, link *grip.Link, lasts []grip.Last) (*page, error) {
+	r, err := http.NewRequestWithContext(grip.WithLink(ctx), http.MethodGet, link.URL, nil)
 	if err != nil {
 		return nil, fmt.Errorf("next link: %w", err)
 	}
-	u, err := base.Parse(link.URL)
-	if err != nil {
-		return nil, fmt.Errorf("next link: %w", err)
+	if !strings.HasPrefix(link.URL, "/") {
+		return nil, fmt.Errorf("next link: %q of the built-in origin does not begin with /", link.URL)
 	}
-	s.uri = u.RequestURI()
-	r, err := http.NewRequestWithContext(grip.WithLink(ctx), http.MethodGet, s.uri, nil)
-	if err != nil {
-		return nil, fmt.Errorf("next link: %w", err)
-	}
-	r.RequestURI, r.Host, r.RemoteAddr = s.uri, s.host, s.remote
+	r.RequestURI = link.URL
 	grip.AppendLast(r.Header, lasts...)
 	p, err := s.g.call(r)
 	if err == nil && (p.status < 200 || p.status > 299) {

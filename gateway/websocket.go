@@ -58,15 +58,16 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 		}
 	}
 	out.deadline(g.cfg.WriteTimeout) // the one of an earlier request may be over
-	attach := g.marks(&p.ins, g.newLocalSource(r))
+	from := localSource{g}
+	attach := g.marks(&p.ins, from)
 	nc, early, compressed, err := ws.Upgrade(out.ResponseWriter, r, protocol, g.compression.frames)
 	if err != nil {
 		return // the client has its answer
 	}
 	out.visit.become(byWebSocket)
-	s := &session{request: r, header: header, from: g.newLocalSource(r), posting: true}
+	s := &session{from: from, talk: &talk{request: r, header: header}, posting: true}
 	s.held = held{g: g, visit: out.handOver(nc)}
-	s.setMeta(p.ins.Header)
+	s.talk.setMeta(p.ins.Header)
 	o := fanout.Options{Owner: s, Framing: fanout.Framed, WriteTimeout: g.cfg.WriteTimeout, EndAt: g.endOfAge(time.Now()), Rules: &plainRules, Early: early}
 	if compressed {
 		o.Coding, o.Rules = fanout.Deflate, &deflateRules
@@ -119,19 +120,15 @@ func connectionID() string {
 // while a stream asks for its next page.
 type session struct {
 	held
-	from *localSource
-	id   string            // Connection-Id; used by who posts, and made when first needed
-	meta map[string]string // Set-Meta-*; used by who posts
+	from source
 
-	mu       sync.Mutex
-	streams  []*substream  // guarded by mu
-	ended    bool          // no new streams; guarded by mu
-	detached bool          // the origin wants no messages; guarded by mu
-	request  *http.Request // the handshake; nil when detached; guarded by mu
-	header   http.Header   // of it, for all requests with messages; guarded by mu
-	posting  bool          // a goroutine gives messages to the origin; guarded by mu
-	pending  []grip.Event  // that it has not taken yet; guarded by mu
-	bytes    int           // content of pending; guarded by mu
+	mu      sync.Mutex
+	streams []*substream // guarded by mu
+	talk    *talk        // nil: the origin wants no messages; guarded by mu
+	posting bool         // a goroutine gives messages to the origin; guarded by mu
+	ended   bool         // no new streams; guarded by mu
+
+	first substream // most have no others
 }
 
 // A substream is one stream on a WebSocket.
@@ -144,14 +141,13 @@ type substream struct {
 	paging  sync.Mutex         // held while it sends a page
 	stopped atomic.Bool        // it sends nothing more
 	sub     *fanout.Subscriber // by which it holds; nil: it asks; guarded by session.mu
-	on      []fanout.Want      // channels of that hold; guarded by session.mu
 }
 
 // begin carries out the origin's first answer. What a stream or the origin
 // sends does not overtake it.
 func (s *session) begin(ins *grip.Instruct, events []grip.Event, attach []fanout.Want) {
 	if s.carryOut(nil, events) && (ins.Hold != grip.HoldNone || ins.Next != nil) {
-		s.start(&substream{}, ins, attach)
+		s.start("", "", ins, attach)
 	}
 	s.post()
 }
@@ -170,7 +166,7 @@ func (s *session) Held(sub *fanout.Subscriber, status fanout.Status, b fanout.Ba
 	defer done()
 	st := sub.Context().(*follow).sink.(*substream)
 	s.mu.Lock()
-	st.sub, st.on = nil, nil
+	st.sub = nil
 	s.mu.Unlock()
 	st.settle(st.follow.resume(ctx, sub, status, b))
 }
@@ -188,7 +184,7 @@ func (s *session) TimeOver() {
 // Gone implements fanout.Owner.
 func (s *session) Gone(why fanout.Ending) {
 	s.mu.Lock()
-	s.ended, s.pending, s.streams = true, nil, nil
+	s.ended, s.talk, s.streams = true, nil, nil
 	s.mu.Unlock()
 	s.left(why)
 }
@@ -243,9 +239,9 @@ func (s *session) obey(by *substream, c grip.Control) {
 	switch c.Type {
 	case "detach":
 		s.mu.Lock()
-		s.detached = true
-		s.request, s.header, s.pending = nil, nil, nil
+		s.talk = nil
 		s.mu.Unlock()
+		s.conn.Resume()
 	case "subscribe":
 		ins := &grip.Instruct{}
 		if c.Link != "" {
@@ -258,7 +254,7 @@ func (s *session) obey(by *substream, c grip.Control) {
 		if c.Name != "" {
 			s.stop(by, func(st *substream) bool { return st.name == c.Name })
 		}
-		s.start(&substream{name: c.Name, channel: c.Channel}, ins, wants(ins.Channels, ""))
+		s.start(c.Name, c.Channel, ins, wants(ins.Channels, ""))
 	case "unsubscribe":
 		s.stop(by, func(st *substream) bool {
 			if c.Name != "" {
@@ -270,21 +266,9 @@ func (s *session) obey(by *substream, c grip.Control) {
 }
 
 // start follows one more stream on the socket.
-func (s *session) start(st *substream, ins *grip.Instruct, attach []fanout.Want) {
-	st.s = s
-	st.follow = follow{held: &s.held, source: s.from.clone(), sink: st}
-	s.mu.Lock()
-	full := len(s.streams) >= s.g.cfg.MaxSubscriptions
-	if !s.ended && !full {
-		s.streams = append(s.streams, st)
-	}
-	ended := s.ended
-	s.mu.Unlock()
-	switch {
-	case ended:
-		return
-	case full:
-		s.g.metrics.overSubscribe.Inc()
+func (s *session) start(name, channel string, ins *grip.Instruct, attach []fanout.Want) {
+	st := s.add(name, channel)
+	if st == nil {
 		return
 	}
 	if ins.Hold == grip.HoldStream {
@@ -298,6 +282,27 @@ func (s *session) start(st *substream, ins *grip.Instruct, attach []fanout.Want)
 		defer done()
 		st.settle(st.follow.run(ctx, ins))
 	})
+}
+
+// add returns a new stream, or nil where there can be none.
+func (s *session) add(name, channel string) *substream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended:
+		return nil
+	case len(s.streams) >= s.g.cfg.MaxSubscriptions:
+		s.g.metrics.overSubscribe.Inc()
+		return nil
+	}
+	st := &s.first
+	if st.s != nil {
+		st = new(substream)
+	}
+	st.s, st.name, st.channel = s, name, channel
+	st.follow = follow{held: &s.held, source: s.from, sink: st}
+	s.streams = append(s.streams, st)
+	return st
 }
 
 // settle is what happens when a stream holds, or has ended.
@@ -345,8 +350,7 @@ func (s *session) stop(by *substream, which func(*substream) bool) {
 
 // is reports whether a stream is on a channel. It is called with session.mu.
 func (st *substream) is(channel string) bool {
-	return st.channel == channel ||
-		slices.ContainsFunc(st.on, func(w fanout.Want) bool { return w.Channel == channel })
+	return st.channel == channel || st.sub != nil && st.sub.IsOn(channel)
 }
 
 // errEnded ends a stream when it was stopped, or its socket has ended.
@@ -359,7 +363,7 @@ func (st *substream) hold(h fanout.Hold) (sub *fanout.Subscriber, ok bool) {
 		return nil, false
 	}
 	if sub, ok = st.s.conn.Hold(h); ok {
-		st.sub, st.on = sub, h.Wants
+		st.sub = sub
 	}
 	return sub, ok
 }

@@ -239,6 +239,39 @@ func TestWebSocketDetached(t *testing.T) {
 	}
 }
 
+// A client that had said too much is read from again once nobody wants to know.
+func TestWebSocketDetachedWhilePaused(t *testing.T) {
+	f := start(t, nil)
+	f.list.gate = make(chan struct{})
+	c := f.dial(t, "/events/list/")
+	c.send("detach")
+	eventually(t, "the origin to be asked", func() bool {
+		f.list.mu.Lock()
+		defer f.list.mu.Unlock()
+		return len(f.list.posts) == 1
+	})
+	go func() { // or no pong would be seen
+		for {
+			if _, _, err := c.conn.Read(c.ctx); err != nil {
+				return
+			}
+		}
+	}()
+	ping := func(d time.Duration) error {
+		ctx, cancel := context.WithTimeout(c.ctx, d)
+		defer cancel()
+		return c.conn.Ping(ctx)
+	}
+	eventually(t, "the client to be read from no more", func() bool {
+		c.send(strings.Repeat("x", 10_000))
+		return ping(100*time.Millisecond) != nil
+	})
+	close(f.list.gate)
+	if err := ping(patience); err != nil {
+		t.Errorf("ping after detach: got %v, want an answer", err)
+	}
+}
+
 // Messages that come together are posted together, one request at a time, and
 // none is lost.
 func TestWebSocketManyMessages(t *testing.T) {
