@@ -11,6 +11,8 @@ type kind string
 const (
 	kindRequest kind = "request" // a client's
 	kindLink    kind = "link"    // the gateway's own, after a next link
+	kindEvents  kind = "events"  // the gateway's own, for a WebSocket over HTTP
+	kindSocket  kind = "websocket"
 )
 
 // A result is how a request to an origin ended; a metric label.
@@ -46,7 +48,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}),
 	}
-	for _, k := range []kind{kindRequest, kindLink} {
+	for _, k := range []kind{kindRequest, kindLink, kindEvents, kindSocket} {
 		for _, r := range []result{answered, unreachable, broken, canceled} {
 			m.requests.WithLabelValues(string(k), string(r))
 		}

@@ -20,8 +20,12 @@ import (
 //	/stream?channel=NAME…    a stream hold
 //	/response?channel=NAME…  a response hold
 //
-// path_beg is removed first. Without a channel it is "test".
+// path_beg is removed first. Without a channel it is "test". A WebSocket gets its
+// own messages back, and is on the channels.
 func testResponse(out *outgoing, rt *route.Route) *http.Response {
+	if out.kind == kindEvents {
+		return testEvents(out)
+	}
 	switch strings.TrimPrefix(out.path, rt.PathBeg) {
 	case "/":
 		return respond(out, http.StatusOK, "text/plain", "Hello from the Spillway test handler!\n")
@@ -49,12 +53,8 @@ func testInstruct(query string, mode grip.HoldMode, body string) string {
 			Body    string            `json:"body"`
 		} `json:"response"`
 	}
-	values, _ := url.ParseQuery(query) // what can be read of it
-	for _, name := range values["channel"] {
+	for _, name := range testChannels(query) {
 		doc.Hold.Channels = append(doc.Hold.Channels, channel{name})
-	}
-	if doc.Hold.Channels == nil {
-		doc.Hold.Channels = []channel{{"test"}}
 	}
 	doc.Hold.Mode = mode
 	doc.Response.Headers = map[string]string{"Content-Type": "text/plain"}
@@ -64,6 +64,43 @@ func testInstruct(query string, mode grip.HoldMode, body string) string {
 		panic(err) // strings and maps of strings always marshal
 	}
 	return string(text)
+}
+
+// testChannels are those that a query names.
+func testChannels(query string) []string {
+	values, _ := url.ParseQuery(query) // what can be read of it
+	if names := values["channel"]; names != nil {
+		return names
+	}
+	return []string{"test"}
+}
+
+func testEvents(out *outgoing) *http.Response {
+	events, err := grip.ParseEvents(out.events)
+	if err != nil {
+		return respond(out, http.StatusBadRequest, "text/plain", err.Error()+"\n")
+	}
+	var body []byte
+	for _, e := range events {
+		switch e.Type {
+		case grip.EventOpen:
+			body = grip.AppendEvent(body, e)
+			for _, name := range testChannels(out.query) {
+				body = grip.AppendControlEvent(body, grip.Control{Type: grip.ControlSubscribe, Channel: name})
+			}
+		case grip.EventText, grip.EventBinary:
+			e.Content = append([]byte(grip.DefaultMessagePrefix), e.Content...)
+			body = grip.AppendEvent(body, e)
+		case grip.EventPing:
+			e.Type = grip.EventPong
+			body = grip.AppendEvent(body, e)
+		case grip.EventClose:
+			body = grip.AppendEvent(body, e)
+		}
+	}
+	resp := respond(out, http.StatusOK, grip.ContentTypeEvents, string(body))
+	resp.Header.Set("Sec-WebSocket-Extensions", "grip")
+	return resp
 }
 
 func respond(out *outgoing, code int, contentType, body string) *http.Response {

@@ -9,12 +9,15 @@
 package upstream
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
@@ -267,6 +270,10 @@ type outgoing struct {
 	header     http.Header
 	body       *Body // nil: none
 	length     int64 // of body; -1: unknown
+
+	events  []byte   // the body, in place of Body
+	upgrade bool     // a WebSocket is asked for
+	taken   net.Conn // that was used, when it is one
 }
 
 // send tries the targets in turn. It counts and, where one is passed over,
@@ -320,7 +327,7 @@ func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Rout
 
 	// The transport asks for a connection again when a kept one turned out to
 	// be dead, so only the last attempt counts.
-	var got atomic.Bool
+	var got, wrote atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(string) { got.Store(false) },
 		GotConn: func(info httptrace.GotConnInfo) {
@@ -328,7 +335,11 @@ func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Rout
 			if out.body != nil {
 				out.body.conn.Store(connOf(info.Conn))
 			}
+			if out.upgrade {
+				out.taken = info.Conn
+			}
 		},
+		WroteRequest: func(info httptrace.WroteRequestInfo) { wrote.Store(info.Err == nil) },
 	})
 	req := (&http.Request{
 		Method:     out.method,
@@ -342,12 +353,23 @@ func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Rout
 	if out.body != nil {
 		req.Body, req.ContentLength = out.body, out.length
 	}
+	if len(out.events) > 0 {
+		req.ContentLength = int64(len(out.events))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(out.events)), nil }
+		req.Body, _ = req.GetBody()
+	}
 
 	resp, err = p.transport.RoundTrip(req)
 	if err != nil {
+		if got.Load() && !wrote.Load() && out.kind == kindEvents {
+			err = fmt.Errorf("%w: %w", ErrNotSent, err)
+		}
 		return nil, got.Load(), err
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
+		if out.upgrade {
+			return resp, true, nil
+		}
 		_ = resp.Body.Close()
 		return nil, true, errors.New("switches protocols without being asked")
 	}
