@@ -11,9 +11,11 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"spillway/gateway/control"
 	"spillway/gateway/fanout"
-	"spillway/gateway/route"
+	"spillway/gateway/upstream"
 	"spillway/grip"
 	"spillway/grip/bytesize"
 )
@@ -31,7 +33,8 @@ type Config struct {
 	// file, separated by ; or line breaks, such as * localhost:8000.
 	Routes string `envconfig:"ROUTES"`
 
-	// RoutesFile is a file with more routes, one a line.
+	// RoutesFile is a file with more routes, one a line. It is read again when it
+	// changes, and on SIGHUP; while it has mistakes the old routes stay.
 	RoutesFile string `envconfig:"ROUTES_FILE"`
 
 	// SigKey signs the Grip-Sig header of requests to HTTP origins: text,
@@ -50,6 +53,45 @@ type Config struct {
 	// UpstreamCAFile is a PEM file with the certificates that HTTP origins
 	// with TLS are verified by, in place of the usual ones.
 	UpstreamCAFile string `envconfig:"UPSTREAM_CA_FILE"`
+
+	// UpstreamConnectTimeout is how long connecting to a target, and its TLS
+	// handshake, may take before the route's next target is tried. 10ms to 5m.
+	UpstreamConnectTimeout time.Duration `envconfig:"UPSTREAM_CONNECT_TIMEOUT" default:"10s"`
+
+	// UpstreamTimeout is how long an HTTP origin may take from the end of the
+	// request to the head of its response. 100ms to 1h.
+	UpstreamTimeout time.Duration `envconfig:"UPSTREAM_TIMEOUT" default:"60s"`
+
+	// XForwardedFor says how X-Forwarded-For goes to HTTP origins: truncate:N
+	// keeps its last N entries, append adds the client's address, comma
+	// separated. Empty leaves it alone; with TRUSTED_PROXIES it is append.
+	XForwardedFor []string `envconfig:"X_FORWARDED_FOR"`
+
+	// XForwardedForTrusted is the same for the requests that UPSTREAM_KEY
+	// verifies.
+	XForwardedForTrusted []string `envconfig:"X_FORWARDED_FOR_TRUSTED"`
+
+	// SetXForwardedProtocol says how HTTP origins learn that a client came by
+	// TLS: proto-only (X-Forwarded-Proto), true (X-Forwarded-Protocol as well), or
+	// false (what the client says is passed on).
+	SetXForwardedProtocol string `envconfig:"SET_X_FORWARDED_PROTOCOL" default:"proto-only"`
+
+	// CDNLoop is added to the CDN-Loop header of requests to HTTP origins, such as
+	// a name of this installation. Empty leaves the header alone.
+	CDNLoop string `envconfig:"CDN_LOOP"`
+
+	// OrigHeadersNeedMark are the headers, comma separated, of which a route with
+	// orig_headers copies only what came marked, as eb9bf0f5-NAME, from another
+	// proxy.
+	OrigHeadersNeedMark []string `envconfig:"ORIG_HEADERS_NEED_MARK"`
+
+	// AcceptPushpinRoute lets a request choose its route by id, with a
+	// Pushpin-Route header.
+	AcceptPushpinRoute bool `envconfig:"ACCEPT_PUSHPIN_ROUTE" default:"false"`
+
+	// ProxyDebug tells clients what went wrong between gateway and HTTP origin,
+	// on all routes, as the option debug does on one.
+	ProxyDebug bool `envconfig:"PROXY_DEBUG" default:"false"`
 
 	// ControlAddr is where the control API listens, host:port: POST
 	// /publish/ and GET /channels. Keep it private. Empty turns it off.
@@ -180,7 +222,11 @@ func (c *Config) Validate() error {
 	if _, err := c.routes(); err != nil {
 		errs = append(errs, err)
 	}
-	key("SIG_KEY", c.SigKey)
+	if k := key("SIG_KEY", c.SigKey); !k.IsZero() {
+		if _, err := k.Sign("", time.Now()); err != nil {
+			errs = append(errs, fmt.Errorf("SIG_KEY: %w; give the private key, or a secret", err))
+		}
+	}
 	key("UPSTREAM_KEY", c.UpstreamKey)
 	if c.UpstreamKey == "changeme" {
 		errs = append(errs, errors.New("UPSTREAM_KEY: changeme is public; choose a key that only the gateways in front know"))
@@ -228,6 +274,31 @@ func (c *Config) Validate() error {
 	if _, unknown := parseCompression(c.Compression); unknown != "" {
 		bad("COMPRESSION", unknown, "is none of zstd, gzip, permessage-deflate")
 	}
+	if d := c.UpstreamConnectTimeout; d < 10*time.Millisecond || d > 5*time.Minute {
+		bad("UPSTREAM_CONNECT_TIMEOUT", d, "must be between 10ms and 5m")
+	}
+	if d := c.UpstreamTimeout; d < 100*time.Millisecond || d > time.Hour {
+		bad("UPSTREAM_TIMEOUT", d, "must be between 100ms and 1h")
+	}
+	if _, err := upstream.ParseForwardedFor(c.XForwardedFor); err != nil {
+		errs = append(errs, fmt.Errorf("X_FORWARDED_FOR: %w", err))
+	}
+	if _, err := upstream.ParseForwardedFor(c.XForwardedForTrusted); err != nil {
+		errs = append(errs, fmt.Errorf("X_FORWARDED_FOR_TRUSTED: %w", err))
+	}
+	switch upstream.ProtoHeader(c.SetXForwardedProtocol) {
+	case upstream.ProtoOnly, upstream.ProtoBoth, upstream.ProtoNone:
+	default:
+		bad("SET_X_FORWARDED_PROTOCOL", c.SetXForwardedProtocol, "must be proto-only, true or false")
+	}
+	if !httpguts.ValidHeaderFieldValue(c.CDNLoop) || strings.Contains(c.CDNLoop, ",") {
+		bad("CDN_LOOP", c.CDNLoop, "must be one entry of a header, such as edge.example.com")
+	}
+	for _, name := range c.OrigHeadersNeedMark {
+		if !httpguts.ValidHeaderFieldName(name) {
+			bad("ORIG_HEADERS_NEED_MARK", name, "must be names of headers, comma separated")
+		}
+	}
 	between("MAX_HEADER_BYTES", c.MaxHeaderBytes, 1<<10, 1<<20)
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		errs = append(errs, errors.New("TLS_CERT_FILE and TLS_KEY_FILE: set both or none"))
@@ -266,26 +337,6 @@ func (c *Config) NormalEventsPath() string {
 	default:
 		return ""
 	}
-}
-
-// routes reads ROUTES and ROUTES_FILE.
-func (c *Config) routes() (*route.Table, error) {
-	text := c.Routes
-	if c.RoutesFile != "" {
-		b, err := os.ReadFile(c.RoutesFile)
-		if err != nil {
-			return nil, fmt.Errorf("ROUTES_FILE: %w", err)
-		}
-		if _, err := route.Parse(string(b)); err != nil {
-			return nil, fmt.Errorf("ROUTES_FILE=%s: %w", c.RoutesFile, err)
-		}
-		text = string(b) + "\n" + text
-	}
-	t, err := route.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("ROUTES: %w", err)
-	}
-	return t, nil
 }
 
 func (c *Config) trustedProxies() ([]netip.Prefix, error) {

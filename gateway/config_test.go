@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -30,7 +28,14 @@ func TestValidateReportsEverything(t *testing.T) {
 		{"the same, with a key", func(c *Config) { c.ControlAddr, c.ControlKey = ":5561", "secret" }, nil},
 		{"off", func(c *Config) { c.ControlAddr, c.EventsPath = "", "" }, nil},
 		{"paths", func(c *Config) { c.EventsPath = "/events/?x" }, []string{"EVENTS_PATH=/events/?x: write a plain path"}},
-		{"routes", func(c *Config) { c.Routes, c.RoutesFile = "nonsense", "" }, []string{"ROUTES: "}},
+		{"routes", func(c *Config) { c.Routes, c.RoutesFile = "nonsense", "" }, []string{"ROUTES:1 (nonsense): no target"}},
+		{"routes of which not all is built", func(c *Config) { c.Routes = "* a:1; b,aco a:1" }, []string{"ROUTES:2 (b): aco"}},
+		{"a public key cannot sign", func(c *Config) { c.SigKey = Secret(publicKey) }, []string{"SIG_KEY: sign: the key is a public one; give"}},
+		{"origins", func(c *Config) {
+			c.UpstreamConnectTimeout, c.UpstreamTimeout, c.SetXForwardedProtocol, c.CDNLoop = 0, 0, "yes", "a,b"
+			c.XForwardedFor, c.XForwardedForTrusted, c.OrigHeadersNeedMark = []string{"x"}, []string{"truncate:x"}, []string{"a b"}
+		}, []string{"UPSTREAM_CONNECT_TIMEOUT=0s", "UPSTREAM_TIMEOUT=0s", `X_FORWARDED_FOR: "x": must be truncate:N or append`, "X_FORWARDED_FOR_TRUSTED: truncate:x",
+			"SET_X_FORWARDED_PROTOCOL=yes: must be proto-only, true or false", "CDN_LOOP=a,b", "ORIG_HEADERS_NEED_MARK=a b"}},
 		{"a routes file that is not there", func(c *Config) { c.RoutesFile = "/nowhere/routes" }, []string{"ROUTES_FILE: open /nowhere/routes"}},
 		{"keys", func(c *Config) { c.SigKey, c.UpstreamKey = "base64:!", "changeme" }, []string{"SIG_KEY: ", "UPSTREAM_KEY: changeme is public"}},
 		{"sizes", func(c *Config) {
@@ -92,17 +97,11 @@ func TestEventsPath(t *testing.T) {
 	}
 }
 
-func TestRoutesFile(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "routes")
-	if err := os.WriteFile(name, []byte("# ours\nexample.com localhost:1\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c := Config{Routes: "* localhost:2", RoutesFile: name}
-	table, err := c.routes()
-	if err != nil || len(table.Routes()) != 2 {
-		t.Errorf("got %v, %v, want both routes", table.Routes(), err)
-	}
-}
+// publicKey is one of P-256, which verifies and does not sign.
+const publicKey = `-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEDXH+oghTcsylIdLK4rTAb+GuD+OE
+ZYcBHWWHly2eru1F3QgUszjNv0JInu6Yrst5VB6++Ir4+tU94QBdaDEKdw==
+-----END PUBLIC KEY-----`
 
 func TestMemoryLimit(t *testing.T) {
 	for _, tt := range []struct {

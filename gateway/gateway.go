@@ -54,7 +54,7 @@ type Gateway struct {
 	origin     Origin // nil: none in this process
 	log        *slog.Logger
 	metrics    *metrics
-	routes     *route.Table
+	routes     *routes
 	trusted    []netip.Prefix
 	upstream   *upstream.Forwarder
 	limits     *limits
@@ -87,7 +87,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 	g.drain.init()
 	g.compression, _ = parseCompression(cfg.Compression) // it was validated
 	var err error
-	if g.routes, err = cfg.routes(); err != nil {
+	if g.routes, err = newRoutes(&g.cfg, log, reg); err != nil {
 		return nil, err
 	}
 	if g.trusted, err = cfg.trustedProxies(); err != nil {
@@ -159,24 +159,50 @@ func newUpstream(cfg Config, trusted []netip.Prefix, log *slog.Logger, reg prome
 	if err != nil {
 		return nil, fmt.Errorf("UPSTREAM_CA_FILE: %w", err)
 	}
+	forwardedFor, err := upstream.ParseForwardedFor(cfg.XForwardedFor)
+	if err != nil {
+		return nil, fmt.Errorf("X_FORWARDED_FOR: %w", err)
+	}
+	forwardedForTrusted, err := upstream.ParseForwardedFor(cfg.XForwardedForTrusted)
+	if err != nil {
+		return nil, fmt.Errorf("X_FORWARDED_FOR_TRUSTED: %w", err)
+	}
 	return upstream.New(upstream.Config{
 		SigKey:         sigKey,
 		SigIss:         cfg.SigIss,
 		UpstreamKey:    upstreamKey,
 		TrustedProxies: trusted,
 		Roots:          roots,
+
+		Proto:               upstream.ProtoHeader(cfg.SetXForwardedProtocol),
+		ForwardedFor:        forwardedFor,
+		ForwardedForTrusted: forwardedForTrusted,
+		CDNLoop:             cfg.CDNLoop,
+		NeedMark:            cfg.OrigHeadersNeedMark,
+		AcceptPushpinRoute:  cfg.AcceptPushpinRoute,
+		ConnectTimeout:      cfg.UpstreamConnectTimeout,
+		ResponseTimeout:     cfg.UpstreamTimeout,
 	}, log.With("part", "upstream"), reg), nil
 }
 
 // warn says at start what an operator should know.
 func (g *Gateway) warn() {
-	if g.cfg.SigKey == "changeme" && !g.routes.Empty() {
+	if g.cfg.SigKey == "changeme" && !g.routes.now().Empty() {
 		g.log.Warn("SIG_KEY has its public default: origins cannot tell our requests from forged ones")
 	}
+	g.tellOverrides(g.routes.now())
+	g.routes.changed = func(table *route.Table) {
+		g.upstream.Keep(table.Routes())
+		g.tellOverrides(table)
+	}
+}
+
+// tellOverrides names the routes that take paths from the built-in origin.
+func (g *Gateway) tellOverrides(table *route.Table) {
 	if g.origin == nil || g.eventsPath == "" {
 		return
 	}
-	for _, rt := range g.routes.Routes() {
+	for _, rt := range table.Routes() {
 		if g.overrides(rt) {
 			g.log.Info("a route takes precedence over the built-in origin", "path", rt.PathBeg, "events_path", g.eventsPath, "route", rt.String())
 		}
@@ -240,7 +266,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err := g.Listen(); err != nil {
 		return err
 	}
-	g.log.Info("listening", "http", g.Addr(), "tls", g.clients.TLSConfig != nil, "control", g.ControlAddr(), "routes", len(g.routes.Routes()),
+	g.log.Info("listening", "http", g.Addr(), "tls", g.clients.TLSConfig != nil, "control", g.ControlAddr(), "routes", len(g.routes.now().Routes()),
 		"max_descriptors", maxDescriptors())
 	if most := maxDescriptors(); most > 0 && uint64(g.cfg.MaxConnections) > most {
 		g.log.Warn("MAX_CONNECTIONS is more than the system lets this process have open; raise its limit of open files",
@@ -249,6 +275,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	engineCtx, stopEngine := context.WithCancel(ctx)
 	var group errgroup.Group
 	group.Go(func() error { return g.engine.Run(engineCtx) })
+	group.Go(func() error { return g.routes.watch(engineCtx) })
 	group.Go(func() error {
 		defer stopEngine()
 		if g.clients.TLSConfig != nil {
@@ -345,12 +372,13 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // choose decides who answers: a route, or the origin in this process (local),
 // or nobody.
 func (g *Gateway) choose(r *http.Request) (rt *route.Route, local bool) {
-	rt, matched := g.routes.Match(r.Host, route.EncodedPath(r), isWebSocket(r), g.upstream.ClientTLS(r))
+	table := g.routes.now()
+	rt, matched := g.match(table, r)
 	if g.origin != nil {
 		if g.isEvents(r.URL.Path) && !(matched && g.overrides(rt)) {
 			return nil, true
 		}
-		if g.routes.Empty() {
+		if table.Empty() {
 			return nil, true // it has a page for / and an answer for the rest
 		}
 	}

@@ -36,6 +36,7 @@ func testConfig() Config {
 		HTTPAddr: "127.0.0.1:0", EventsPath: "/events/", SigKey: "changeme", SigIss: "pushpin", ControlAddr: "127.0.0.1:0",
 		ControlMaxBody: 1e6, ChannelLogBytes: 4 << 20, ChannelLogAge: time.Minute, MaxSubscriptions: 3,
 		WriteTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10,
+		UpstreamConnectTimeout: patience, UpstreamTimeout: patience, SetXForwardedProtocol: "proto-only",
 	}
 }
 

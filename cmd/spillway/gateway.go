@@ -73,5 +73,6 @@ func runGateway(ctx context.Context, p *process) error {
 	return lifecycle(ctx, cfg, log, ops,
 		part{"gateway", gw.Run, gw.Drain},
 		part{"ops", ops.Run, ops.Shutdown},
+		part{"hangups", hangups(gw.ReloadRoutes), nil},
 	)
 }
