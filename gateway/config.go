@@ -146,8 +146,10 @@ type Config struct {
 	LogMemory bytesize.Bytes `envconfig:"LOG_MEMORY" default:"0"`
 
 	// MaxConnections is how many streams, WebSockets and other requests are
-	// served at once; more are refused, so that clients try again. 0 means any
-	// number.
+	// served at once; more are refused, so that clients try again. 0 means as
+	// many as a quarter of MEMORY_LIMIT holds at 8KiB each (48KiB with TLS), and
+	// as there may be sockets open; the log says at start how many those are.
+	// For more than that, raise MEMORY_LIMIT as well.
 	MaxConnections int `envconfig:"MAX_CONNECTIONS" default:"0"`
 
 	// MaxConnectionsPerIP is the same for one client address (of IPv6, one /64
@@ -188,6 +190,9 @@ type Config struct {
 	// proxies whose X-Forwarded-* headers are believed, such as 10.0.0.0/8. With
 	// any, HTTP_ADDR also speaks HTTP/2 without TLS (h2c, prior knowledge).
 	TrustedProxies []string `envconfig:"TRUSTED_PROXIES"`
+
+	// OtherMemory is what others in the process may take of MEMORY_LIMIT.
+	OtherMemory bytesize.Bytes `ignored:"true"`
 
 	// CheckPublish, where set, is asked whether content may be published from
 	// outside to a channel that is not open now: an error, whose text is shown
@@ -250,15 +255,10 @@ func (c *Config) Validate() error {
 	if c.LogMemory != 0 && c.LogMemory < 1<<20 {
 		bad("LOG_MEMORY", c.LogMemory, "must be 0 or at least 1MiB")
 	}
-	if c.MemoryLimit != 0 && c.MemoryLimit < 16<<20 {
-		bad("MEMORY_LIMIT", c.MemoryLimit, "must be 0 or at least 16MiB")
+	if n := c.MaxConnections; n < 0 || n > mostConnections {
+		bad("MAX_CONNECTIONS", n, fmt.Sprintf("must be between 0 and %d", mostConnections))
 	}
-	if limit := c.memoryLimit(); c.LogMemory > limit {
-		bad("LOG_MEMORY", c.LogMemory, fmt.Sprintf("must not be more than the memory there is (%v)", limit))
-	}
-	if c.MaxConnections < 0 {
-		bad("MAX_CONNECTIONS", c.MaxConnections, "must be 0 or more")
-	}
+	c.checkMemory(bad)
 	if c.MaxConnectionsPerIP < 0 {
 		bad("MAX_CONNECTIONS_PER_IP", c.MaxConnectionsPerIP, "must be 0 or more")
 	}
@@ -313,6 +313,24 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// checkMemory holds what channels and connections may take against the whole.
+func (c *Config) checkMemory(bad func(env string, got any, want string)) {
+	limit, logs := c.Memory()
+	connections := c.ConnectionMemory()
+	switch {
+	case c.MemoryLimit != 0 && c.MemoryLimit < 16<<20:
+		bad("MEMORY_LIMIT", c.MemoryLimit, "must be 0 or at least 16MiB")
+	case logs > limit:
+		bad("LOG_MEMORY", c.LogMemory, fmt.Sprintf("must not be more than the memory there is (%v)", limit))
+	case c.MaxConnections > mostConnections, logs+connections <= limit:
+	case c.MaxConnections > 0:
+		bad("MAX_CONNECTIONS", c.MaxConnections, fmt.Sprintf("may take %v, at %v each, and there are %v less LOG_MEMORY (%v); lower it, or raise MEMORY_LIMIT",
+			connections, c.ConnectionCost(), limit, logs))
+	default:
+		bad("LOG_MEMORY", c.LogMemory, fmt.Sprintf("leaves connections less than %v of the memory there is (%v)", connections, limit))
+	}
+}
+
 // Fanout is what the engine of this configuration is made with.
 func (c *Config) Fanout() fanout.Config {
 	_, logMemory := c.Memory()
@@ -357,6 +375,9 @@ func (c *Config) trustedProxies() ([]netip.Prefix, error) {
 	}
 	return prefixes, nil
 }
+
+// mostConnections is the largest MAX_CONNECTIONS.
+const mostConnections = 100_000_000
 
 // Memory is the memory that there is for the process, and the share of it that
 // channels may retain.

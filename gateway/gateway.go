@@ -93,7 +93,8 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 	if g.trusted, err = cfg.trustedProxies(); err != nil {
 		return nil, err
 	}
-	g.limits = newLimits(cfg.MaxConnections, cfg.MaxConnectionsPerIP)
+	g.limits = newLimits(cfg.capacity(maxDescriptors()), cfg.MaxConnectionsPerIP)
+	g.metrics.limit.Set(float64(g.limits.most))
 	if g.upstream, err = newUpstream(cfg, g.trusted, log, reg); err != nil {
 		return nil, err
 	}
@@ -235,7 +236,7 @@ func (g *Gateway) Listen() error {
 		}
 		g.controlListener = c
 	}
-	g.clientListener = &cappedListener{Listener: l, most: g.limits.sockets(), refused: g.metrics.refused[refusedSocket]}
+	g.clientListener = &cappedListener{Listener: l, most: int64(g.limits.sockets), refused: g.metrics.refused[refusedSocket]}
 	return nil
 }
 
@@ -268,6 +269,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	g.log.Info("listening", "http", g.Addr(), "tls", g.clients.TLSConfig != nil, "control", g.ControlAddr(), "routes", len(g.routes.now().Routes()),
 		"max_descriptors", maxDescriptors())
+	g.log.Info("connections are limited", "max_connections", g.limits.most, "because", g.limits.because)
 	if most := maxDescriptors(); most > 0 && uint64(g.cfg.MaxConnections) > most {
 		g.log.Warn("MAX_CONNECTIONS is more than the system lets this process have open; raise its limit of open files",
 			"max_connections", g.cfg.MaxConnections, "max_descriptors", most)

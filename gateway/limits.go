@@ -13,22 +13,23 @@ import (
 
 // limits counts the requests that are being served.
 type limits struct {
-	most, mostPerIP int // 0: any number
+	capacity
+	mostPerIP int // 0: any number
 
 	mu    sync.Mutex
 	total int                // guarded by mu
 	perIP map[netip.Addr]int // guarded by mu; only with mostPerIP
 }
 
-func newLimits(most, mostPerIP int) *limits {
-	return &limits{most: most, mostPerIP: mostPerIP, perIP: make(map[netip.Addr]int)}
+func newLimits(c capacity, mostPerIP int) *limits {
+	return &limits{capacity: c, mostPerIP: mostPerIP, perIP: make(map[netip.Addr]int)}
 }
 
 // enter counts a request of a client in, or says which limit it met.
 func (l *limits) enter(address netip.Addr) (refusal, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.most > 0 && l.total >= l.most {
+	if l.total >= l.most {
 		return refusedTotal, false
 	}
 	if l.mostPerIP > 0 && address.IsValid() {
@@ -50,15 +51,6 @@ func (l *limits) leave(address netip.Addr) {
 			delete(l.perIP, address)
 		}
 	}
-}
-
-// sockets is how many connections may be open, requests on them or not: room
-// to tell those over the limit so, but not for any number. 0: no limit.
-func (l *limits) sockets() int64 {
-	if l.most == 0 {
-		return 0
-	}
-	return int64(l.most) + int64(l.most)/4 + 64
 }
 
 // clientAddress is what counts as one client: its address, or its network of
@@ -118,7 +110,7 @@ func isTrusted(address netip.Addr, trusted []netip.Prefix) bool {
 // A cappedListener closes connections beyond most as soon as they are accepted.
 type cappedListener struct {
 	net.Listener
-	most    int64 // 0: any number
+	most    int64
 	refused prometheus.Counter
 	open    atomic.Int64
 }
@@ -126,7 +118,7 @@ type cappedListener struct {
 func (l *cappedListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
-		if err != nil || l.most == 0 {
+		if err != nil {
 			return conn, err
 		}
 		if l.open.Add(1) <= l.most {

@@ -71,6 +71,7 @@ const (
 
 type metrics struct {
 	connections   [transports]prometheus.Gauge
+	limit         prometheus.Gauge
 	closed        map[closeReason]prometheus.Counter
 	asked         map[askReason]prometheus.Counter
 	refused       map[refusal]prometheus.Counter
@@ -91,6 +92,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for t, name := range transportNames {
 		m.connections[t] = connections.WithLabelValues(name)
 	}
+	m.limit = with.NewGauge(prometheus.GaugeOpts{Name: "spillway_connections_limit",
+		Help: "Requests and WebSockets that are served at once at most; more are refused."})
 	closed := with.NewCounterVec(prometheus.CounterOpts{Name: "spillway_connections_closed_total",
 		Help: "Streams, long polls and WebSockets that ended, by what ended them."}, []string{"reason"})
 	for _, r := range closeReasons {

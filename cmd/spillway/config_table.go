@@ -102,7 +102,7 @@ var configTable = []setting{
 	{part: "Gateway", name: "LOG_MEMORY", deflt: "0", twin: false,
 		doc: "What all channels together retain. Beyond it the oldest items go first. 0 means a quarter of MEMORY_LIMIT; else 1MiB or more."},
 	{part: "Gateway", name: "MAX_CONNECTIONS", deflt: "0", twin: false,
-		doc: "How many streams, WebSockets and other requests are served at once; more are refused, so that clients try again. 0 means any number."},
+		doc: "How many streams, WebSockets and other requests are served at once; more are refused, so that clients try again. 0 means as many as a quarter of MEMORY_LIMIT holds at 8KiB each (48KiB with TLS), and as there may be sockets open; the log says at start how many those are. For more than that, raise MEMORY_LIMIT as well."},
 	{part: "Gateway", name: "MAX_CONNECTIONS_PER_IP", deflt: "0", twin: false,
 		doc: "The same for one client address (of IPv6, one /64 network). Behind a proxy it needs TRUSTED_PROXIES. 0 means any number."},
 	{part: "Gateway", name: "MAX_SUBSCRIPTIONS", deflt: "20", twin: false,

@@ -49,6 +49,7 @@ func runGateway(ctx context.Context, p *process) error {
 		return err
 	}
 	gwCfg.EventsPath = "" // there is no built-in origin
+	p.limitHeap(&gwCfg)
 	log := newLogger(cfg, p.stderr, p.terminal)
 	for _, w := range warnings {
 		log.Warn(w)

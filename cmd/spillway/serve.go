@@ -71,7 +71,7 @@ func (p *process) settle() (settings, *slog.Logger, error) {
 	for _, w := range warnings {
 		log.Warn(w)
 	}
-	s.limitHeap(p)
+	p.limitHeap(&s.gateway)
 	return s, log, nil
 }
 
@@ -94,6 +94,7 @@ func (s *settings) load(p *process) (warnings []string, err error) {
 	if s.gateway.NormalEventsPath() == "" {
 		err = addProblem(err, errors.New("EVENTS_PATH=: serve has nothing to serve without a path; write /events/, or use spillway gateway"))
 	}
+	s.gateway.OtherMemory = s.relay.HistoryCacheBytes + s.pageMemory()
 	if problem := s.checkMemory(); problem != nil && err == nil {
 		err = addProblem(nil, problem)
 	}
@@ -109,18 +110,23 @@ func (s *settings) load(p *process) (warnings []string, err error) {
 // the whole.
 func (s *settings) checkMemory() error {
 	limit, logs := s.gateway.Memory()
-	pages := s.relay.HistoryPageBytes * bytesize.Bytes(s.relay.CatchupPages)
-	if sum := logs + s.relay.HistoryCacheBytes + pages; sum > limit {
-		return fmt.Errorf("MEMORY_LIMIT: there are %d bytes, and LOG_MEMORY (%d), HISTORY_CACHE_BYTES (%d) and CATCHUP_PAGES of HISTORY_PAGE_BYTES (%d) may take %d; lower one of them",
-			int64(limit), int64(logs), int64(s.relay.HistoryCacheBytes), int64(pages), int64(sum))
+	connections := s.gateway.ConnectionMemory()
+	if sum := logs + connections + s.gateway.OtherMemory; sum > limit {
+		return fmt.Errorf("MEMORY_LIMIT: there are %d bytes, and LOG_MEMORY (%d), HISTORY_CACHE_BYTES (%d), CATCHUP_PAGES of HISTORY_PAGE_BYTES (%d) and MAX_CONNECTIONS at %d each (%d) may take %d; lower one of them",
+			int64(limit), int64(logs), int64(s.relay.HistoryCacheBytes), int64(s.pageMemory()), int64(s.gateway.ConnectionCost()), int64(connections), int64(sum))
 	}
 	return nil
 }
 
+// pageMemory is what the pages of history may take that are made at a time.
+func (s *settings) pageMemory() bytesize.Bytes {
+	return s.relay.HistoryPageBytes * bytesize.Bytes(s.relay.CatchupPages)
+}
+
 // limitHeap makes the garbage collector keep to MEMORY_LIMIT, with a tenth for
 // what is not heap. GOMEMLIMIT wins, as everywhere in Go.
-func (s *settings) limitHeap(p *process) {
-	if limit, _ := s.gateway.Memory(); p.env["GOMEMLIMIT"] == "" {
+func (p *process) limitHeap(cfg *gateway.Config) {
+	if limit, _ := cfg.Memory(); p.env["GOMEMLIMIT"] == "" {
 		debug.SetMemoryLimit(int64(limit - limit/10))
 	}
 }

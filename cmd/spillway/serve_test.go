@@ -20,6 +20,9 @@ func TestSettings(t *testing.T) {
 		{"a protection in a file", []string{someKafka, "JWT_KEY_FILE=/nowhere"}, []string{"JWT_KEY: this version does not authenticate"}},
 		{"no events path", []string{someKafka, "EVENTS_PATH="}, []string{"EVENTS_PATH="}},
 		{"more shares than memory", []string{someKafka, "MEMORY_LIMIT=64MiB"}, []string{"MEMORY_LIMIT: ", "HISTORY_CACHE_BYTES (67108864)"}},
+		{"connections are a share", []string{someKafka, "MEMORY_LIMIT=1GiB", "MAX_CONNECTIONS=90000"}, []string{"MEMORY_LIMIT: ", "MAX_CONNECTIONS at 8192 each (737280000)"}},
+		{"a share that is left", []string{someKafka, "MEMORY_LIMIT=128MiB"}, nil},
+		{"none is left", []string{someKafka, "MEMORY_LIMIT=106MiB"}, []string{"MAX_CONNECTIONS at 8192 each (524288)"}},
 		{"shares that fit", []string{someKafka, "MEMORY_LIMIT=64MiB", "HISTORY_CACHE_BYTES=8MiB"}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

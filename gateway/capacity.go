@@ -1,0 +1,75 @@
+package gateway
+
+import (
+	"fmt"
+
+	"spillway/grip/bytesize"
+)
+
+// What a connection may cost in memory: what we keep for it, what the kernel
+// does (a container is charged with both), and room for those that are slow. TLS
+// adds a goroutine and buffers for both directions.
+const (
+	connectionCost    bytesize.Bytes = 8 << 10
+	tlsConnectionCost bytesize.Bytes = 48 << 10
+)
+
+// fewestConnections is what the share of memory for connections has to hold at
+// least.
+const fewestConnections = 64
+
+// A capacity is how many connections there may be.
+type capacity struct {
+	most    int    // served at once
+	sockets int    // open, requests on them or not
+	because string // what decides over most
+}
+
+// capacity is that of this configuration, where the system lets the process have
+// so many descriptors (0: unknown).
+func (c *Config) capacity(descriptors uint64) capacity {
+	each := c.ConnectionCost()
+	share := c.ConnectionMemory()
+	k := capacity{
+		most:    int(share / each),
+		because: fmt.Sprintf("%d MiB of MEMORY_LIMIT (%d MiB) are for connections, at %v each", share>>20, c.memoryLimit()>>20, each),
+	}
+	if c.MaxConnections > 0 {
+		k.because = "MAX_CONNECTIONS says so"
+	}
+	k.sockets = k.most + k.most/4 + toTell // but not for any number
+	if descriptors == 0 {
+		return k
+	}
+	// What is no client's: listeners, Kafka, origins, files.
+	reserve := min(descriptors/8, 512)
+	free := int(min(descriptors-reserve, uint64(mostConnections)))
+	k.sockets = min(k.sockets, free)
+	if fit := max(free-toTell, 1); c.MaxConnections == 0 && fit < k.most {
+		k.most = fit
+		k.because = fmt.Sprintf("the system lets this process have %d files and sockets open, of which %d are kept for others than clients", descriptors, reserve)
+	}
+	return k
+}
+
+// toTell is for how many connections over the limit there is room, so that they
+// can be told so.
+const toTell = 64
+
+// ConnectionMemory is the share of memory for connections.
+func (c *Config) ConnectionMemory() bytesize.Bytes {
+	each := c.ConnectionCost()
+	if c.MaxConnections > 0 {
+		return bytesize.Bytes(c.MaxConnections) * each
+	}
+	limit, logs := c.Memory()
+	return max(min(limit/4, limit-logs-c.OtherMemory), fewestConnections*each)
+}
+
+// ConnectionCost is the memory that is reckoned for each connection.
+func (c *Config) ConnectionCost() bytesize.Bytes {
+	if c.TLSCertFile != "" {
+		return tlsConnectionCost
+	}
+	return connectionCost
+}
