@@ -2,7 +2,6 @@ package grip
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -211,13 +210,13 @@ func (o object) message(c *Control) (err error) {
 
 // seconds returns a number, or a string with one, as a duration.
 func (o object) seconds(member string) (d time.Duration, ok bool, err error) {
-	v, ok := o.members[member]
+	v, ok := o.find(member)
 	if !ok {
 		return 0, false, nil
 	}
-	switch v := v.(type) {
-	case json.Number:
-		f, err := v.Float64()
+	switch v.kind() {
+	case '0':
+		f, err := strconv.ParseFloat(string(v), 64)
 		if err != nil {
 			return 0, false, o.invalid(member)
 		}
@@ -225,8 +224,8 @@ func (o object) seconds(member string) (d time.Duration, ok bool, err error) {
 			return 0, false, o.invalid(member)
 		}
 		return d, true, nil
-	case string:
-		if d, err = parseSeconds(v); err != nil {
+	case '"':
+		if d, err = parseSeconds(string(v.content())); err != nil {
 			return 0, false, o.invalid(member)
 		}
 		return d, true, nil

@@ -432,7 +432,7 @@ func (in *Instruct) readHold(hold object) error {
 	return err
 }
 
-func (in *Instruct) readChannel(v any) error {
+func (in *Instruct) readChannel(v value) error {
 	o, err := asObject(v, "channel")
 	if err != nil {
 		return err

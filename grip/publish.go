@@ -23,40 +23,188 @@ func (e bodyError) Error() string { return string(e) }
 // "Body is not valid JSON." One bad item refuses them all. Formats of unknown
 // names are skipped, so an item may be left with none; it still takes its
 // place in the order of its channel. The result does not refer to body.
-func ParseItems(body []byte) ([]Item, error) {
-	v, err := decodeJSON(body)
-	if err != nil {
+func ParseItems(body []byte) ([]Item, error) { return parseItems(body, "") }
+
+// ParseItemsFor reads items for one channel, which they need not name.
+func ParseItemsFor(channel string, body []byte) ([]Item, error) { return parseItems(body, channel) }
+
+func parseItems(body []byte, channel string) ([]Item, error) {
+	p := itemParser{scanner: scan(body), channel: channel}
+	defer p.release()
+	var refusal error // of the format; that the text is JSON has to be known first
+	var err error
+	if p.PeekKind() == '{' {
+		refusal, err = p.root()
+	} else {
+		_, err = p.value()
+		refusal = bodyError("Invalid format.")
+	}
+	if err == nil {
+		err = p.end()
+	}
+	switch {
+	case err != nil:
 		return nil, bodyError("Body is not valid JSON.")
+	case refusal != nil:
+		return nil, refusal
 	}
-	members, ok := v.(map[string]any)
-	if !ok {
-		return nil, bodyError("Invalid format.")
-	}
-	o := object{name: "object", members: members}
-	list, ok, err := o.list("items")
-	if err == nil && !ok {
-		err = o.missing("items")
-	}
-	if err != nil {
-		return nil, bodyError("Invalid format: " + err.Error())
-	}
-	items := make([]Item, 0, len(list))
-	for _, v := range list {
-		it, err := parseItem(v)
-		if err != nil {
-			return nil, bodyError("Invalid format: " + err.Error())
-		}
-		items = append(items, it)
-	}
-	return items, nil
+	return p.items, nil
 }
 
-func parseItem(v any) (it Item, err error) {
-	o, err := asObject(v, "publish item object")
-	if err != nil {
-		return it, err
+// An itemParser goes through a body once. What is in an item comes in any order,
+// and is looked at when it is complete, in Pushpin's order.
+type itemParser struct {
+	*scanner
+	channel string // that items need not name
+	items   []Item
+
+	// Of one item; the memory is used again for the next.
+	members []member
+	formats formats // in a member of their own
+	strange bool    // which is no object
+	old     formats // in the item itself, where they stood before
+}
+
+// formats are the three that there are, and how many others.
+type formats struct {
+	given bool
+	count int
+	known [3]format
+}
+
+// A format is a member that is one: an object, or something wrong.
+type format struct {
+	given   bool
+	members []member
+	other   value // nil: an object
+}
+
+const (
+	httpResponse = iota
+	httpStream
+	wsMessage
+)
+
+var formatNames = [3]string{httpResponse: "http-response", httpStream: "http-stream", wsMessage: "ws-message"}
+
+func (f *formats) reset() {
+	f.given, f.count = false, 0
+	for i := range f.known {
+		f.known[i] = format{members: f.known[i].members[:0]}
 	}
-	if it.Channel, err = o.required("channel"); err != nil {
+}
+
+// root reads the object around the items. An error is one of JSON; a refusal is
+// the first that is wrong with the items.
+func (p *itemParser) root() (refusal, err error) {
+	o := object{name: "object"}
+	refusal = o.missing("items")
+	err = p.each(func(name []byte) error {
+		switch {
+		case string(name) != "items":
+			_, err := p.value()
+			return err
+		case p.PeekKind() != '[':
+			refusal = o.wrongType("items")
+			_, err := p.value()
+			return err
+		}
+		var err error
+		refusal, err = p.list()
+		return err
+	})
+	if refusal != nil {
+		refusal = bodyError("Invalid format: " + refusal.Error())
+	}
+	return refusal, err
+}
+
+func (p *itemParser) list() (refusal, err error) {
+	if _, err := p.ReadToken(); err != nil {
+		return nil, err
+	}
+	p.items = make([]Item, 0, 1)
+	for p.PeekKind() != ']' {
+		if p.PeekKind() != '{' {
+			if _, err := p.value(); err != nil {
+				return nil, err
+			}
+			if refusal == nil {
+				refusal = errors.New("publish item object is not an object")
+			}
+			continue
+		}
+		if err := p.gather(); err != nil {
+			return nil, err
+		}
+		if refusal != nil {
+			continue
+		}
+		var it Item
+		if it, refusal = p.item(); refusal == nil {
+			p.items = append(p.items, it)
+		}
+	}
+	_, err = p.ReadToken()
+	return refusal, err
+}
+
+// gather reads one item's members.
+func (p *itemParser) gather() error {
+	p.members = p.members[:0]
+	p.formats.reset()
+	p.strange = false
+	p.old.reset()
+	return p.each(func(name []byte) error {
+		if string(name) != "formats" {
+			return p.format(&p.old, name)
+		}
+		p.formats.reset()
+		if p.strange = p.PeekKind() != '{'; p.strange {
+			_, err := p.value()
+			return err
+		}
+		p.formats.given = true
+		return p.each(func(name []byte) error {
+			p.formats.count++
+			return p.format(&p.formats, name)
+		})
+	})
+}
+
+// format reads a member that may be a format.
+func (p *itemParser) format(f *formats, name []byte) error {
+	var known *format
+	switch string(name) { // the compiler does not copy it
+	case formatNames[httpResponse]:
+		known = &f.known[httpResponse]
+	case formatNames[httpStream]:
+		known = &f.known[httpStream]
+	case formatNames[wsMessage]:
+		known = &f.known[wsMessage]
+	}
+	if known != nil && p.PeekKind() == '{' {
+		var err error
+		*known = format{given: true, members: known.members[:0]}
+		known.members, err = p.scanner.members(known.members)
+		return err
+	}
+	v, err := p.value()
+	switch {
+	case err != nil:
+		return err
+	case known != nil:
+		*known = format{given: true, members: known.members[:0], other: v}
+	case f == &p.old:
+		p.members = append(p.members, member{name, v})
+	}
+	return nil
+}
+
+// item makes an item of what was gathered.
+func (p *itemParser) item() (it Item, err error) {
+	o := object{name: "publish item object", members: p.members}
+	if it.Channel, err = o.itemChannel(p.channel); err != nil {
 		return it, err
 	}
 	if it.ID, err = o.text("id"); err != nil {
@@ -65,30 +213,11 @@ func parseItem(v any) (it Item, err error) {
 	if it.PrevID, err = o.text("prev-id"); err != nil {
 		return it, err
 	}
-	formats, ok, err := o.object("formats", "formats")
-	if err != nil {
+	if p.strange {
+		return it, o.wrongType("formats")
+	}
+	if err := it.parseFormats(p.given()); err != nil {
 		return it, err
-	}
-	if !ok {
-		formats = o.oldFormats()
-	}
-	if len(formats.members) == 0 {
-		return it, errors.New("no formats specified")
-	}
-	if v, ok := formats.members["http-response"]; ok {
-		if it.HTTPResponse, err = parseHTTPResponse(v); err != nil {
-			return it, err
-		}
-	}
-	if v, ok := formats.members["http-stream"]; ok {
-		if it.HTTPStream, err = parseHTTPStream(v); err != nil {
-			return it, err
-		}
-	}
-	if v, ok := formats.members["ws-message"]; ok {
-		if it.WSMessage, err = parseWSMessage(v); err != nil {
-			return it, err
-		}
 	}
 	meta, ok, err := o.object("meta", "'meta'")
 	if err != nil {
@@ -105,24 +234,68 @@ func parseItem(v any) (it Item, err error) {
 	if it.Size < 0 {
 		return it, o.invalid("size")
 	}
-	if v, ok := o.members["no-seq"]; ok {
-		if it.NoSeq, ok = v.(bool); !ok {
+	if v, ok := o.find("no-seq"); ok {
+		if k := v.kind(); k != 't' && k != 'f' {
 			return it, o.wrongType("no-seq")
 		}
+		it.NoSeq = v.kind() == 't'
 	}
 	return it, nil
 }
 
-// oldFormats finds the formats in the item itself, where they stood before
-// there was a member for them. A null there is as good as nothing.
-func (o object) oldFormats() object {
-	formats := object{name: "formats", members: map[string]any{}}
-	for _, name := range []string{"http-response", "http-stream", "ws-message"} {
-		if v := o.members[name]; v != nil {
-			formats.members[name] = v
+// itemChannel is the item's own channel, or the one that the request is for.
+func (o object) itemChannel(channel string) (string, error) {
+	if channel == "" {
+		return o.required("channel")
+	}
+	own, ok, err := o.str("channel")
+	if err == nil && ok && own != channel {
+		err = fmt.Errorf("%s contains 'channel' that is not the one of the request", o.name)
+	}
+	return channel, err
+}
+
+// given returns the formats of the item. In the old form a null is as good as
+// nothing.
+func (p *itemParser) given() *formats {
+	if p.formats.given {
+		return &p.formats
+	}
+	for i := range p.old.known {
+		f := &p.old.known[i]
+		if f.given = f.given && (f.other == nil || f.other.kind() != 'n'); f.given {
+			p.old.count++
 		}
 	}
-	return formats
+	return &p.old
+}
+
+func (it *Item) parseFormats(given *formats) (err error) {
+	if given.count == 0 {
+		return errors.New("no formats specified")
+	}
+	for i := range given.known {
+		f := &given.known[i]
+		if !f.given {
+			continue
+		}
+		o := object{name: "'" + formatNames[i] + "'", members: f.members}
+		if f.other != nil {
+			return fmt.Errorf("%s is not an object", o.name)
+		}
+		switch i {
+		case httpResponse:
+			it.HTTPResponse, err = parseHTTPResponse(o)
+		case httpStream:
+			it.HTTPStream, err = parseHTTPStream(o)
+		case wsMessage:
+			it.WSMessage, err = parseWSMessage(o)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // action returns ActionSend when none is given.
@@ -154,10 +327,10 @@ func (o object) contentFilters() ([]string, error) {
 
 // stringList never returns nil for a list of strings, not even for an empty
 // one, since that means something else than no list.
-func stringList(list []any) ([]string, bool) {
+func stringList(list []value) ([]string, bool) {
 	out := make([]string, 0, len(list))
 	for _, v := range list {
-		s, ok := v.(string)
+		s, ok := v.str()
 		if !ok {
 			return nil, false
 		}
@@ -166,11 +339,8 @@ func stringList(list []any) ([]string, bool) {
 	return out, true
 }
 
-func parseHTTPStream(v any) (*HTTPStream, error) {
-	o, err := asObject(v, "'http-stream'")
-	if err != nil {
-		return nil, err
-	}
+func parseHTTPStream(o object) (*HTTPStream, error) {
+	var err error
 	f := new(HTTPStream)
 	if f.Action, err = o.action(); err != nil || f.Action != ActionSend {
 		return f, err
@@ -188,11 +358,8 @@ func parseHTTPStream(v any) (*HTTPStream, error) {
 	return f, nil
 }
 
-func parseHTTPResponse(v any) (*HTTPResponse, error) {
-	o, err := asObject(v, "'http-response'")
-	if err != nil {
-		return nil, err
-	}
+func parseHTTPResponse(o object) (*HTTPResponse, error) {
+	var err error
 	f := new(HTTPResponse)
 	if f.Action, err = o.action(); err != nil || f.Action != ActionSend {
 		return f, err
@@ -220,16 +387,14 @@ func parseHTTPResponse(v any) (*HTTPResponse, error) {
 		f.Body = body
 		return f, nil
 	}
-	patch, ok, err := o.list("body-patch")
-	if err != nil {
-		return nil, err
-	}
+	patch, ok := o.find("body-patch")
 	if !ok {
 		return nil, errors.New("'http-response' does not contain 'body', 'body-bin', or 'body-patch'")
 	}
-	if f.BodyPatch, err = json.Marshal(patch); err != nil {
-		return nil, fmt.Errorf("'http-response' contains 'body-patch' with invalid value: %w", err)
+	if patch.kind() != '[' {
+		return nil, o.wrongType("body-patch")
 	}
+	f.BodyPatch = slices.Clone(json.RawMessage(patch))
 	return f, nil
 }
 
@@ -250,11 +415,8 @@ func messageType(name string) (t MessageType, known bool) {
 	return MessageType(max(i, 0)), i >= 0
 }
 
-func parseWSMessage(v any) (*WSMessage, error) {
-	o, err := asObject(v, "'ws-message'")
-	if err != nil {
-		return nil, err
-	}
+func parseWSMessage(o object) (*WSMessage, error) {
+	var err error
 	f := new(WSMessage)
 	if f.Action, err = o.action(); err != nil {
 		return nil, err

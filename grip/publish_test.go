@@ -46,12 +46,15 @@ func TestParseItems(t *testing.T) {
 		{"binary from text", `{"channel": "a", "formats": {"ws-message": {"content": "x", "type": "binary"}}}`, Item{Channel: "a", WSMessage: &WSMessage{Type: BinaryMessage, Content: []byte("x")}}},
 		{"ping needs no content", `{"channel": "a", "formats": {"ws-message": {"type": "ping"}}}`, Item{Channel: "a", WSMessage: &WSMessage{Type: PingMessage}}},
 		{"pong may have some", `{"channel": "a", "formats": {"ws-message": {"type": "pong", "content": "x"}}}`, Item{Channel: "a", WSMessage: &WSMessage{Type: PongMessage, Content: []byte("x")}}},
+		{"of two members the last counts", `{"channel": "a", "channel": "b", "formats": 1, "formats": {"http-stream": 1, "http-stream": {"content": 1, "content": "x"}}}`, Item{Channel: "b", HTTPStream: stream("x")}},
+		{"what is not UTF-8", `{"channel": "a` + "\xff" + `", "formats": {"http-stream": {"content": "\ud800\u0062"}}}`, Item{Channel: "a\uFFFD", HTTPStream: stream("\uFFFDb")}},
+		{"in any order, with more", `{"formats": {"http-stream": {"a": [{}], "content": "x"}, "b": [[]]}, "x": {"y": [1, null]}, "channel": "a"}`, Item{Channel: "a", HTTPStream: stream("x")}},
 		{"send is the default", `{"channel": "a", "formats": {"http-stream": {"action": "send", "content": "x"}}}`, Item{Channel: "a", HTTPStream: stream("x")}},
 		{"hint needs nothing", `{"channel": "a", "formats": {"http-stream": {"action": "hint"}, "http-response": {"action": "hint", "code": []}}}`, Item{Channel: "a", HTTPStream: &HTTPStream{Action: ActionHint}, HTTPResponse: &HTTPResponse{Action: ActionHint}}},
 		{"close", `{"channel": "a", "formats": {"ws-message": {"action": "close", "code": 4000, "reason": "bye"}, "http-stream": {"action": "close"}}}`, Item{Channel: "a", HTTPStream: &HTTPStream{Action: ActionClose}, WSMessage: &WSMessage{Action: ActionClose, Code: 4000, Reason: "bye"}}},
 		{"refresh", `{"channel": "a", "formats": {"ws-message": {"action": "refresh"}}}`, Item{Channel: "a", WSMessage: &WSMessage{Action: ActionRefresh}}},
 		{"header pairs keep order and repeats", `{"channel": "a", "formats": {"http-response": {"headers": [["B", "1"], ["A", "2"], ["B", "3"]], "body-bin": "AAE="}}}`, Item{Channel: "a", HTTPResponse: &HTTPResponse{Headers: []Header{{"B", "1"}, {"A", "2"}, {"B", "3"}}, Body: []byte{0, 1}}}},
-		{"patch keeps its numbers", `{"channel": "a", "formats": {"http-response": {"body-patch": [{"value": 12345678901234567890.5, "op": "add"}]}}}`, Item{Channel: "a", HTTPResponse: &HTTPResponse{BodyPatch: json.RawMessage(`[{"op":"add","value":12345678901234567890.5}]`)}}},
+		{"patch keeps its numbers", `{"channel": "a", "formats": {"http-response": {"body-patch": [{"value": 12345678901234567890.5, "op": "add"}]}}}`, Item{Channel: "a", HTTPResponse: &HTTPResponse{BodyPatch: json.RawMessage(`[{"value": 12345678901234567890.5, "op": "add"}]`)}}},
 		{"a body hides a patch", `{"channel": "a", "formats": {"http-response": {"body": "x", "body-patch": []}}}`, Item{Channel: "a", HTTPResponse: &HTTPResponse{Body: []byte("x")}}},
 		{"content filters", `{"channel": "a", "formats": {"http-stream": {"content": "", "content-filters": ["build-id"]}}}`, Item{Channel: "a", HTTPStream: &HTTPStream{Content: []byte{}, ContentFilters: []string{"build-id"}}}},
 		{"no content filters is not the same as none given", `{"channel": "a", "formats": {"http-stream": {"content": "", "content-filters": []}}}`, Item{Channel: "a", HTTPStream: &HTTPStream{Content: []byte{}, ContentFilters: []string{}}}},
@@ -124,12 +127,37 @@ func TestParseItemsErrors(t *testing.T) {
 		{item(`{"channel": "a", "http-stream": {"content": ""}, "size": -1}`), "Invalid format: publish item object contains 'size' with invalid value"},
 		{item(`{"channel": "a", "http-stream": {"content": ""}, "size": null}`), "Invalid format: publish item object contains 'size' with wrong type"},
 		{item(`{"channel": "a", "http-stream": {"content": ""}, "no-seq": 1}`), "Invalid format: publish item object contains 'no-seq' with wrong type"},
+		{`{"items": [{}], "items": [1]}`, "Invalid format: publish item object is not an object"},
+		{`{"items": 1, "items": [], "x": }`, "Body is not valid JSON."},
+		{item(`{}, {"channel": "a", "formats": {"http-stream": {"content": ""}}`), "Body is not valid JSON."},
 		{item(`{"channel": "a", "http-stream": {"content": ""}}, {}`), "Invalid format: publish item object does not contain 'channel'"},
 	} {
 		t.Run(tt.body, func(t *testing.T) {
 			got, err := ParseItems([]byte(tt.body))
 			if errorText(err) != tt.want || got != nil {
 				t.Errorf("got %v, error %q, want error %q", got, errorText(err), tt.want)
+			}
+		})
+	}
+}
+
+func TestParseItemsFor(t *testing.T) {
+	const formats = `"formats": {"http-stream": {"content": "x"}}`
+	for _, tt := range []struct{ name, body, want string }{
+		{"none", `{"items": [{` + formats + `}]}`, ""},
+		{"the same", `{"items": [{"channel": "a", ` + formats + `}, {` + formats + `}]}`, ""},
+		{"another", `{"items": [{"channel": "b", ` + formats + `}]}`, "Invalid format: publish item object contains 'channel' that is not the one of the request"},
+		{"a number", `{"items": [{"channel": 1, ` + formats + `}]}`, "Invalid format: publish item object contains 'channel' with wrong type"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			items, err := ParseItemsFor("a", []byte(tt.body))
+			if got := errorText(err); got != tt.want {
+				t.Fatalf("got error %q, want %q", got, tt.want)
+			}
+			for _, it := range items {
+				if it.Channel != "a" {
+					t.Errorf("got channel %q, want a", it.Channel)
+				}
 			}
 		})
 	}
@@ -198,6 +226,8 @@ func FuzzParseItems(f *testing.F) {
 		"http-response": {"code": 200, "headers": {"Content-Type": "text/plain"}, "body": "apple\n"}, "ws-message": {"content": "apple"}},
 		"meta": {"sender": "bob"}, "no-seq": false, "size": 6}]}`))
 	f.Add([]byte(`{"items": [{"channel": "", "http-response": {"body-patch": [1e3, {"<": null}], "content-filters": []}, "size": "1.5"}]}`))
+	f.Add([]byte(`{"items": [{"channel": "a", "formats":null, "formats": {"http-response":1, "http-response":{"body-bin":"AA==", "headers":[["a","b"]]}}, "http-stream": null}],"items":[]}`))
+	f.Add([]byte(`{"items": [{"channel": "\ud800\u0061\ud83d\ude00` + "\xff" + `", "formats":{"ws-message":{"type":"text","content":"a\"\n","content-filters":["x"]}}, "meta":{"a":"1","\u0061":"3"}}]}`))
 	f.Add([]byte(`{"items": [{"channel": "a", "ws-message": {"action": "close", "code": 1e1}, "http-stream": {"content-bin": "gA", "action": "send"}}]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		items, err := ParseItems(body)
