@@ -98,11 +98,18 @@ type Config struct {
 	ControlAddr string `envconfig:"CONTROL_ADDR" default:"127.0.0.1:5561"`
 
 	// ControlKey is the bearer token, or the key of the JWTs, that the control
-	// API asks for. Needed where CONTROL_ADDR is not a loopback address.
+	// API asks for. Needed where CONTROL_ADDR is not a loopback address, unless
+	// there are CONTROL_REALMS.
 	ControlKey Secret `envconfig:"CONTROL_KEY" secret:"true"`
 
+	// ControlRealms are further keys of the control API, each of which opens
+	// nothing but /realm/ID/publish/ and /service/ID/publish/: a comma list of
+	// ID=KEY, such as myrealm=base64:…. Same forms as CONTROL_KEY; a JWT's iss
+	// is ID or fastly:ID.
+	ControlRealms Secret `envconfig:"CONTROL_REALMS" secret:"true"`
+
 	// ControlInsecure allows a CONTROL_ADDR that others can reach without a
-	// CONTROL_KEY.
+	// key.
 	ControlInsecure bool `envconfig:"CONTROL_INSECURE" default:"false"`
 
 	// ControlHosts are the names, besides localhost and IP addresses, that the
@@ -236,8 +243,14 @@ func (c *Config) Validate() error {
 	if c.UpstreamKey == "changeme" {
 		errs = append(errs, errors.New("UPSTREAM_KEY: changeme is public; choose a key that only the gateways in front know"))
 	}
-	if controlKey := key("CONTROL_KEY", c.ControlKey); c.ControlAddr != "" {
-		if err := control.CheckAddr(c.ControlAddr, controlKey, c.ControlInsecure); err != nil {
+	controlKey := key("CONTROL_KEY", c.ControlKey)
+	realms, err := c.controlRealms()
+	if err != nil {
+		errs = append(errs, err)
+	}
+	if c.ControlAddr != "" {
+		keyed := !controlKey.IsZero() || len(realms) > 0
+		if err := control.CheckAddr(c.ControlAddr, keyed, c.ControlInsecure); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -355,6 +368,35 @@ func (c *Config) NormalEventsPath() string {
 	default:
 		return ""
 	}
+}
+
+// controlRealms reads CONTROL_REALMS. Errors do not show the keys.
+func (c *Config) controlRealms() (map[string]grip.Key, error) {
+	realms := make(map[string]grip.Key)
+	var errs []error
+	n := 0
+	for one := range strings.SplitSeq(string(c.ControlRealms), ",") {
+		n++
+		if one = strings.TrimSpace(one); one == "" {
+			continue
+		}
+		id, text, ok := strings.Cut(one, "=")
+		id = strings.TrimSpace(id)
+		if !ok || id == "" || strings.Contains(id, "/") {
+			errs = append(errs, fmt.Errorf("CONTROL_REALMS: entry %d: write ID=KEY", n))
+			continue
+		}
+		k, err := grip.ParseKey(strings.TrimSpace(text))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("CONTROL_REALMS: entry %d: %w", n, err))
+			continue
+		}
+		if _, twice := realms[id]; twice {
+			errs = append(errs, fmt.Errorf("CONTROL_REALMS: entry %d: its id was there before; an id has one key", n))
+		}
+		realms[id] = k
+	}
+	return realms, errors.Join(errs...)
 }
 
 func (c *Config) trustedProxies() ([]netip.Prefix, error) {

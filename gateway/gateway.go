@@ -128,12 +128,17 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 		if err != nil {
 			return nil, fmt.Errorf("CONTROL_KEY: %w", err)
 		}
+		realms, err := cfg.controlRealms()
+		if err != nil {
+			return nil, err
+		}
 		handler := control.NewHandler(control.Config{
 			Key:     key,
+			Realms:  realms,
 			Hosts:   trimmed(cfg.ControlHosts),
 			MaxBody: int64(cfg.ControlMaxBody),
 			Metrics: reg,
-		}, backend{g}, log.With("part", "control"))
+		}, &backend{g: g}, log.With("part", "control"))
 		g.control = &http.Server{
 			Handler:           handler,
 			ReadHeaderTimeout: 10 * time.Second,
@@ -418,40 +423,6 @@ func (g *Gateway) refuse(out *output, r *http.Request, local bool, why refusal) 
 	}
 	out.Header().Set("Retry-After", "5")
 	out.text(http.StatusServiceUnavailable, text.text)
-}
-
-// backend is the gateway behind the control API.
-type backend struct{ g *Gateway }
-
-func (b backend) Publish(ctx context.Context, items ...grip.Item) error {
-	if check := b.g.cfg.CheckPublish; check != nil {
-		for i := range items {
-			if !fanout.HasContent(&items[i]) {
-				continue
-			}
-			if err := check(items[i].Channel); err != nil {
-				return &control.Refused{Text: err.Error()}
-			}
-		}
-	}
-	err := b.g.engine.Publish(ctx, items...)
-	var owned *fanout.OwnedError
-	if errors.As(err, &owned) {
-		return &control.Refused{Text: owned.Error()}
-	}
-	return err
-}
-
-func (b backend) Channels(after string, limit int) ([]control.ChannelInfo, string) {
-	found, more := b.g.engine.Channels(after, limit)
-	infos := make([]control.ChannelInfo, 0, len(found))
-	for _, ch := range found {
-		infos = append(infos, control.ChannelInfo{Name: ch.Name, Subscribers: ch.Subscribers})
-	}
-	if !more {
-		return infos, ""
-	}
-	return infos, infos[len(infos)-1].Name
 }
 
 func trimmed(list []string) []string {

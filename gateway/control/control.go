@@ -3,8 +3,9 @@
 // requests and answers; what publishing means is the Backend's.
 //
 // Publishers written for Pushpin get the answers they know, byte for byte. What
-// goes beyond is what Pushpin refuses: chunked bodies, connections that stay
-// open, any path that ends in /publish/, and a key.
+// goes beyond is what Pushpin refuses: chunked and compressed bodies,
+// connections that stay open, the paths of hosted services, and a key. What came
+// of a request to publish is in the answer's headers (see Receipt).
 package control
 
 import (
@@ -12,9 +13,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -39,7 +38,7 @@ type Backend interface {
 	// responsible for them, whether or not anyone listens; it never waits for a
 	// client. A *Refused is the publisher's fault, any other error is ours. The
 	// Backend may keep the items' bytes.
-	Publish(ctx context.Context, items ...grip.Item) error
+	Publish(ctx context.Context, items ...grip.Item) (Receipt, error)
 
 	// Channels lists up to limit channels that have subscribers, in the order
 	// of their names, beginning behind the name after ("" is before all). next
@@ -51,6 +50,13 @@ type Backend interface {
 // (GRIP reference, 7.5). Without it POST /recover/ is answered 501.
 type Recoverer interface {
 	Recover(ctx context.Context) error
+}
+
+// A Receipt is what the gateway knows of items when it has taken them: the
+// headers Spillway-Receivers and Spillway-Dropped of the answer.
+type Receipt struct {
+	Receivers int // subscribers of the items' channels, counted for each item
+	Dropped   int // items that repeated an id of their channel
 }
 
 // ChannelInfo is one channel that has subscribers.
@@ -72,6 +78,10 @@ type Config struct {
 	// CheckAddr says when that is an error.
 	Key grip.Key
 
+	// Realms are keys that open nothing but the publishing paths of one realm or
+	// service, by its id. With any, and no Key, nothing else is open.
+	Realms map[string]grip.Key
+
 	// Hosts are the names, without port, that a request may give in Host beside
 	// localhost and IP addresses.
 	Hosts []string
@@ -84,16 +94,16 @@ type Config struct {
 	Metrics prometheus.Registerer
 }
 
-// CheckAddr returns an error if an API without key would be open to others than
+// CheckAddr returns an error if an API without keys would be open to others than
 // this machine: addr is what it listens on (CONTROL_ADDR), insecure says that
 // this is meant (CONTROL_INSECURE).
-func CheckAddr(addr string, key grip.Key, insecure bool) error {
+func CheckAddr(addr string, keyed, insecure bool) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return fmt.Errorf("CONTROL_ADDR=%s: write HOST:PORT, such as 127.0.0.1:5561", addr)
 	}
 	ip, err := netip.ParseAddr(host)
-	if loopback := err == nil && ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost"); loopback || insecure || !key.IsZero() {
+	if loopback := err == nil && ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost"); loopback || insecure || keyed {
 		return nil
 	}
 	return fmt.Errorf("CONTROL_ADDR=%s: others could publish; set CONTROL_KEY, listen on 127.0.0.1, or set CONTROL_INSECURE=true", addr)
@@ -105,7 +115,7 @@ type handler struct {
 	log     *slog.Logger
 	now     func() time.Time
 
-	publishes *prometheus.CounterVec // by result
+	publishes map[result]prometheus.Counter
 	items     prometheus.Counter
 
 	mu      sync.Mutex
@@ -137,26 +147,27 @@ func NewHandler(cfg Config, b Backend, log *slog.Logger) http.Handler {
 
 	auto := promauto.With(cfg.Metrics)
 	h := &handler{
-		cfg:     cfg,
-		backend: b,
-		log:     log,
-		now:     time.Now,
-		publishes: auto.NewCounterVec(prometheus.CounterOpts{
-			Name: "spillway_control_requests_total",
-			Help: "Requests to publish or recover over the control API, and those kept out, by how they ended.",
-		}, []string{"result"}),
+		cfg:       cfg,
+		backend:   b,
+		log:       log,
+		now:       time.Now,
+		publishes: make(map[result]prometheus.Counter),
 		items: auto.NewCounter(prometheus.CounterOpts{
 			Name: "spillway_control_items_total",
 			Help: "Items taken from publishers over the control API.",
 		}),
 	}
+	requests := auto.NewCounterVec(prometheus.CounterOpts{
+		Name: "spillway_control_requests_total",
+		Help: "Requests to publish or recover over the control API, and those kept out, by how they ended.",
+	}, []string{"result"})
 	for _, r := range []result{published, refused, failed, forbidden, unauthorized} {
-		h.publishes.WithLabelValues(string(r))
+		h.publishes[r] = requests.WithLabelValues(string(r))
 	}
 	return h
 }
 
-func (h *handler) count(r result) { h.publishes.WithLabelValues(string(r)).Inc() }
+func (h *handler) count(r result) { h.publishes[r].Inc() }
 
 // ServeHTTP implements http.Handler. The order of the checks is Pushpin's, after
 // ours: who may talk to us at all, length, Accept, path, method.
@@ -171,13 +182,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		text(w, http.StatusForbidden, "Origin not allowed.")
 		return
 	}
-	if !h.authorized(r) {
+	to, publishes := publishTarget(r.URL)
+	if !h.authorized(r, to.realm) {
 		h.count(unauthorized)
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		text(w, http.StatusUnauthorized, "Bearer token or key required.")
 		return
 	}
-	if r.URL.Path == "/channels" || r.URL.Path == "/channels/" {
+	path := r.URL.Path
+	if path == "/channels" || path == "/channels/" {
 		h.channels(w, r)
 		return
 	}
@@ -191,18 +204,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		text(w, http.StatusNotAcceptable, "Not Acceptable. Supported formats are text/plain and application/json.")
 		return
 	}
-	path := r.URL.Path
 	switch {
 	case r.URL.RawQuery != "" || r.URL.ForceQuery: // a query makes another path
 		text(w, http.StatusNotFound, "Not Found")
 	case path == "/":
 		// Monitoring made for Pushpin looks for these words.
 		text(w, http.StatusOK, "Pushpin API")
-	case strings.HasSuffix(path, "/publish/"), strings.HasSuffix(path, "/publish"):
-		// Whatever is before it is the rest of a GRIP_URL that was made for a
-		// hosted service: /realm/NAME/publish/, /service/ID/publish/.
+	case publishes:
 		if onlyPOST(w, r) {
-			h.publish(w, r, asJSON)
+			h.publish(w, r, to, asJSON)
 		}
 	case path == "/recover/", path == "/recover":
 		if onlyPOST(w, r) {
@@ -211,56 +221,6 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		text(w, http.StatusNotFound, "Not Found")
 	}
-}
-
-func (h *handler) publish(w http.ResponseWriter, r *http.Request, asJSON bool) {
-	body, err := h.body(w, r)
-	if err != nil {
-		h.count(refused)
-		text(w, http.StatusBadRequest, err.Error())
-		return
-	}
-	items, err := grip.ParseItems(body)
-	if err != nil {
-		h.count(refused)
-		text(w, http.StatusBadRequest, err.Error())
-		return
-	}
-	err = h.backend.Publish(r.Context(), items...)
-	if no := (*Refused)(nil); errors.As(err, &no) {
-		h.count(refused)
-		text(w, http.StatusBadRequest, no.Text)
-		return
-	}
-	if err != nil {
-		h.failed(w, "publish", err)
-		return
-	}
-	h.count(published)
-	h.items.Add(float64(len(items)))
-	done(w, asJSON, "Published")
-}
-
-// Texts of a body that cannot be read, in Pushpin's words where it has some.
-var (
-	errTooLarge = errors.New("Request body too large.")  //nolint:staticcheck // goes to the client as it is
-	errCutOff   = errors.New("Request body incomplete.") //nolint:staticcheck // likewise
-)
-
-func (h *handler) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if r.ContentLength > h.cfg.MaxBody {
-		return nil, errTooLarge
-	}
-	var buf bytes.Buffer
-	buf.Grow(int(max(r.ContentLength, 0)) + bytes.MinRead) // no second buffer for a body of known length
-	_, err := io.Copy(&buf, http.MaxBytesReader(w, r.Body, h.cfg.MaxBody))
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return nil, errTooLarge
-	}
-	if err != nil {
-		return nil, errCutOff
-	}
-	return buf.Bytes(), nil
 }
 
 func (h *handler) recover(w http.ResponseWriter, r *http.Request, asJSON bool) {
@@ -385,16 +345,38 @@ func ownOrigin(r *http.Request) bool {
 	return true
 }
 
-func (h *handler) authorized(r *http.Request) bool {
-	if h.cfg.Key.IsZero() {
+// authorized reports whether the request shows a key: as its bearer, as the
+// password of basic authentication, or as Fastly's clients do.
+func (h *handler) authorized(r *http.Request, realm string) bool {
+	if h.cfg.Key.IsZero() && len(h.cfg.Realms) == 0 {
 		return true
 	}
-	scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
+	var shown []string
+	if scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
+		shown = append(shown, strings.TrimSpace(bearer))
+	}
+	if _, password, ok := r.BasicAuth(); ok {
+		shown = append(shown, password)
+	}
+	if token := r.Header.Get("Fastly-Key"); token != "" {
+		shown = append(shown, token)
+	}
+	return slices.ContainsFunc(shown, func(s string) bool { return h.opens(s, realm) })
+}
+
+// opens reports whether what was shown opens the API, or the realm. A token of a
+// realm names it; a service's is called fastly:ID.
+func (h *handler) opens(shown, realm string) bool {
+	now := h.now()
+	if _, err := h.cfg.Key.VerifyBearer(shown, now); err == nil {
+		return true
+	}
+	key, ok := h.cfg.Realms[realm]
+	if !ok {
 		return false
 	}
-	_, err := h.cfg.Key.VerifyBearer(strings.TrimSpace(bearer), h.now())
-	return err == nil
+	iss, err := key.VerifyBearer(shown, now)
+	return err == nil && (iss == "" || iss == realm || iss == "fastly:"+realm)
 }
 
 // noLength reports whether the request says nothing about its body although its

@@ -2,7 +2,9 @@ package control
 
 import (
 	"bufio"
+	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,21 +29,26 @@ import (
 
 // memBackend keeps what it is given and has the channels it is told.
 type memBackend struct {
-	err      error // what Publish answers
+	err      error   // what Publish answers
+	receipt  Receipt // likewise
 	channels []ChannelInfo
+	discards bool // it keeps nothing
 
 	mu    sync.Mutex
 	items []grip.Item // guarded by mu
 }
 
-func (b *memBackend) Publish(_ context.Context, items ...grip.Item) error {
+func (b *memBackend) Publish(_ context.Context, items ...grip.Item) (Receipt, error) {
 	if b.err != nil {
-		return b.err
+		return Receipt{}, b.err
+	}
+	if b.discards {
+		return b.receipt, nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.items = append(b.items, items...)
-	return nil
+	return b.receipt, nil
 }
 
 func (b *memBackend) Channels(after string, limit int) (infos []ChannelInfo, next string) {
@@ -115,6 +122,8 @@ func read(t *testing.T, resp *http.Response) string {
 	}
 	return string(body)
 }
+
+const unnamed = `{"items":[{"formats":{"http-stream":{"content":"x"}}}]}`
 
 const item = `{"items":[{"channel":"a","formats":{"http-stream":{"content":"x"}}}]}`
 
@@ -216,6 +225,13 @@ func TestAnswersBeyondPushpin(t *testing.T) {
 		{"chunked body", "POST /publish/ HTTP/1.1\nTransfer-Encoding: chunked\n\n" + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(item), item), "Published\n"},
 		{"realm of a hosted service", post("/realm/me/publish/", "", item), "Published\n"},
 		{"service of a hosted service", post("/service/1/publish", "", item), "Published\n"},
+		{"realm behind a path", post("/grip/realm/me/publish/", "", item), "Published\n"},
+		{"channel in the path", post("/realm/me/publish/a/", "", unnamed), "Published\n"},
+		{"channel in the path, escaped, without slash", post("/service/1/publish/%61", "", unnamed), "Published\n"},
+		{"channel in the path and in the item", post("/realm/me/publish/a/", "", item), "Published\n"},
+		{"gzip", post("/publish/", "\nContent-Encoding: gzip", zipped(item)), "Published\n"},
+		{"gzip by its old name", post("/publish/", "\nContent-Encoding: X-GZIP", zipped(item)), "Published\n"},
+		{"identity", post("/publish/", "\nContent-Encoding: identity", item), "Published\n"},
 		{"Accept in capitals", post("/publish/", "\nAccept: TEXT/PLAIN", item), "Published\n"},
 		{"Expect", post("/publish/", "\nExpect: 100-continue", item), "Published\n"},
 	} {
@@ -235,6 +251,64 @@ func TestAnswersBeyondPushpin(t *testing.T) {
 				t.Errorf("got items for %v, want %v", got, want)
 			}
 		})
+	}
+}
+
+func zipped(s string) string {
+	var b strings.Builder
+	z := gzip.NewWriter(&b)
+	_, _ = io.WriteString(z, s)
+	_ = z.Close()
+	return b.String()
+}
+
+func TestAnswersToBodies(t *testing.T) {
+	const bad = "Content-Encoding not supported; use gzip, or leave it out.\n"
+	bomb := zipped(strings.Repeat(" ", 10_000_000) + item)
+	for _, tt := range []struct {
+		name, request string
+		code          int
+		body          string
+	}{
+		{"not gzip", post("/publish/", "\nContent-Encoding: gzip", item), 400, "Request body is not gzip.\n"},
+		{"gzip that is cut off", post("/publish/", "\nContent-Encoding: gzip", zipped(item)[:30]), 400, "Request body is not gzip.\n"},
+		{"small, but large inside", post("/publish/", "\nContent-Encoding: gzip", bomb), 400, "Request body too large.\n"},
+		{"another coding", post("/publish/", "\nContent-Encoding: br", item), 415, bad},
+		{"two codings", post("/publish/", "\nContent-Encoding: gzip, gzip", zipped(zipped(item))), 415, bad},
+		{"another channel than the path's", post("/realm/me/publish/b/", "", item), 400, "Invalid format: publish item object contains 'channel' that is not the one of the request\n"},
+		{"no channel anywhere", post("/realm/me/publish/", "", unnamed), 400, "Invalid format: publish item object does not contain 'channel'\n"},
+		{"a channel in the path without a realm", post("/publish/a/", "", unnamed), 404, "Not Found\n"},
+		{"no channel where it should be", post("/realm/me/publish//", "", unnamed), 404, "Not Found\n"},
+		{"all or nothing", post("/publish/", "", item[:len(item)-2]+`,{"channel":"b","formats":{"ws-message":{}}}]}`), 400,
+			"Invalid format: 'ws-message' does not contain 'content' or 'content-bin'\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := &memBackend{}
+			resp := raw(t, serve(t, Config{}, b), tt.request)
+			if got := read(t, resp); resp.StatusCode != tt.code || got != tt.body {
+				t.Errorf("got %d %q, want %d %q", resp.StatusCode, got, tt.code, tt.body)
+			}
+			if got, want := resp.Header.Get("Accept-Encoding") != "", tt.code == 415; got != want {
+				t.Errorf("got Accept-Encoding %v, want %v", got, want)
+			}
+			if got := b.names(); len(got) > 0 {
+				t.Errorf("got items for %v, want none", got)
+			}
+		})
+	}
+}
+
+// The body of the answer is Pushpin's; what came of the items is beside it.
+func TestReceipt(t *testing.T) {
+	srv := serve(t, Config{}, &memBackend{receipt: Receipt{Receivers: 12, Dropped: 3}})
+	resp := raw(t, srv, post("/publish/", "", item))
+	if got, want := read(t, resp), "Published\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for name, want := range map[string]string{"Spillway-Receivers": "12", "Spillway-Dropped": "3"} {
+		if got := resp.Header.Get(name); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
 	}
 }
 
@@ -382,6 +456,10 @@ func TestKey(t *testing.T) {
 		{"wrong key", "Bearer secret2", 401},
 		{"empty", "Bearer ", 401},
 		{"other scheme", "Basic secret", 401},
+		{"password", "Basic " + base64.StdEncoding.EncodeToString([]byte("me:secret")), 200},
+		{"wrong password", "Basic " + base64.StdEncoding.EncodeToString([]byte("secret:me")), 401},
+		{"as Fastly's clients show it", "\nFastly-Key: secret", 200},
+		{"wrong, as Fastly's clients show it", "\nFastly-Key: secret2", 401},
 		{"token", "Bearer " + sign(key, now), 200},
 		{"token of another key", "Bearer " + sign(other, now), 401},
 		{"expired token", "Bearer " + sign(key, now.Add(-2*time.Hour)), 401},
@@ -389,7 +467,9 @@ func TestKey(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			srv := serve(t, Config{Key: key}, &memBackend{})
 			extra := ""
-			if tt.authorization != "" {
+			if strings.HasPrefix(tt.authorization, "\n") {
+				extra = tt.authorization
+			} else if tt.authorization != "" {
 				extra = "\nAuthorization: " + tt.authorization
 			}
 			for _, request := range []string{post("/publish/", extra, item), "GET /channels HTTP/1.1" + extra + "\n\n", "GET / HTTP/1.1" + extra + "\n\n"} {
@@ -400,6 +480,56 @@ func TestKey(t *testing.T) {
 				if got, want := resp.Header.Get("WWW-Authenticate") != "", tt.code == 401; got != want {
 					t.Errorf("%q: got WWW-Authenticate: %v, want %v", request, got, want)
 				}
+			}
+		})
+	}
+}
+
+// A realm's key opens the realm's paths, and nothing else.
+func TestRealms(t *testing.T) {
+	key := func(s string) grip.Key {
+		k, err := grip.ParseKey(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	sign := func(k grip.Key, iss string) string {
+		token, err := k.Sign(iss, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	mine, other, main := key("mine"), key("other"), key("main")
+	realms := map[string]grip.Key{"me": mine, "them": other}
+	for _, tt := range []struct {
+		name         string
+		main         grip.Key
+		path, bearer string
+		code         int
+	}{
+		{"token of the realm", main, "/realm/me/publish/", sign(mine, "me"), 200},
+		{"token of the service", main, "/service/me/publish/", sign(mine, "fastly:me"), 200},
+		{"key itself", main, "/service/me/publish/", "mine", 200},
+		{"channel in the path", main, "/realm/me/publish/a/", "mine", 200},
+		{"behind a path", main, "/grip/realm/me/publish/", "mine", 200},
+		{"token that names another", main, "/realm/me/publish/", sign(mine, "them"), 401},
+		{"key of another", main, "/realm/me/publish/", "other", 401},
+		{"realm that nobody knows", main, "/realm/nobody/publish/", "mine", 401},
+		{"no realm", main, "/publish/", "mine", 401},
+		{"not to publish", main, "/realm/me/channels", "mine", 401},
+		{"main key opens all", main, "/realm/me/publish/", "main", 200},
+		{"main key of any issuer", main, "/realm/me/publish/", sign(main, "x"), 200},
+		{"main key", main, "/publish/", "main", 200},
+		{"without a main key", grip.Key{}, "/realm/me/publish/", "mine", 200},
+		{"without a main key, no realm", grip.Key{}, "/publish/", "mine", 401},
+		{"without a main key and any other", grip.Key{}, "/publish/", "", 401},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			srv := serve(t, Config{Key: tt.main, Realms: realms}, &memBackend{})
+			if got := raw(t, srv, post(tt.path, "\nAuthorization: Bearer "+tt.bearer, item)).StatusCode; got != tt.code {
+				t.Errorf("got %d, want %d", got, tt.code)
 			}
 		})
 	}
@@ -470,31 +600,27 @@ func TestChannelsPageByPage(t *testing.T) {
 }
 
 func TestCheckAddr(t *testing.T) {
-	key, err := grip.ParseKey("k")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, tt := range []struct {
 		addr     string
-		key      grip.Key
+		keyed    bool
 		insecure bool
 		ok       bool
 	}{
-		{"127.0.0.1:5561", grip.Key{}, false, true},
-		{"127.1.2.3:5561", grip.Key{}, false, true},
-		{"[::1]:5561", grip.Key{}, false, true},
-		{"localhost:5561", grip.Key{}, false, true},
-		{":5561", grip.Key{}, false, false},
-		{"0.0.0.0:5561", grip.Key{}, false, false},
-		{"[::]:5561", grip.Key{}, false, false},
-		{"10.0.0.1:5561", grip.Key{}, false, false},
-		{"control.example:5561", grip.Key{}, false, false},
-		{":5561", key, false, true},
-		{":5561", grip.Key{}, true, true},
-		{"5561", key, true, false},
+		{"127.0.0.1:5561", false, false, true},
+		{"127.1.2.3:5561", false, false, true},
+		{"[::1]:5561", false, false, true},
+		{"localhost:5561", false, false, true},
+		{":5561", false, false, false},
+		{"0.0.0.0:5561", false, false, false},
+		{"[::]:5561", false, false, false},
+		{"10.0.0.1:5561", false, false, false},
+		{"control.example:5561", false, false, false},
+		{":5561", true, false, true},
+		{":5561", false, true, true},
+		{"5561", true, true, false},
 	} {
-		if err := CheckAddr(tt.addr, tt.key, tt.insecure); (err == nil) != tt.ok {
-			t.Errorf("%s, key %v, insecure %v: got %v, want fine: %v", tt.addr, !tt.key.IsZero(), tt.insecure, err, tt.ok)
+		if err := CheckAddr(tt.addr, tt.keyed, tt.insecure); (err == nil) != tt.ok {
+			t.Errorf("%s, key %v, insecure %v: got %v, want fine: %v", tt.addr, tt.keyed, tt.insecure, err, tt.ok)
 		}
 	}
 }

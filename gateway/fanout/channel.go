@@ -268,6 +268,13 @@ func (ch *channel) join(m *member, seq uint64) {
 	ch.engine.subscribers.Add(1)
 }
 
+// subscribers is how many members there are.
+func (ch *channel) subscribers() int {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	return ch.readers
+}
+
 // all iterates over the members of all lanes.
 func (ch *channel) all() iter.Seq[*member] {
 	return func(yield func(*member) bool) {
@@ -441,11 +448,7 @@ func (h handle) Retained() (first, last uint64) {
 	return h.ch.retained()
 }
 
-func (h handle) Subscribers() int {
-	h.ch.mu.Lock()
-	defer h.ch.mu.Unlock()
-	return h.ch.readers
-}
+func (h handle) Subscribers() int { return h.ch.subscribers() }
 
 func (h handle) Close() {
 	if h.ch.retire(func(m *member) { h.ch.expel(m, Closed) }) {

@@ -245,14 +245,25 @@ func (err *OwnedError) Error() string {
 	return fmt.Sprintf("channel %q belongs to a publisher in this process; only close, hint and refresh may be published to it", err.Channel)
 }
 
-// Publish implements grip.Publisher, for items from outside: it adds them to
-// foreign channels that exist. Content for a channel that is open refuses all
-// items with an *OwnedError; actions go to those who are attached now, without
-// a place in the log.
+// A Receipt says what became of items from outside.
+type Receipt struct {
+	Receivers  int // subscribers of the items' channels, counted for each item
+	Duplicates int // items that repeated an id, and were dropped
+}
+
+// Publish implements grip.Publisher, for items from outside: see Deliver.
 func (e *Engine) Publish(_ context.Context, items ...grip.Item) error {
+	_, err := e.Deliver(items)
+	return err
+}
+
+// Deliver adds items from outside to foreign channels that exist. Content for a
+// channel that is open refuses all items with an *OwnedError; actions go to
+// those who are attached now, without a place in the log.
+func (e *Engine) Deliver(items []grip.Item) (Receipt, error) {
 	for i := range items {
 		if HasContent(&items[i]) && e.IsOpen(items[i].Channel) {
-			return &OwnedError{items[i].Channel}
+			return Receipt{}, &OwnedError{items[i].Channel}
 		}
 	}
 	e.metrics.published.Add(int64(len(items)))
@@ -260,41 +271,72 @@ func (e *Engine) Publish(_ context.Context, items ...grip.Item) error {
 	now := e.now()
 	for _, it := range items {
 		if it.ID != "" && !e.seen.add(it.Channel, it.ID, now) {
-			e.metrics.duplicates.Add(1)
 			continue
 		}
 		fresh = append(fresh, it)
 	}
+	r := Receipt{Duplicates: len(items) - len(fresh)}
+	e.metrics.duplicates.Add(int64(r.Duplicates))
 	for len(fresh) > 0 {
 		n := 1
 		for n < len(fresh) && fresh[n].Channel == fresh[0].Channel {
 			n++
 		}
-		e.publish(fresh[:n])
+		r.Receivers += n * e.publish(fresh[:n])
 		fresh = fresh[n:]
 	}
-	return nil
+	return r, nil
 }
 
-// publish adds items of one channel to it.
-func (e *Engine) publish(items []grip.Item) {
+// publish adds items of one channel to it, and returns how many subscribers it
+// has.
+func (e *Engine) publish(items []grip.Item) int {
 	for { // again when the channel dies between the look-up and the append
 		e.mu.RLock()
 		ch := e.channels[items[0].Channel]
 		e.mu.RUnlock()
-		switch {
-		case ch == nil:
-			return // nobody listens, and nothing is stored (GRIP reference, 5.2)
-		case !ch.foreign():
+		if ch == nil {
+			return 0 // nobody listens, and nothing is stored (GRIP reference, 5.2)
+		}
+		readers := ch.subscribers()
+		if !ch.foreign() {
 			for i := range items {
 				ch.signal(&items[i])
 			}
-			return
+			return readers
 		}
 		if _, ok := ch.append(items); ok {
-			return
+			return readers
 		}
 		e.forget(ch)
+	}
+}
+
+// Recover makes everyone who is subscribed to a foreign channel ask the origin
+// again, as after a hint, and forgets the ids of the channels' newest items (GRIP
+// reference, 7.5). After each channel it calls pause with the number of its
+// subscribers; when that returns false, it stops.
+func (e *Engine) Recover(pause func(subscribers int) bool) {
+	e.mu.RLock()
+	all := make([]*channel, 0, len(e.channels))
+	for _, ch := range e.channels {
+		if ch.foreign() {
+			all = append(all, ch)
+		}
+	}
+	e.mu.RUnlock()
+	again := grip.Item{
+		HTTPStream:   &grip.HTTPStream{Action: grip.ActionHint},
+		HTTPResponse: &grip.HTTPResponse{Action: grip.ActionHint},
+	}
+	for _, ch := range all {
+		ch.mu.Lock()
+		ch.lastID = ""
+		ch.mu.Unlock()
+		ch.signal(&again)
+		if !pause(ch.subscribers()) {
+			return
+		}
 	}
 }
 
