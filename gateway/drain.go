@@ -50,14 +50,6 @@ func (d *drain) begin(ctx context.Context) {
 	close(d.started)
 }
 
-// delay is when a stream ends, from the beginning of the drain.
-func (d *drain) delay() time.Duration {
-	if d.endOver <= 0 {
-		return 0
-	}
-	return rand.N(d.endOver)
-}
-
 // retry is when a client may reconnect: later than at once, and not with all
 // others.
 func (d *drain) retry() time.Duration {

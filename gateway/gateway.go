@@ -63,6 +63,7 @@ type Gateway struct {
 	compression compression
 
 	clients *http.Server
+	returns *returns     // to clients, of what has left it
 	control *http.Server // nil: off
 
 	mu              sync.Mutex
@@ -83,6 +84,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 		origin:     origin,
 		log:        log,
 		metrics:    newMetrics(reg),
+		returns:    newReturns(),
 	}
 	g.drain.init()
 	g.compression, _ = parseCompression(cfg.Compression) // it was validated
@@ -103,6 +105,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 	g.clients = &http.Server{
 		Handler:           g,
 		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnContext:       withReturned,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    int(cfg.MaxHeaderBytes),
@@ -272,7 +275,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err := g.Listen(); err != nil {
 		return err
 	}
-	g.log.Info("listening", "http", g.Addr(), "tls", g.clients.TLSConfig != nil, "control", g.ControlAddr(), "routes", len(g.routes.now().Routes()),
+	encrypted := g.clients.TLSConfig != nil // as it is now: Serve makes one
+	g.log.Info("listening", "http", g.Addr(), "tls", encrypted, "control", g.ControlAddr(), "routes", len(g.routes.now().Routes()),
 		"max_descriptors", maxDescriptors())
 	g.log.Info("connections are limited", "max_connections", g.limits.most, "because", g.limits.because)
 	if most := maxDescriptors(); most > 0 && uint64(g.cfg.MaxConnections) > most {
@@ -285,11 +289,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.routes.watch(engineCtx) })
 	group.Go(func() error {
 		defer stopEngine()
-		if g.clients.TLSConfig != nil {
+		defer func() { _ = g.returns.Close() }()
+		if encrypted {
 			return served(g.clients.ServeTLS(g.clientListener, "", ""))
 		}
 		return served(g.clients.Serve(g.clientListener))
 	})
+	group.Go(func() error { return served(g.clients.Serve(g.returns)) })
 	if g.control != nil {
 		group.Go(func() error { return served(g.control.Serve(g.controlListener)) })
 	}
@@ -351,6 +357,10 @@ func (g *Gateway) Drain(ctx context.Context) error {
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.drain.enter() // the handler, besides the visit that may outlive it
 	defer g.drain.leave()
+	if p := returnedPoll(r); p != nil {
+		g.resume(p, w, r)
+		return
+	}
 	rt, local := g.choose(r)
 	out := newOutput(w, r, g.enter(), g.cfg.WriteTimeout)
 	defer out.done()

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,8 @@ type fixture struct {
 	list   *listOrigin
 	url    string // http://127.0.0.1:port
 	reg    *prometheus.Registry
-	done   chan error // Run's
+	opaque atomic.Bool // see tightListener
+	done   chan error  // Run's
 }
 
 func testConfig() Config {
@@ -40,7 +42,8 @@ func testConfig() Config {
 	}
 }
 
-func start(t testing.TB, change func(*Config)) *fixture {
+// start starts a gateway with a changed configuration, on an engine with one.
+func start(t testing.TB, change func(*Config), engine ...func(*fanout.Config)) *fixture {
 	t.Helper()
 	checkGoroutines(t)
 	cfg := testConfig()
@@ -55,7 +58,11 @@ func start(t testing.TB, change func(*Config)) *fixture {
 		log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	f := &fixture{reg: prometheus.NewRegistry(), done: make(chan error, 1)}
-	f.engine = fanout.New(cfg.Fanout(), log, f.reg)
+	fanoutCfg := cfg.Fanout()
+	for _, change := range engine {
+		change(&fanoutCfg)
+	}
+	f.engine = fanout.New(fanoutCfg, log, f.reg)
 	f.list = newListOrigin(f.engine)
 	var err error
 	if f.Gateway, err = New(cfg, f.engine, f.list, log, f.reg); err != nil {
@@ -65,7 +72,7 @@ func start(t testing.TB, change func(*Config)) *fixture {
 		t.Fatal(err)
 	}
 	if capped, ok := f.clientListener.(*cappedListener); ok {
-		capped.Listener = tightListener{capped.Listener}
+		capped.Listener = &tightListener{Listener: capped.Listener, opaque: &f.opaque}
 	}
 	f.url = "http://" + f.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -83,12 +90,18 @@ func start(t testing.TB, change func(*Config)) *fixture {
 
 // tightListener gives connections small buffers, so that a client that does not
 // read is felt soon.
-type tightListener struct{ net.Listener }
+type tightListener struct {
+	net.Listener
+	opaque *atomic.Bool // nobody can see that they are TCP
+}
 
-func (l tightListener) Accept() (net.Conn, error) {
+func (l *tightListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if c, ok := conn.(*net.TCPConn); ok {
 		c.SetWriteBuffer(16 << 10)
+		if l.opaque.Load() {
+			conn = struct{ net.Conn }{c}
+		}
 	}
 	return conn, err
 }

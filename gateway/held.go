@@ -54,7 +54,8 @@ func (v *visit) leave() {
 	g.drain.leave()
 }
 
-// A held is a connection that the engine has: a stream, or a WebSocket.
+// A held is a connection that the engine has: a stream, a long poll, or a
+// WebSocket.
 type held struct {
 	g     *Gateway
 	visit visit

@@ -27,6 +27,7 @@ type listOrigin struct {
 	lines   []string
 	channel grip.Channel
 	pages   int      // links answered
+	holds   int      // links of long polls to be answered with another hold before
 	late    int      // links to be answered 503 before
 	asked   []string // Grip-Last of each
 	posts   []string // bodies of WebSocket requests
@@ -178,6 +179,13 @@ func (o *listOrigin) serveLink(w http.ResponseWriter, r *http.Request, rest stri
 	h := w.Header()
 	if via == "poll" {
 		h.Set("Content-Type", "application/json")
+		if o.holds > 0 {
+			o.holds--
+			h.Set("Grip-Hold", "response")
+			h.Set("Grip-Channel", fmt.Sprintf("list; prev-id=%d", end))
+			h.Set("Grip-Link", "</events/~next/poll/0>; rel=next")
+			return
+		}
 		fmt.Fprintf(w, `{"events":[%s],"id":"%d"}`, strings.Trim(strings.Join(lines, ","), ","), end)
 		return
 	}

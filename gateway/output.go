@@ -31,9 +31,7 @@ func newOutput(w http.ResponseWriter, r *http.Request, v visit, writeTimeout tim
 // where it was taken over.
 func (o *output) handOver(nc net.Conn) visit {
 	v := o.visit
-	if c, ok := nc.(*cappedConn); ok {
-		v.sockets = c.open
-	}
+	_, v.sockets = bareConn(nc)
 	o.visit = visit{}
 	return v
 }

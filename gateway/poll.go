@@ -1,100 +1,75 @@
 package gateway
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
 
 	"spillway/gateway/fanout"
+	"spillway/gateway/route"
 	"spillway/gateway/upstream"
 	"spillway/grip"
 )
 
-// poll holds a response back until an item or the timeout (GRIP reference,
-// 4.2). With again, the caller makes the request once more, with these ids.
+// A poll is a response that is held back until an item or the timeout (GRIP
+// reference, 4.2).
 //
 // A hold with a next link is ours alone, and of the origin in this process:
 // instead of the item, and instead of the hold's own response, what is behind
 // the link answers the client.
-func (g *Gateway) poll(out *output, r *http.Request, p *page, status int, from source) (lasts []grip.Last, again bool) {
-	out.visit.become(byPoll)
-	defer out.visit.become(byRequest)
+//
+// While it waits it is the engine's. On a bare descriptor that is all: net/http
+// has forgotten the connection, and gets it back for the answer (returns.go).
+// Elsewhere the handler waits, too.
+type poll struct {
+	held
+	page   *page // the newest hold
+	status int   // of the first
+	from   source
+	origin *exchange // with whom the request can be made again; nil: it cannot
+	endAt  time.Time
+	rounds int // links asked
+	ending pollEnd
 
-	timeout := p.ins.Timeout
-	if !from.local() {
-		timeout = max(timeout, grip.MinTimeout)
-	}
-	deadline := time.NewTimer(timeout)
-	defer deadline.Stop()
-	drains := g.drain.started
-	form := fanout.Response
-	linked := from.local() && p.ins.Next != nil
-	if linked {
-		form = fanout.Any
-	}
-	for round := 1; ; round++ {
-		got, b, ids := g.await(r.Context(), form, p.ins.Channels, from, deadline, &drains)
-		if got == pollLeft {
-			g.metrics.closed[lostReason(r.Context())].Inc()
-			return nil, false
-		}
-		over := got == pollTimeout || got == pollDrained
-		if !linked {
-			switch got {
-			case pollItem:
-				g.metrics.closed[closedAnswered].Inc()
-				g.answerItem(out, p, b.Response)
-			case pollAgain:
-				g.metrics.asked[askedForHint].Inc()
-				return ids, true
-			default:
-				g.metrics.closed[pollReason(got)].Inc()
-				g.plain(out, p, status)
-			}
-			return nil, false
-		}
+	busy   bool // someone is at the end of the wait, or asks the link; guarded by held.mu
+	timeUp bool // guarded by held.mu
+	came   bool // the engine has returned the connection; set before gone is closed
 
-		if over {
-			g.metrics.asked[askedForTimeout].Inc()
-		} else {
-			g.metrics.asked[askedForItem].Inc()
-		}
-		answer, err := from.next(r.Context(), p.ins.Next, lastsOf(p.ins.Channels))
-		switch {
-		case err != nil && answer == nil:
-			g.metrics.closed[closedOriginError].Inc()
-			g.log.Debug("no answer for a long poll", "err", err)
-			out.text(http.StatusBadGateway, "Error while proxying to origin.")
-			return nil, false
-		case answer.ins.Hold == grip.HoldResponse && answer.ins.Next != nil && !over:
-			p = answer // for the rest of the time
-			if got == pollAgain {
-				pause(r.Context(), circling(round))
-			}
-			continue
-		}
-		g.metrics.closed[pollReason(got)].Inc()
-		g.plain(out, answer, answer.status)
-		return nil, false
-	}
+	// Of one that left net/http.
+	again replay
+	early []byte   // what the client has said since its request
+	own   net.Conn // that the engine could not take; nil: it has
+}
+
+// A pollEnd is how the wait of a poll has ended.
+type pollEnd struct {
+	event  pollEvent
+	item   *grip.HTTPResponse // of pollItem
+	lasts  []grip.Last        // of pollAgain
+	linked bool               // the link was asked; this is what it led to:
+	answer *page              // nil: there was none
 }
 
 // A pollEvent is what a long poll was waiting for.
 type pollEvent uint8
 
 const (
-	pollItem    pollEvent = iota
+	pollWaits   pollEvent = iota
+	pollItem              // there is one
 	pollAgain             // the origin has to be asked: a hint, or an item is missing
 	pollTimeout           // nothing came
 	pollDrained           // nothing came, and we are shutting down
-	pollLeft              // the client did
 )
 
-func pollReason(e pollEvent) closeReason {
+func (e pollEvent) reason() closeReason {
 	switch e {
 	case pollTimeout:
 		return closedTimeout
@@ -105,39 +80,387 @@ func pollReason(e pollEvent) closeReason {
 	}
 }
 
-// await waits for an item on channels. drains is set to nil once it was seen:
-// then the deadline is that of the drain.
-func (g *Gateway) await(ctx context.Context, form fanout.Form, channels []grip.Subscription, from source,
-	deadline *time.Timer, drains *chan struct{}) (pollEvent, fanout.Batch, []grip.Last) {
-	sub, ok := g.engine.Subscribe(form, wants(channels, from.prefix()), from.local())
+// poll answers with an item, or when its time is over; now, or later on another
+// goroutine. With redo, the caller makes the request once more, with these ids.
+func (g *Gateway) poll(out *output, r *http.Request, first *page, status int, from source, origin *exchange) (lasts []grip.Last, redo bool) {
+	timeout := first.ins.Timeout
+	if !from.local() {
+		timeout = max(timeout, grip.MinTimeout)
+	}
+	p := &poll{held: held{g: g}, page: waiting(first, from), status: status, from: from, origin: origin, endAt: time.Now().Add(timeout)}
+	out.visit.become(byPoll)
+	attach := p.wants()
+	for {
+		end := p.glance(attach)
+		if end.event == pollWaits {
+			break
+		}
+		if p.react(r.Context(), end) {
+			return p.answer(out, r)
+		}
+		attach = p.wants()
+	}
+	if p.park(out, r, attach) {
+		return nil, false
+	}
+	return p.wait(out, r, attach)
+}
+
+// waiting is what of a hold is needed until the answer: where a link has that,
+// the hold's own response is for nobody.
+func waiting(p *page, from source) *page {
+	if !from.local() || p.ins.Next == nil {
+		return p
+	}
+	return &page{ins: grip.Instruct{Hold: p.ins.Hold, Channels: p.ins.Channels, Next: p.ins.Next}}
+}
+
+// wants is what the newest hold attaches to, from this moment on.
+func (p *poll) wants() []fanout.Want {
+	attach := wants(p.page.ins.Channels, p.from.prefix())
+	p.g.engine.Marks(attach, p.from.local())
+	return attach
+}
+
+// linked reports whether a link has the answer.
+func (p *poll) linked() bool { return p.from.local() && p.page.ins.Next != nil }
+
+func (p *poll) form() fanout.Form {
+	if p.linked() {
+		return fanout.Any
+	}
+	return fanout.Response
+}
+
+// glance looks what there is already: then the connection need not be taken
+// over.
+func (p *poll) glance(attach []fanout.Want) pollEnd {
+	if !time.Now().Before(p.endAt) {
+		return p.overdue()
+	}
+	sub, ok := p.g.engine.Subscribe(p.form(), attach, p.from.local())
 	if !ok {
-		return pollAgain, fanout.Batch{}, lastsOf(channels)
+		return p.unattached()
 	}
 	defer sub.Close()
 	for {
 		b, status := sub.Next(batchBytes)
 		switch status {
+		case fanout.Wait:
+			return pollEnd{}
 		case fanout.Ready:
-			return pollItem, b, nil
+			return pollEnd{event: pollItem, item: b.Response}
 		case fanout.Hint, fanout.Behind, fanout.Closed:
-			return pollAgain, b, detach(sub, from.prefix())
-		case fanout.End, fanout.Refresh:
-			continue
-		}
-		select {
-		case <-sub.Wake():
-		case <-ctx.Done():
-			return pollLeft, b, nil
-		case <-deadline.C:
-			if *drains == nil {
-				return pollDrained, b, nil
-			}
-			return pollTimeout, b, nil
-		case <-*drains:
-			*drains = nil
-			deadline.Reset(g.drain.delay())
+			return pollEnd{event: pollAgain, lasts: detach(sub, p.from.prefix())}
 		}
 	}
+}
+
+// overdue is the end of a poll whose time has come.
+func (p *poll) overdue() pollEnd {
+	if p.g.drain.begun() {
+		return pollEnd{event: pollDrained}
+	}
+	return pollEnd{event: pollTimeout}
+}
+
+// unattached is the end of one whose channels have not what follows their
+// prev-id.
+func (p *poll) unattached() pollEnd {
+	return pollEnd{event: pollAgain, lasts: lastsOf(p.page.ins.Channels)}
+}
+
+// react reports whether the wait is over with end. It is not when the link says
+// to go on waiting, for the rest of the time.
+func (p *poll) react(ctx context.Context, end pollEnd) bool {
+	p.ending = end
+	if !p.linked() {
+		return true
+	}
+	if ctx.Err() != nil {
+		return true // the client has left
+	}
+	over := end.event == pollTimeout || end.event == pollDrained
+	if over {
+		p.g.metrics.asked[askedForTimeout].Inc()
+	} else {
+		p.g.metrics.asked[askedForItem].Inc()
+	}
+	answer, err := p.from.next(ctx, p.page.ins.Next, lastsOf(p.page.ins.Channels))
+	p.ending = pollEnd{event: end.event, linked: true, answer: answer}
+	switch {
+	case ctx.Err() != nil:
+		return true
+	case err != nil && answer == nil:
+		p.g.log.Debug("no answer for a long poll", "err", err)
+		return true
+	case over || answer.ins.Hold != grip.HoldResponse || answer.ins.Next == nil:
+		return true
+	}
+	p.page = waiting(answer, p.from)
+	p.rounds++
+	if end.event == pollAgain {
+		pause(ctx, circling(p.rounds))
+	}
+	return false
+}
+
+// wait waits in the handler.
+func (p *poll) wait(out *output, r *http.Request, attach []fanout.Want) (lasts []grip.Last, redo bool) {
+	ctx := r.Context()
+	p.gone = make(chan struct{})
+	p.conn = p.g.engine.Adopt(through{out}, fanout.Options{Owner: p, WriteTimeout: p.g.cfg.WriteTimeout, EndAt: p.endAt})
+	p.conn.Start()
+	p.begin(attach)
+	select {
+	case <-p.gone:
+	case <-ctx.Done():
+		if lostReason(ctx) == closedAborted {
+			p.conn.Cut()
+		} else {
+			p.conn.Left()
+		}
+		<-p.gone
+	}
+	if !p.came {
+		return nil, false
+	}
+	return p.answer(out, r)
+}
+
+// park gives the connection to the engine alone. It reports false where it stays
+// with net/http.
+func (p *poll) park(out *output, r *http.Request, attach []fanout.Want) bool {
+	switch {
+	case out.request.ProtoMajor >= 2 || r.TLS != nil || !p.g.engine.HasShards():
+		return false
+	case p.origin == nil && r.Body != nil && r.Body != http.NoBody, p.origin != nil && !p.origin.body.done():
+		return false // what the client says next is no request yet
+	}
+	nc, rw, err := out.control.Hijack()
+	if err != nil {
+		return false
+	}
+	p.early = unread(nc, rw.Reader)
+	p.again = replayOf(out.request)
+	if p.origin != nil {
+		p.origin.keep(r)
+	}
+	p.visit = out.handOver(nc)
+	conn, ok := p.g.engine.TakeBare(nc, fanout.Options{Owner: p, WriteTimeout: p.g.cfg.WriteTimeout, EndAt: p.endAt})
+	if !ok { // there is no descriptor left, or it is no TCP: then a handler waits
+		p.own = nc
+		p.comeBack()
+		return true
+	}
+	p.conn = conn
+	p.conn.Start()
+	p.begin(attach)
+	return true
+}
+
+// unread is what a client has said that nobody has read.
+func unread(nc net.Conn, buffered *bufio.Reader) []byte {
+	early, _ := buffered.Peek(buffered.Buffered()) // they are there
+	if c, ok := nc.(*returned); ok && len(c.first) > 0 {
+		return append(bytes.Clone(early), c.first...)
+	}
+	return bytes.Clone(early)
+}
+
+// begin makes the connection wait.
+func (p *poll) begin(attach []fanout.Want) {
+	if !p.attach(attach) && p.claim() {
+		p.g.drain.spawn(func() { // ends with the connection
+			ctx, done := p.ask()
+			defer done()
+			p.run(ctx, p.unattached())
+		})
+	}
+}
+
+func (p *poll) attach(attach []fanout.Want) bool {
+	_, ok := p.conn.Hold(fanout.Hold{Form: p.form(), Wants: attach, OpenOnly: p.from.local()})
+	return ok
+}
+
+// claim reports true to one of those who have something to say.
+func (p *poll) claim() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.busy
+	p.busy = true
+	return !was
+}
+
+// goOn ends a claim. It reports false where the time has come meanwhile, and the
+// claim stays.
+func (p *poll) goOn() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timeUp {
+		return false
+	}
+	p.busy = false
+	return true
+}
+
+// run does what an event asks for, until the poll waits again or has its answer.
+// It needs the claim.
+func (p *poll) run(ctx context.Context, end pollEnd) {
+	for !p.react(ctx, end) {
+		attach := p.wants()
+		if !p.goOn() {
+			end = p.overdue()
+			continue
+		}
+		if p.attach(attach) || !p.claim() {
+			return
+		}
+		end = p.unattached()
+	}
+	p.conn.Return()
+}
+
+// Held implements fanout.Owner.
+func (p *poll) Held(sub *fanout.Subscriber, status fanout.Status, b fanout.Batch) {
+	lasts, _ := p.conn.Release(sub)
+	if !p.claim() {
+		return
+	}
+	end := pollEnd{event: pollItem, item: b.Response}
+	if status != fanout.Ready {
+		end = pollEnd{event: pollAgain, lasts: unprefixed(lasts, p.from.prefix())}
+	}
+	ctx, done := p.ask()
+	defer done()
+	p.run(ctx, end)
+}
+
+// Received implements fanout.Owner.
+func (*poll) Received(grip.MessageType, []byte) {}
+
+// TimeOver implements fanout.Owner.
+func (p *poll) TimeOver() {
+	p.mu.Lock()
+	p.timeUp = true
+	busy := p.busy
+	p.busy = true
+	p.mu.Unlock()
+	switch {
+	case busy: // who is at it will see
+	case !p.linked():
+		p.ending = p.overdue()
+		p.conn.Return()
+	default:
+		p.g.drain.spawn(func() { // ends with the connection
+			ctx, done := p.ask()
+			defer done()
+			p.run(ctx, p.overdue())
+		})
+	}
+}
+
+// Gone implements fanout.Owner.
+func (p *poll) Gone(why fanout.Ending) {
+	switch {
+	case why != fanout.Returned:
+		p.left(why)
+	case p.gone != nil:
+		p.came = true
+		close(p.gone)
+	default:
+		p.comeBack()
+	}
+}
+
+// comeBack gives the connection back to net/http.
+func (p *poll) comeBack() {
+	if !p.g.returns.push(p) {
+		if c := p.back(); c != nil {
+			_ = c.Close()
+		}
+	}
+}
+
+// back is the connection as net/http gets it; nil, and the end of the poll, where
+// it is lost.
+func (p *poll) back() net.Conn {
+	nc := p.own
+	if nc != nil {
+		nc, _ = bareConn(nc)
+	} else {
+		var err error
+		if nc, err = p.conn.Net(); err != nil {
+			p.g.log.Warn("a long poll was cut off", "err", err)
+			p.abandon()
+			return nil
+		}
+	}
+	if v := &p.visit; v.sockets != nil {
+		nc, v.sockets = &cappedConn{Conn: nc, open: v.sockets}, nil
+	}
+	c := &returned{Conn: nc, first: append(p.again.append(nil), p.early...)}
+	p.early = nil
+	c.poll.Store(p)
+	return c
+}
+
+// abandon ends a poll that cannot be answered any more.
+func (p *poll) abandon() {
+	p.g.metrics.closed[closedAborted].Inc()
+	p.visit.leave()
+}
+
+// resume answers the client of a poll that was parked.
+func (g *Gateway) resume(p *poll, w http.ResponseWriter, r *http.Request) {
+	out := newOutput(w, r, p.visit, g.cfg.WriteTimeout)
+	p.visit = visit{}
+	defer out.done()
+	var lasts []grip.Last
+	var redo bool
+	if p.own != nil {
+		p.own = nil
+		lasts, redo = p.wait(out, r, p.wants())
+	} else {
+		lasts, redo = p.answer(out, r)
+	}
+	if !redo {
+		return
+	}
+	again, err := p.origin.request(r)
+	if err != nil { // it was a request once
+		g.log.Error("a request that was kept cannot be read", "err", err)
+		abort()
+	}
+	g.redo(out, again, p.origin, lasts)
+}
+
+// answer ends the wait with the client's answer, or says that the request is to
+// be made once more.
+func (p *poll) answer(out *output, r *http.Request) (lasts []grip.Last, redo bool) {
+	defer out.visit.become(byRequest)
+	g, end := p.g, p.ending
+	switch {
+	case r.Context().Err() != nil:
+		g.metrics.closed[lostReason(r.Context())].Inc()
+	case end.linked && end.answer == nil:
+		g.metrics.closed[closedOriginError].Inc()
+		out.text(http.StatusBadGateway, "Error while proxying to origin.")
+	case end.linked:
+		g.metrics.closed[end.event.reason()].Inc()
+		g.plain(out, end.answer, end.answer.status)
+	case end.event == pollAgain:
+		g.metrics.asked[askedForHint].Inc()
+		return end.lasts, true
+	case end.event == pollItem:
+		g.metrics.closed[closedAnswered].Inc()
+		g.answerItem(out, p.page, end.item)
+	default:
+		g.metrics.closed[end.event.reason()].Inc()
+		g.plain(out, p.page, p.status)
+	}
+	return nil, false
 }
 
 // answerItem answers a long poll with an item (GRIP reference, 4.2).
@@ -174,6 +497,59 @@ func (g *Gateway) answerItem(out *output, p *page, item *grip.HTTPResponse) {
 	_ = out.body(status, body)
 }
 
+// An exchange is a client's request to an HTTP origin, which may have to be made
+// again.
+type exchange struct {
+	route  *route.Route
+	body   *keptBody
+	rounds int
+	head   []byte // of the request, while net/http has forgotten it
+}
+
+// keep remembers a request whose body was read.
+func (x *exchange) keep(r *http.Request) {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s %s\r\nHost: %s\r\n", r.Method, r.RequestURI, r.Proto, r.Host)
+	_ = r.Header.Write(&b) // a buffer takes everything
+	b.WriteString("\r\n")
+	x.head = bytes.Clone(b.Bytes())
+	x.body = x.body.kept()
+}
+
+// request is what was kept, in the place of r, on whose connection it came.
+func (x *exchange) request(r *http.Request) (*http.Request, error) {
+	kept, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(x.head)))
+	if err != nil {
+		return nil, err
+	}
+	x.head = nil
+	kept.RemoteAddr = r.RemoteAddr
+	return kept.WithContext(r.Context()), nil
+}
+
+// A replay is what net/http has to know of a request to answer it again: how
+// much it may send, and whether the connection stays.
+type replay struct{ head, old, last bool }
+
+func replayOf(r *http.Request) replay {
+	return replay{head: r.Method == http.MethodHead, old: !r.ProtoAtLeast(1, 1), last: r.Close}
+}
+
+// append appends a request for it.
+func (a replay) append(dst []byte) []byte {
+	method, minor, connection := http.MethodGet, 1, "keep-alive"
+	if a.head {
+		method = http.MethodHead
+	}
+	if a.old {
+		minor = 0
+	}
+	if a.last {
+		connection = "close"
+	}
+	return fmt.Appendf(dst, "%s / HTTP/1.%d\r\nHost: x\r\nConnection: %s\r\n\r\n", method, minor, connection)
+}
+
 // keptBody remembers what a client sent, so that a request can be repeated. It
 // is read on a goroutine of the upstream package.
 type keptBody struct {
@@ -184,13 +560,14 @@ type keptBody struct {
 	mu    sync.Mutex
 	buf   []byte // the first MaxHoldBody bytes; guarded by mu
 	total int64  // guarded by mu
+	ended bool   // all was read; guarded by mu
 }
 
 // keepBody makes r's body remember what is read of it.
 func keepBody(r *http.Request) *keptBody {
-	k := &keptBody{length: r.ContentLength, body: http.NoBody}
+	k := &keptBody{length: r.ContentLength, body: http.NoBody, ended: true}
 	if r.Body != nil && r.Body != http.NoBody {
-		k.body = r.Body
+		k.body, k.ended = r.Body, false
 		r.Body = k
 	}
 	return k
@@ -204,10 +581,25 @@ func (k *keptBody) Read(p []byte) (int, error) {
 	defer k.mu.Unlock()
 	k.total += int64(n)
 	k.buf = append(k.buf, p[:min(n, grip.MaxHoldBody-len(k.buf))]...)
+	k.ended = k.ended || errors.Is(err, io.EOF)
 	return n, err
 }
 
 func (k *keptBody) Close() error { return k.body.Close() }
+
+// done reports whether all of it was read.
+func (k *keptBody) done() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.ended
+}
+
+// kept is a body that was read, without where it came from.
+func (k *keptBody) kept() *keptBody {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return &keptBody{length: k.length, body: http.NoBody, buf: bytes.Clone(k.buf), total: k.total, ended: true}
+}
 
 // tooLarge reports whether the request is too large to be held (GRIP reference,
 // 1.5).

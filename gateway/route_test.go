@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"spillway/gateway/fanout"
 	"spillway/grip"
 )
 
@@ -67,11 +67,11 @@ func (a *apiOrigin) count() int {
 }
 
 // routed starts a gateway in front of an HTTP origin.
-func routed(t *testing.T, answer map[string]http.HandlerFunc, params string) (*fixture, *apiOrigin) {
+func routed(t *testing.T, answer map[string]http.HandlerFunc, params string, engine ...func(*fanout.Config)) (*fixture, *apiOrigin) {
 	t.Helper()
 	checkGoroutines(t)
 	a := newAPI(t, answer)
-	f := start(t, func(c *Config) { c.Routes = "*" + params + " " + a.Listener.Addr().String() })
+	f := start(t, func(c *Config) { c.Routes = "*" + params + " " + a.Listener.Addr().String() }, engine...)
 	return f, a
 }
 
@@ -283,94 +283,6 @@ func TestRouteLinkRetried(t *testing.T) {
 	mu.Unlock()
 	f.get(t, "/").wantEnd("")
 	f.wantMetric(t, "spillway_connections_closed_total", prometheus.Labels{"reason": "origin_error"}, 1)
-}
-
-func TestRouteResponseHold(t *testing.T) {
-	hold := func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Grip-Hold", "response")
-		w.Header().Set("Grip-Channel", "jobs; prev-id=1")
-		w.Header().Set("Grip-Timeout", "60")
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("X-Keep", "kept")
-		if r.Header.Get("Grip-Last") != "" {
-			w.Header().Set("Grip-Channel", "jobs; prev-id=5")
-		}
-		io.WriteString(w, "{\"a\":[1]}\n")
-	}
-	held := func(t *testing.T, f *fixture) <-chan *http.Response {
-		t.Helper()
-		got := make(chan *http.Response, 1)
-		go func() {
-			resp, err := http.Post(f.url+"/jobs", "text/plain", strings.NewReader("the request"))
-			if err != nil {
-				t.Error(err)
-			}
-			got <- resp
-		}()
-		f.listening(t, "jobs", 1)
-		return got
-	}
-	body := func(resp *http.Response) string {
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		return string(b)
-	}
-	t.Run("an item answers", func(t *testing.T) {
-		f, _ := routed(t, map[string]http.HandlerFunc{"/jobs": hold}, "")
-		got := held(t, f)
-		f.publish(t, grip.Item{Channel: "jobs", ID: "2", PrevID: "1", HTTPResponse: &grip.HTTPResponse{Code: 202,
-			Headers: []grip.Header{{Name: "content-type", Value: "text/plain"}, {Name: "Grip-X", Value: "x"}, {Name: "X-Two", Value: "a"}, {Name: "X-Two", Value: "b"}}, Body: []byte("done")}})
-		resp := <-got
-		h := resp.Header
-		if got := body(resp); resp.StatusCode != 202 || got != "done" || h.Get("Content-Type") != "text/plain" ||
-			h.Get("X-Keep") != "kept" || h.Get("Grip-X") != "" || len(h["X-Two"]) != 2 || resp.ContentLength != 4 {
-			t.Errorf("got %d %q %v", resp.StatusCode, got, h)
-		}
-	})
-	t.Run("a patch of the hold's body", func(t *testing.T) {
-		f, _ := routed(t, map[string]http.HandlerFunc{"/jobs": hold}, "")
-		got := held(t, f)
-		f.publish(t, grip.Item{Channel: "jobs", ID: "2", PrevID: "1", HTTPResponse: &grip.HTTPResponse{
-			BodyPatch: json.RawMessage(`[{"op":"add","path":"/a/-","value":2}]`)}})
-		if got := body(<-got); got != "{\"a\":[1,2]}\n" {
-			t.Errorf("got %q", got)
-		}
-	})
-	t.Run("a gap makes the request again", func(t *testing.T) {
-		f, a := routed(t, map[string]http.HandlerFunc{"/jobs": hold}, "")
-		got := held(t, f)
-		f.publish(t, text("jobs", "5", "4", "not delivered"))
-		eventually(t, "the second request", func() bool { return a.count() == 2 })
-		r := a.last()
-		a.mu.Lock()
-		second := a.bodies[1]
-		a.mu.Unlock()
-		if r.Header.Get("Grip-Last") != "jobs; last-id=1" || r.Method != "POST" || second != "the request" {
-			t.Errorf("second request: %s, Grip-Last %q, body %q", r.Method, r.Header.Get("Grip-Last"), second)
-		}
-		f.listening(t, "jobs", 1)
-		f.publish(t, text("jobs", "6", "5", "six"))
-		if got := body(<-got); got != "six" {
-			t.Errorf("got %q, want six", got)
-		}
-	})
-	t.Run("too large a request", func(t *testing.T) {
-		f, _ := routed(t, map[string]http.HandlerFunc{"/jobs": hold}, "")
-		f.do(t, "POST", "/jobs", strings.NewReader(strings.Repeat("x", grip.MaxHoldBody+1))).
-			wantStatus(400).wantEnd("Request too large to accept GRIP instruct.\n")
-	})
-	t.Run("draining answers as the timeout does", func(t *testing.T) {
-		f, _ := routed(t, map[string]http.HandlerFunc{"/jobs": hold}, "")
-		got := held(t, f)
-		ctx, cancel := contextWithTimeout()
-		defer cancel()
-		if err := f.Drain(ctx); err != nil {
-			t.Error(err)
-		}
-		if resp := <-got; resp.StatusCode != 200 || body(resp) != "{\"a\":[1]}\n" {
-			t.Errorf("got %d, want the hold's own response", resp.StatusCode)
-		}
-	})
 }
 
 // A channel that is Kafka's takes no content from outside, but actions.

@@ -34,46 +34,63 @@ func (g *Gateway) serveLocal(out *output, r *http.Request) {
 		out.text(http.StatusInternalServerError, "Internal error.")
 		return
 	}
-	g.deliver(out, r, p, localSource{g})
+	g.deliver(out, r, p, localSource{g}, nil)
 }
 
 // serveRoute answers a client's request by an HTTP origin.
 func (g *Gateway) serveRoute(out *output, r *http.Request, rt *route.Route) {
-	body := keepBody(r)
+	x := &exchange{route: rt, body: keepBody(r)}
 	resp, err := g.upstream.Do(r.Context(), r, rt)
-	for round := 1; ; round++ {
-		if err != nil {
-			g.badGateway(out, r, rt, err)
-			return
-		}
-		if rt.NoGrip || g.upstream.Trusted(r) || !grip.IsInstruct(resp.Header) {
-			passOn(out, resp)
-			return
-		}
-		if body.tooLarge() {
-			resp.Body.Close()
-			out.text(http.StatusBadRequest, "Request too large to accept GRIP instruct.")
-			return
-		}
-		p, perr := readPage(resp, false)
-		if perr != nil {
-			g.badGateway(out, r, rt, perr)
-			return
-		}
-		lasts, redo := g.deliver(out, r, p, &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt, named: rt.Prefix})
-		if !redo {
-			return
-		}
-		again, ok := body.whole()
+	if err != nil {
+		g.badGateway(out, r, rt, err)
+		return
+	}
+	if lasts, redo := g.carryOut(out, r, x, resp); redo {
+		g.redo(out, r, x, lasts)
+	}
+}
+
+// redo makes a client's request again, with these ids, until it is answered or
+// held.
+func (g *Gateway) redo(out *output, r *http.Request, x *exchange, lasts []grip.Last) {
+	for redo := true; redo; {
+		body, ok := x.body.whole()
 		if !ok {
 			out.text(http.StatusBadRequest, "Request too large to accept GRIP instruct.")
 			return
 		}
-		if !pause(r.Context(), circling(round)) {
+		x.rounds++
+		if !pause(r.Context(), circling(x.rounds)) {
 			return
 		}
-		resp, err = g.upstream.Redo(r.Context(), r, rt, again, lasts)
+		resp, err := g.upstream.Redo(r.Context(), r, x.route, body, lasts)
+		if err != nil {
+			g.badGateway(out, r, x.route, err)
+			return
+		}
+		lasts, redo = g.carryOut(out, r, x, resp)
 	}
+}
+
+// carryOut does what an HTTP origin's response asks for. With redo, the request
+// is to be made once more, with these ids.
+func (g *Gateway) carryOut(out *output, r *http.Request, x *exchange, resp *http.Response) (lasts []grip.Last, redo bool) {
+	rt := x.route
+	if rt.NoGrip || g.upstream.Trusted(r) || !grip.IsInstruct(resp.Header) {
+		passOn(out, resp)
+		return nil, false
+	}
+	if x.body.tooLarge() {
+		resp.Body.Close()
+		out.text(http.StatusBadRequest, "Request too large to accept GRIP instruct.")
+		return nil, false
+	}
+	p, err := readPage(resp, false)
+	if err != nil {
+		g.badGateway(out, r, rt, err)
+		return nil, false
+	}
+	return g.deliver(out, r, p, &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt, named: rt.Prefix}, x)
 }
 
 // badGateway answers when the origin gave no answer, or one that cannot be
@@ -102,9 +119,10 @@ func passOn(out *output, resp *http.Response) {
 	}
 }
 
-// deliver carries out an origin's answer. With again, it was a long poll whose
-// request is to be made once more, with these ids.
-func (g *Gateway) deliver(out *output, r *http.Request, p *page, from source) (lasts []grip.Last, again bool) {
+// deliver carries out an origin's answer. x is nil where it is the origin in this
+// process. With redo, it was a long poll whose request is to be made once more,
+// with these ids.
+func (g *Gateway) deliver(out *output, r *http.Request, p *page, from source, x *exchange) (lasts []grip.Last, redo bool) {
 	status := p.status
 	if p.ins.Code != 0 {
 		status = p.ins.Code
@@ -117,7 +135,7 @@ func (g *Gateway) deliver(out *output, r *http.Request, p *page, from source) (l
 	}
 	switch {
 	case p.ins.Hold == grip.HoldResponse:
-		return g.poll(out, r, p, status, from)
+		return g.poll(out, r, p, status, from, x)
 	case p.ins.Hold == grip.HoldNone && p.ins.Next == nil:
 		g.plain(out, p, status)
 	default:

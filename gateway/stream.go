@@ -257,9 +257,7 @@ func (f *follow) resume(ctx context.Context, sub *fanout.Subscriber, status fano
 	if gave {
 		f.fruitless = 0
 	}
-	for i := range lasts {
-		lasts[i].Channel = strings.TrimPrefix(lasts[i].Channel, f.source.prefix())
-	}
+	lasts = unprefixed(lasts, f.source.prefix())
 	var why askReason
 	switch status {
 	case fanout.Hint:
@@ -394,7 +392,10 @@ func wants(channels []grip.Subscription, prefix string) []fanout.Want {
 // detach ends a subscription and returns its last ids, as the origin knows the
 // channels.
 func detach(sub *fanout.Subscriber, prefix string) []grip.Last {
-	lasts := sub.Detach()
+	return unprefixed(sub.Detach(), prefix)
+}
+
+func unprefixed(lasts []grip.Last, prefix string) []grip.Last {
 	for i := range lasts {
 		lasts[i].Channel = strings.TrimPrefix(lasts[i].Channel, prefix)
 	}

@@ -166,50 +166,6 @@ func TestMaxAge(t *testing.T) {
 	f.wantMetric(t, "spillway_connections_closed_total", prometheus.Labels{"reason": "max_age"}, 1)
 }
 
-func TestLongPoll(t *testing.T) {
-	poll := []string{"Accept", "application/json"}
-	t.Run("an item answers", func(t *testing.T) {
-		f := start(t, nil)
-		f.list.publish(3)
-		go func() {
-			f.attached(t, 1)
-			f.list.publish(2)
-		}()
-		c := f.get(t, "/events/list/", poll...).wantStatus(200)
-		if got := c.resp.Header.Get("Content-Type"); got != "application/json" {
-			t.Errorf("type: got %q", got)
-		}
-		if c.resp.ContentLength < 0 {
-			t.Error("no Content-Length")
-		}
-		body, _ := io.ReadAll(c.body)
-		if got := string(body); got != `{"events":[4,5],"id":"5"}` && got != `{"events":[4],"id":"4"}` {
-			t.Errorf("got %s, want what is new", got)
-		}
-		if got := f.list.askedIDs(); len(got) != 1 || got[0] != "3" {
-			t.Errorf("Grip-Last: got %q, want 3 once", got)
-		}
-		f.wantMetric(t, "spillway_connections_closed_total", prometheus.Labels{"reason": "answered"}, 1)
-	})
-	t.Run("what is there already answers at once", func(t *testing.T) {
-		f := start(t, nil)
-		f.list.publish(3)
-		c := f.get(t, "/events/list/", append(poll, "Last-Event-ID", "1")...)
-		c.wantEnd(`{"events":[2,3],"id":"3"}`)
-	})
-	t.Run("the timeout is that of the hold, in fractions", func(t *testing.T) {
-		f := start(t, nil)
-		f.list.wait = "0.2"
-		began := time.Now()
-		c := f.get(t, "/events/list/", poll...).wantStatus(200)
-		c.wantEnd(`{"events":[],"id":"0"}`)
-		if d := time.Since(began); d < 200*time.Millisecond || d > 4*time.Second {
-			t.Errorf("answered after %v, want 200ms", d)
-		}
-		f.wantMetric(t, "spillway_connections_closed_total", prometheus.Labels{"reason": "poll_timeout"}, 1)
-	})
-}
-
 func TestDrain(t *testing.T) {
 	f := start(t, nil)
 	f.list.wait = "60"
