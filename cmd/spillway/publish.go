@@ -8,7 +8,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -18,18 +21,21 @@ import (
 // defaultGripURL is the control API of a gateway on this machine.
 const defaultGripURL = "http://localhost:5561"
 
-// publishOptions are those of pushpin-publish, where it has them.
+// publishOptions are those of pushpin-publish, and a few more.
 type publishOptions struct {
-	spec           string
-	id, prevID     string
-	sender         string
-	code           int
-	headers, metas flagList
-	hint, close    bool
-	patch          bool
-	sse            bool
-	event          string
-	noEOL, noSeq   bool
+	spec                 string
+	user, bearer         string
+	id, prevID           string
+	sender               string
+	formats              string
+	code                 int
+	reason               string
+	headers, metas       flagList
+	hint, close, refresh bool
+	patch                bool
+	sse                  bool
+	event                string
+	noEOL, noSeq         bool
 }
 
 func publishCommand() command {
@@ -44,30 +50,41 @@ Usage: spillway publish [options] CHANNEL [CONTENT | @FILE]
 Posts one item to everyone who listens to CHANNEL, for HTTP streams, long polls
 and WebSockets alike. Without CONTENT it is read from standard input.
 
-  -spec URL         where to: a GRIP URL; else GRIP_URL, else
-                    http://localhost:5561
-  -sse              make the HTTP stream content a Server-Sent Event
-  -event NAME       the same, with an event name
-  -id, -prev-id ID  the item's id, and that of the item before it
-  -code N           status of the long-poll answer, default 200
-  -H 'NAME: VALUE'  a header of the long-poll answer, repeatable
-  -patch            CONTENT is a JSON Patch for the long-poll body
-  -hint, -close     no content: say that there is news, or end the connections
-  -sender ID        do not send to this user
-  -M NAME=VALUE     meta data for filters, repeatable
-  -no-eol           no line break after the content
-  -no-seq           deliver now, in whatever order
+  -spec URL           a GRIP URL; else GRIP_URL, else http://localhost:5561
+  -u, -user NAME:PASSWORD  basic authentication, over https or to this machine
+  -bearer TOKEN       the bearer, or file:PATH with it
+  -f FORMATS          only these, of http-stream,http-response,ws-message
+  -sse, -event NAME   make the HTTP stream content a Server-Sent Event
+  -id, -prev-id ID    the item's id, and that of the item before it
+  -code N             status of the long-poll answer, or code of the -close
+  -reason TEXT        the same in words
+  -H, -header 'NAME: VALUE'  a header of the long-poll answer, repeatable
+  -patch              CONTENT is a JSON Patch for the long-poll body
+  -hint               no content: say that there is news
+  -close, -refresh    no content: end connections; ask the origins of WebSockets
+  -sender ID          do not send to this user
+  -M, -meta NAME=VALUE  meta data for filters, repeatable
+  -no-eol             no line break after the content
+  -no-seq             deliver now, in whatever order
 `,
 		flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&o.spec, "spec", "", "")
+			fs.StringVar(&o.user, "u", "", "")
+			fs.StringVar(&o.user, "user", "", "")
+			fs.StringVar(&o.bearer, "bearer", "", "")
+			fs.StringVar(&o.formats, "f", "", "")
 			fs.StringVar(&o.id, "id", "", "")
 			fs.StringVar(&o.prevID, "prev-id", "", "")
 			fs.StringVar(&o.sender, "sender", "", "")
 			fs.IntVar(&o.code, "code", 0, "")
+			fs.StringVar(&o.reason, "reason", "", "")
 			fs.Var(&o.headers, "H", "")
+			fs.Var(&o.headers, "header", "")
 			fs.Var(&o.metas, "M", "")
+			fs.Var(&o.metas, "meta", "")
 			fs.BoolVar(&o.hint, "hint", false, "")
 			fs.BoolVar(&o.close, "close", false, "")
+			fs.BoolVar(&o.refresh, "refresh", false, "")
 			fs.BoolVar(&o.patch, "patch", false, "")
 			fs.BoolVar(&o.sse, "sse", false, "")
 			fs.StringVar(&o.event, "event", "", "")
@@ -96,17 +113,24 @@ func publish(ctx context.Context, p *process, o publishOptions, args []string) e
 	if strings.TrimSpace(spec) == "" {
 		spec = defaultGripURL
 	}
-	proxies, err := grip.ParseURLs(spec)
+	proxies, err := parseSpec(spec)
 	if err != nil {
 		return wrongUsage("%s: %w", variable, err)
 	}
+	if err := o.authenticate(proxies); err != nil {
+		return usageError{err}
+	}
+	action, err := o.action()
+	if err != nil {
+		return usageError{err}
+	}
 	var content []byte
-	if !o.hint && !o.close {
+	if action == grip.ActionSend {
 		if content, err = publishContent(p, args[1:]); err != nil {
 			return err
 		}
 	} else if len(args) > 1 {
-		return wrongUsage("-hint and -close take no content")
+		return wrongUsage("-hint, -close and -refresh take no content")
 	}
 	item, err := o.item(args[0], content)
 	if err != nil {
@@ -120,6 +144,66 @@ func publish(ctx context.Context, p *process, o publishOptions, args []string) e
 	}
 	_, err = fmt.Fprintln(p.stdout, "Published")
 	return err
+}
+
+func parseSpec(spec string) ([]grip.Proxy, error) {
+	if scheme, _, _ := strings.Cut(spec, "://"); slices.Contains([]string{"tcp", "ipc", "inproc"}, scheme) {
+		return nil, errors.New("ZeroMQ is not supported; name the control API, such as " + defaultGripURL)
+	}
+	return grip.ParseURLs(spec)
+}
+
+// authenticate puts the credentials of the options in the place of the URLs'.
+func (o publishOptions) authenticate(proxies []grip.Proxy) error {
+	if o.user != "" && o.bearer != "" {
+		return errors.New("-u and -bearer exclude each other")
+	}
+	if o.bearer != "" {
+		key, err := grip.ParseKey(o.bearer)
+		if err != nil || !key.Symmetric() {
+			return errors.New("-bearer: is not a text, nor a file with one")
+		}
+		for i := range proxies {
+			proxies[i].Iss, proxies[i].Key = "", key
+		}
+	}
+	if o.user == "" {
+		return nil
+	}
+	name, password, ok := strings.Cut(o.user, ":")
+	if !ok || name == "" {
+		return errors.New("-u: write NAME:PASSWORD")
+	}
+	for i := range proxies {
+		p := &proxies[i]
+		p.Iss, p.Key, p.User = "", grip.Key{}, url.UserPassword(name, password)
+		if u, err := url.Parse(p.ControlURI); err != nil || u.Scheme != "https" && !isLoopback(u.Hostname()) {
+			return fmt.Errorf("-u: %s would be sent the password in the clear; use https", p)
+		}
+	}
+	return nil
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback() || strings.EqualFold(host, "localhost")
+}
+
+// action is what is to be done, one of several at most.
+func (o publishOptions) action() (grip.Action, error) {
+	action := grip.ActionSend
+	for _, a := range []struct {
+		set    bool
+		action grip.Action
+	}{{o.hint, grip.ActionHint}, {o.close, grip.ActionClose}, {o.refresh, grip.ActionRefresh}} {
+		switch {
+		case a.set && action != grip.ActionSend:
+			return "", errors.New("-hint, -close and -refresh exclude each other")
+		case a.set:
+			action = a.action
+		}
+	}
+	return action, nil
 }
 
 // publishContent is the argument, the file that it names, or standard input
@@ -142,59 +226,96 @@ func publishContent(p *process, args []string) ([]byte, error) {
 	return []byte(args[0]), nil
 }
 
-// item builds the item with all three formats.
+// formatNames are the formats that -f chooses from.
+var formatNames = []string{"http-stream", "http-response", "ws-message"}
+
+// item builds the item, with all three formats unless -f says which.
 func (o publishOptions) item(channel string, content []byte) (grip.Item, error) {
 	item := grip.Item{Channel: channel, ID: o.id, PrevID: o.prevID, NoSeq: o.noSeq}
+	if channel == "" {
+		return item, errors.New("the channel is empty")
+	}
+	wanted := formatNames
+	if o.formats != "" {
+		wanted = strings.Split(o.formats, ",")
+		for _, name := range wanted {
+			if !slices.Contains(formatNames, name) {
+				return item, fmt.Errorf("-f %q: is none of %s", name, strings.Join(formatNames, ", "))
+			}
+		}
+	}
 	var err error
 	if item.Meta, err = o.meta(); err != nil {
 		return item, err
 	}
-	switch {
-	case channel == "":
-		return item, errors.New("the channel is empty")
-	case o.hint && o.close:
-		return item, errors.New("-hint and -close exclude each other")
-	case o.hint, o.close:
-		action := grip.ActionHint
-		if o.close {
-			action = grip.ActionClose
-		}
-		item.HTTPStream = &grip.HTTPStream{Action: action}
-		item.HTTPResponse = &grip.HTTPResponse{Action: action}
+	if err := o.fill(&item, content); err != nil {
+		return item, err
+	}
+	if !slices.Contains(wanted, "http-stream") {
+		item.HTTPStream = nil
+	}
+	if !slices.Contains(wanted, "http-response") {
+		item.HTTPResponse = nil
+	}
+	if !slices.Contains(wanted, "ws-message") {
+		item.WSMessage = nil
+	}
+	if item.HTTPStream == nil && item.HTTPResponse == nil && item.WSMessage == nil {
+		return item, fmt.Errorf("-f %s: nothing is left that these options send", o.formats)
+	}
+	return item, nil
+}
+
+// fill gives the item all formats that there are of it.
+func (o publishOptions) fill(item *grip.Item, content []byte) error {
+	action, err := o.action()
+	if err != nil {
+		return err
+	}
+	if action != grip.ActionSend {
 		item.WSMessage = &grip.WSMessage{Action: action}
-		return item, nil
-	case o.patch:
+		if action == grip.ActionClose {
+			item.WSMessage.Code, item.WSMessage.Reason = o.code, o.reason
+		}
+		if action != grip.ActionRefresh { // which is for WebSockets alone
+			item.HTTPStream = &grip.HTTPStream{Action: action}
+			item.HTTPResponse = &grip.HTTPResponse{Action: action}
+		}
+		return nil
+	}
+	item.HTTPResponse = &grip.HTTPResponse{Code: o.code, Reason: o.reason}
+	for _, h := range o.headers {
+		header, err := parseHeader(h)
+		if err != nil {
+			return err
+		}
+		item.HTTPResponse.Headers = append(item.HTTPResponse.Headers, header)
+	}
+	if o.patch {
 		var operations []json.RawMessage
 		if err := json.Unmarshal(content, &operations); err != nil {
-			return item, fmt.Errorf("-patch: not a JSON array of operations: %w", err)
+			return fmt.Errorf("-patch: not a JSON array of operations: %w", err)
 		}
-		item.HTTPResponse = &grip.HTTPResponse{BodyPatch: content}
-		return item, nil
+		item.HTTPResponse.BodyPatch = content
+		return nil
 	}
 
 	line := content // what HTTP clients get: with a line break, as a terminal likes it
 	if !o.noEOL {
 		line = append(bytes.Clone(content), '\n')
 	}
+	item.HTTPResponse.Body = line
 	item.HTTPStream = &grip.HTTPStream{Content: line}
 	if o.sse || o.event != "" {
 		if item.HTTPStream.Content, err = sseEvent(o.event, content); err != nil {
-			return item, err
+			return err
 		}
-	}
-	item.HTTPResponse = &grip.HTTPResponse{Code: o.code, Body: line}
-	for _, h := range o.headers {
-		header, err := parseHeader(h)
-		if err != nil {
-			return item, err
-		}
-		item.HTTPResponse.Headers = append(item.HTTPResponse.Headers, header)
 	}
 	item.WSMessage = &grip.WSMessage{Content: content}
 	if !utf8.Valid(content) {
 		item.WSMessage.Type = grip.BinaryMessage
 	}
-	return item, nil
+	return nil
 }
 
 func (o publishOptions) meta() (map[string]string, error) {

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -102,6 +104,21 @@ func TestPublish(t *testing.T) {
 			HTTPResponse: &grip.HTTPResponse{Action: grip.ActionHint, Code: 200},
 			WSMessage:    &grip.WSMessage{Action: grip.ActionHint},
 		}},
+		{"refresh", []string{"-refresh", "test"}, "", grip.Item{Channel: "test", WSMessage: &grip.WSMessage{Action: grip.ActionRefresh}}},
+		{"close with a code", []string{"-close", "-code", "4001", "-reason", "bye", "-f", "ws-message", "test"}, "", grip.Item{
+			Channel: "test", WSMessage: &grip.WSMessage{Action: grip.ActionClose, Code: 4001, Reason: "bye"},
+		}},
+		{"hint with an id", []string{"-hint", "-id", "8", "-f", "http-stream", "test"}, "", grip.Item{
+			Channel: "test", ID: "8", HTTPStream: &grip.HTTPStream{Action: grip.ActionHint},
+		}},
+		{"some formats, long names", []string{"--f", "http-response,ws-message", "--header", "A: 1", "--header=B: 2", "--meta", "a=b", "--code=404", "--reason", "No", "test", "x"}, "", grip.Item{
+			Channel: "test", Meta: map[string]string{"a": "b"},
+			HTTPResponse: &grip.HTTPResponse{Code: 404, Reason: "No", Headers: []grip.Header{{Name: "A", Value: "1"}, {Name: "B", Value: "2"}}, Body: []byte("x\n")},
+			WSMessage:    &grip.WSMessage{Content: []byte("x")},
+		}},
+		{"patch with a status", []string{"-patch", "-code", "201", "-H", "A: 1", "test", `[]`}, "", grip.Item{
+			Channel: "test", HTTPResponse: &grip.HTTPResponse{Code: 201, Headers: []grip.Header{{Name: "A", Value: "1"}}, BodyPatch: []byte(`[]`)},
+		}},
 		{"patch", []string{"-patch", "test", `[{"op":"remove","path":"/a"}]`}, "", grip.Item{
 			Channel:      "test",
 			HTTPResponse: &grip.HTTPResponse{Code: 200, BodyPatch: []byte(`[{"op":"remove","path":"/a"}]`)},
@@ -146,6 +163,10 @@ func TestPublishFile(t *testing.T) {
 
 // -spec wins over the environment, which wins over .env.
 func TestPublishWhereTo(t *testing.T) {
+	tokenFile := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(tokenFile, []byte("t0ken\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	option, variable, file := newControlAPI(t, 200), newControlAPI(t, 200), newControlAPI(t, 200)
 	for _, tt := range []struct {
 		name string
@@ -157,6 +178,9 @@ func TestPublishWhereTo(t *testing.T) {
 		{"option", []string{"GRIP_URL=" + variable.URL}, []string{"-spec", option.URL + "?key=s3cret"}, option, "Bearer s3cret"},
 		{"environment", []string{"GRIP_URL=" + variable.URL}, nil, variable, ""},
 		{".env", nil, nil, file, ""},
+		{"basic authentication", nil, []string{"-spec", option.URL + "?iss=x&key=y", "-u", "me:s3:cret"}, option, "Basic bWU6czM6Y3JldA=="},
+		{"a token instead of the URL's key", nil, []string{"-spec", option.URL + "?iss=x&key=y", "--bearer", "a.b.c"}, option, "Bearer a.b.c"},
+		{"a token in a file", nil, []string{"-spec", option.URL, "-bearer", "file:" + tokenFile}, option, "Bearer t0ken"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newProcess(t, tt.env...)
@@ -164,8 +188,8 @@ func TestPublishWhereTo(t *testing.T) {
 			if code := p.run(t.Context(), append([]string{"publish", "test", "x"}, tt.args...)...); code != exitOK {
 				t.Fatalf("exit code %d: %s", code, p.stderr)
 			}
-			if len(tt.want.items) != 1 || tt.want.auth != tt.auth {
-				t.Errorf("got %d items with Authorization %q, want 1 with %q", len(tt.want.items), tt.want.auth, tt.auth)
+			if len(tt.want.items) == 0 || tt.want.auth != tt.auth {
+				t.Errorf("got %d items with Authorization %q, want some with %q", len(tt.want.items), tt.want.auth, tt.auth)
 			}
 		})
 	}
@@ -182,8 +206,15 @@ func TestPublishErrors(t *testing.T) {
 		{"no channel", nil, exitUsage, "takes a channel and at most one content, but got 0 arguments"},
 		{"empty channel", []string{"", "x"}, exitUsage, "the channel is empty"},
 		{"not a URL", []string{"-spec", "localhost:5561", "test", "x"}, exitUsage, "-spec: "},
-		{"content to close", []string{"-close", "test", "x"}, exitUsage, "-hint and -close take no content"},
-		{"close and hint", []string{"-close", "-hint", "test"}, exitUsage, "-hint and -close exclude each other"},
+		{"ZeroMQ", []string{"-spec", "tcp://localhost:5560", "test", "x"}, exitUsage, "-spec: ZeroMQ is not supported; name the control API, such as http://localhost:5561"},
+		{"a password in the clear", []string{"-spec", "http://proxy.example:5561", "-u", "me:s3cret", "test", "x"}, exitUsage, "-u: http://proxy.example:5561 would be sent the password in the clear; use https"},
+		{"no password", []string{"-u", "me", "test", "x"}, exitUsage, "-u: write NAME:PASSWORD"},
+		{"password and token", []string{"-u", "me:s3cret", "-bearer", "x", "test", "x"}, exitUsage, "-u and -bearer exclude each other"},
+		{"no such token", []string{"-bearer", "file:/does/not/exist", "test", "x"}, exitUsage, "-bearer: is not a text, nor a file with one"},
+		{"no such format", []string{"-f", "http-stream,sse", "test", "x"}, exitUsage, `-f "sse": is none of http-stream, http-response, ws-message`},
+		{"a format without anything", []string{"-f", "http-stream", "-refresh", "test"}, exitUsage, "-f http-stream: nothing is left that these options send"},
+		{"content to close", []string{"-close", "test", "x"}, exitUsage, "-hint, -close and -refresh take no content"},
+		{"close and hint", []string{"-close", "-hint", "test"}, exitUsage, "-hint, -close and -refresh exclude each other"},
 		{"not a patch", []string{"-patch", "test", "{}"}, exitUsage, "-patch: not a JSON array of operations"},
 		{"not a header", []string{"-H", "A", "test", "x"}, exitUsage, `-H "A": write 'Name: value'`},
 		{"not meta", []string{"-M", "A", "test", "x"}, exitUsage, `-M "A": write NAME=VALUE`},
