@@ -250,15 +250,10 @@ func (ch *channel) join(m *member, seq uint64) {
 		}
 	}
 	m.ch, m.cursor, m.attached, m.status = ch, seq, seq, Ready
-	ln := &ch.lanes[0]
-	if c := m.sub.conn; c != nil {
-		ln = &ch.lanes[1+c.loop.index]
-		if c.code != nil && ch.coders == nil {
-			ch.coders = new(coders)
-		}
+	if c := m.sub.conn; c != nil && c.code != nil && ch.coders == nil {
+		ch.coders = new(coders)
 	}
-	m.lane = ln
-	m.want.Channel = ch.name // or it would keep the whole header field
+	ln := ch.lane(m)
 	m.index = int32(len(ln.members))
 	ln.members = append(ln.members, m)
 	if ln.left > 0 { // or another would have no turn for this one's
@@ -273,6 +268,14 @@ func (ch *channel) subscribers() int {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
 	return ch.readers
+}
+
+// lane is the one that m is in, or belongs to.
+func (ch *channel) lane(m *member) *lane {
+	if c := m.sub.conn; c != nil {
+		return &ch.lanes[1+c.loop.index]
+	}
+	return &ch.lanes[0]
 }
 
 // all iterates over the members of all lanes.
@@ -302,7 +305,7 @@ func (ch *channel) leave(m *member) {
 		p.parked = p.parked[:n]
 		m.parked.Store(false)
 	}
-	ln := m.lane
+	ln := ch.lane(m)
 	n := len(ln.members) - 1
 	moved := ln.members[n]
 	moved.index = m.index

@@ -12,20 +12,18 @@ import (
 // A client is the other side of a WebSocket: what it says, and whether it still
 // answers.
 type client struct {
-	// Of who reads.
-	reader ws.Reader
-	held   int // bytes that reader keeps
+	reader ws.Reader // of who reads
 
 	// Guarded by Conn.mu.
-	early   []byte // what it said before the connection was taken over
-	deaf    bool   // what it says is of no interest any more
-	paused  bool
-	resumed bool          // reading is to go on
+	early   []byte        // what it said before the connection was taken over
 	goOn    *sync.Cond    // on Conn.mu: resumed, or the end; nil on a shard
-	pingAt  time.Duration // when a ping went out that nothing was heard after; 0: none
-	closing bool          // we have said close
-	hungUp  bool          // it has said close
 	relay   *relay        // nil: the engine answers it
+	pingAt  time.Duration // when a ping went out that nothing was heard after; 0: none
+	deaf    bool          // what it says is of no interest any more
+	paused  bool
+	resumed bool // reading is to go on
+	closing bool // we have said close
+	hungUp  bool // it has said close
 }
 
 // pongBytes is how much may wait for a client that sends pings and takes
@@ -78,8 +76,10 @@ func (c *Conn) hear(p []byte) {
 	if deaf {
 		return
 	}
-	err := c.client.reader.Feed(p, c.received)
-	c.heard(c.client.reader.Held())
+	r := &c.client.reader
+	held := r.Held()
+	err := r.Feed(p, c.received)
+	c.kept(r.Held() - held)
 	var wrong *ws.Error
 	switch {
 	case err == nil, errors.Is(err, errHungUp):
@@ -90,17 +90,18 @@ func (c *Conn) hear(p []byte) {
 	}
 }
 
-// heard notes how many bytes of a message that is not complete are kept.
-func (c *Conn) heard(held int) {
-	c.engine().privateBytes.Add(int64(held - c.client.held))
-	c.client.held = held
+// kept notes that more bytes of a message that is not complete are kept.
+func (c *Conn) kept(more int) {
+	if more != 0 {
+		c.engine().privateBytes.Add(int64(more))
+	}
 }
 
 // deafen forgets what was heard; who reads calls it last.
 func (c *Conn) deafen() {
 	if c.client != nil {
+		c.kept(-c.client.reader.Held())
 		c.client.reader.Reset()
-		c.heard(0)
 	}
 }
 

@@ -81,7 +81,6 @@ type Options struct {
 type Conn struct {
 	loop    *loop
 	owner   Owner
-	framing Framing
 	fd      int          // on a shard
 	stream  StreamWriter // elsewhere; nil on a shard
 	code    *coder       // nil: nothing is compressed
@@ -105,15 +104,14 @@ type Conn struct {
 	progress time.Duration // when the socket took something, since it is blocked; or when it began to close
 	endAt    time.Duration // or never
 
-	// In the loop's list of connections to look at; guarded by loop.mu.
-	queued bool
+	framing Framing
+	sending bool // in a ring; the loop's own
+	queued  bool // in the loop's list of connections to look at; guarded by loop.mu
 
 	// In the wheel; guarded by wheel.mu.
-	earlier, later *Conn
-	slot           int32
 	ticking        bool
-
-	sending bool // in a ring; the loop's own
+	slot           int32
+	earlier, later *Conn
 
 	// The first subscription, and its first channel: most have no others.
 	first       Subscriber

@@ -395,8 +395,8 @@ func (e *Engine) Subscribe(form Form, wants []Want, openOnly bool) (_ *Subscribe
 	s := &Subscriber{engine: e, form: form, wake: make(chan struct{}, 1)}
 	s.members = make([]*member, 0, len(wants))
 	for _, want := range wants {
-		m := &member{sub: s, want: want, index: -1}
-		if !e.attach(m, openOnly) {
+		m := &member{sub: s, index: -1}
+		if !e.attach(m, want, openOnly) {
 			s.Close()
 			return nil, false
 		}
@@ -421,30 +421,31 @@ func (e *Engine) Marks(wants []Want, openOnly bool) {
 }
 
 // attach finds or makes m's channel, and m's place in it.
-func (e *Engine) attach(m *member, openOnly bool) bool {
-	ch := e.locked(m.want.Channel, openOnly)
+func (e *Engine) attach(m *member, want Want, openOnly bool) bool {
+	ch := e.locked(want.Channel, openOnly)
 	if ch == nil {
 		return false
 	}
 	defer ch.mu.Unlock()
+	m.began, m.hasBegan = want.PrevID, want.HasPrevID
 	first, last := ch.retained()
 	switch {
-	case !m.want.HasPrevID && m.want.Mark != 0:
-		ch.join(m, min(max(uint64(m.want.Mark)-1, first-1), last))
-	case !m.want.HasPrevID:
+	case !want.HasPrevID && want.Mark != 0:
+		ch.join(m, min(max(uint64(want.Mark)-1, first-1), last))
+	case !want.HasPrevID:
 		ch.join(m, last)
 	case ch.foreign():
-		seq, found := ch.seqOf(m.want.PrevID)
+		seq, found := ch.seqOf(want.PrevID)
 		if !found {
-			if ch.lastID != "" && ch.lastID != m.want.PrevID {
+			if ch.lastID != "" && ch.lastID != want.PrevID {
 				return false
 			}
 			seq = last
 		}
-		m.prev, m.follows = m.want.PrevID, true
+		m.prev, m.follows = want.PrevID, true
 		ch.join(m, seq)
 	default:
-		seq, found := ch.ids.Seq(m.want.PrevID)
+		seq, found := ch.ids.Seq(want.PrevID)
 		if !found || seq+1 < first || seq > last {
 			return false
 		}
@@ -456,11 +457,11 @@ func (e *Engine) attach(m *member, openOnly bool) bool {
 // rejoin puts m at the beginning of the channel that now has its name, and
 // returns that with its lock held.
 func (e *Engine) rejoin(m *member) *channel {
-	ch := e.locked(m.want.Channel, false)
+	ch := e.locked(m.ch.name, false)
 	first, _ := ch.retained()
 	ch.join(m, first-1)
 	if !ch.foreign() {
-		m.follows, m.want.HasPrevID = false, false // an id of the old channel means nothing here
+		m.follows, m.hasBegan = false, false // an id of the old channel means nothing here
 	}
 	return ch
 }

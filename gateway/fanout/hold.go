@@ -63,8 +63,8 @@ func (c *Conn) Hold(h Hold) (s *Subscriber, ok bool) {
 		if i > 0 || m == nil {
 			m = new(member)
 		}
-		*m = member{sub: s, want: want, index: -1}
-		if !e.attach(m, h.OpenOnly) {
+		*m = member{sub: s, index: -1}
+		if !e.attach(m, want, h.OpenOnly) {
 			s.Close()
 			s.free()
 			return nil, false

@@ -78,9 +78,9 @@ type Batch struct {
 // connection.
 type Subscriber struct {
 	engine  *Engine
-	form    Form
 	members []*member
-	turn    int // the member to begin with, so that none is starved
+	turn    int32 // the member to begin with, so that none is starved
+	form    Form
 
 	wake chan struct{} // nil where a connection is served
 	conn *Conn         // nil where items are pulled
@@ -90,31 +90,30 @@ type Subscriber struct {
 // A member is a subscriber's place in one channel. Guarded by the channel's
 // lock, except where said.
 type member struct {
-	sub  *Subscriber
-	want Want
-	ch   *channel // changed only by the subscriber's goroutine
-
-	lane     *lane
-	index    int32       // in lane.members; -1: not there
-	parked   atomic.Bool // in channel.parked; set under the lock, read without
-	parkedAt int32
+	sub *Subscriber
+	ch  *channel // changed only by the subscriber's goroutine
 
 	cursor   uint64 // the last item given
-	attached uint64 // cursor at the time of joining: what want.PrevID stands for
-	status   Status // Ready while a member
+	attached uint64 // cursor at the time of joining: what began stands for
+	began    string // the prev-id that it was subscribed with
 
 	// On foreign channels, when the subscriber named a prev-id: an item is
 	// given only if it follows this one (GRIP reference, 7.3).
-	follows bool
-	prev    string
+	prev string
 
 	// An action that was not published through the log, but to those who
 	// listened at that moment.
 	action *action
 
-	id     string // for Grip-Last, set when the membership ends or a hint was met
-	hasID  bool
-	hinted bool
+	id string // for Grip-Last, set when the membership ends or a hint was met
+
+	index    int32       // in lane.members; -1: not there
+	parked   atomic.Bool // in channel.parked; set under the lock, read without
+	parkedAt int32
+	status   Status // Ready while a member
+
+	hasBegan, follows, hasID bool // there is one, of began, prev and id
+	hinted                   bool
 }
 
 type action struct {
@@ -133,7 +132,7 @@ func (s *Subscriber) IsOn(channel string) bool {
 	c := s.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(s.members, func(m *member) bool { return m.want.Channel == channel })
+	return slices.ContainsFunc(s.members, func(m *member) bool { return m.ch.name == channel })
 }
 
 func (s *Subscriber) wakeUp() {
@@ -159,7 +158,7 @@ func (s *Subscriber) Next(maxBytes int) (b Batch, status Status) {
 
 func (s *Subscriber) next(b *Batch, maxBytes int) Status {
 	for i := range s.members {
-		at := s.turn + i
+		at := int(s.turn) + i
 		if at >= len(s.members) {
 			at -= len(s.members)
 		}
@@ -168,7 +167,7 @@ func (s *Subscriber) next(b *Batch, maxBytes int) Status {
 			continue
 		}
 		if status := m.next(b, maxBytes); status != Wait {
-			if s.turn = at + 1; s.turn >= len(s.members) {
+			if s.turn = int32(at + 1); at+1 == len(s.members) {
 				s.turn = 0
 			}
 			return status
@@ -190,7 +189,7 @@ func (s *Subscriber) Detach() []grip.Last {
 		m.ch.leave(m)
 		m.ch.mu.Unlock()
 		if m.hasID {
-			lasts = append(lasts, grip.Last{Channel: m.want.Channel, ID: m.id})
+			lasts = append(lasts, grip.Last{Channel: m.ch.name, ID: m.id})
 		}
 	}
 	s.members = nil
@@ -212,14 +211,14 @@ func (m *member) lastID() (string, bool) {
 	switch {
 	case m.ch.foreign():
 		return m.prev, m.follows
-	case m.cursor == m.attached && m.want.HasPrevID:
-		return m.want.PrevID, true
+	case m.cursor == m.attached && m.hasBegan:
+		return m.began, true
 	}
 	if id, ok := m.ch.ids.ID(m.cursor); ok {
 		return id, true
 	}
 	// Repeating what the client may have is better than losing what it has not.
-	return m.want.PrevID, m.want.HasPrevID
+	return m.began, m.hasBegan
 }
 
 // next is Subscriber.Next for one channel.
