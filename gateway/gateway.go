@@ -365,9 +365,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := newOutput(w, r, g.enter(), g.cfg.WriteTimeout)
 	defer out.done()
 
-	out.visit.address = clientAddress(r, g.trusted)
-	why, ok := g.admit(out.visit.address)
-	out.visit.admitted = ok
+	why, ok := g.admit(&out.visit, clientAddress(r, g.trusted))
 	if !ok {
 		g.metrics.refused[why].Inc()
 		g.refuse(out, r, local, why)
@@ -410,11 +408,12 @@ func (g *Gateway) isEvents(path string) bool {
 }
 
 // admit counts a request in, or says why not.
-func (g *Gateway) admit(address netip.Addr) (refusal, bool) {
+func (g *Gateway) admit(v *visit, address netip.Addr) (why refusal, ok bool) {
 	if g.drain.begun() {
 		return refusedDraining, false
 	}
-	return g.limits.enter(address)
+	v.peer, why, v.admitted = g.limits.enter(address)
+	return why, v.admitted
 }
 
 var refusals = map[refusal]struct{ code, text string }{

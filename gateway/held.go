@@ -3,8 +3,6 @@ package gateway
 import (
 	"context"
 	"net/http"
-	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,10 +15,10 @@ import (
 // connection that it has become has ended.
 type visit struct {
 	g        *Gateway
-	as       transport
-	address  netip.Addr    // that was admitted
-	admitted bool          // limits count it
+	peer     *peer         // whose requests are limited; nil: they are not
 	sockets  *atomic.Int64 // of the listener, once the connection is not net/http's; nil: not counted
+	as       transport
+	admitted bool // limits count it
 }
 
 // enter counts a request in.
@@ -46,7 +44,7 @@ func (v *visit) leave() {
 	v.g = nil
 	g.metrics.connections[v.as].Dec()
 	if v.admitted {
-		g.limits.leave(v.address)
+		g.limits.leave(v.peer)
 	}
 	if v.sockets != nil {
 		v.sockets.Add(-1)
@@ -63,32 +61,37 @@ type held struct {
 	gone  chan struct{} // closed in the end; nil where the connection was taken over
 
 	mu     sync.Mutex
-	asking []*question // guarded by mu
-	over   bool        // the connection has ended; guarded by mu
-	result *ending     // by which we end it; nil: not yet; guarded by mu
+	over   bool      // the connection has ended; guarded by mu
+	asking *question // guarded by mu
+	result *ending   // by which we end it; nil: not yet; guarded by mu
 }
 
 // A question is work for a connection that is done on a goroutine.
-type question struct{ cancel context.CancelFunc }
+type question struct {
+	cancel context.CancelFunc
+	other  *question // another one of the connection; nil: there is none
+}
 
 // ask returns a context that ends with the connection, or when done is called.
 func (h *held) ask() (ctx context.Context, done func()) {
 	ctx, cancel := context.WithCancel(h.g.base)
-	q := &question{cancel}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.over {
 		cancel()
 		return ctx, cancel
 	}
-	h.asking = append(h.asking, q)
+	q := &question{cancel, h.asking}
+	h.asking = q
 	return ctx, func() {
 		cancel()
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.asking = slices.DeleteFunc(h.asking, func(other *question) bool { return other == q })
-		if len(h.asking) == 0 {
-			h.asking = nil
+		for at := &h.asking; *at != nil; at = &(*at).other {
+			if *at == q {
+				*at = q.other
+				return
+			}
 		}
 	}
 }
@@ -112,7 +115,7 @@ func (h *held) left(why fanout.Ending) {
 	asking, result := h.asking, h.result
 	h.asking = nil
 	h.mu.Unlock()
-	for _, q := range asking {
+	for q := asking; q != nil; q = q.other {
 		q.cancel()
 	}
 	e := ending{reason: closedByClient, broken: true}

@@ -17,39 +17,52 @@ type limits struct {
 	mostPerIP int // 0: any number
 
 	mu    sync.Mutex
-	total int                // guarded by mu
-	perIP map[netip.Addr]int // guarded by mu; only with mostPerIP
+	total int                  // guarded by mu
+	perIP map[netip.Addr]*peer // guarded by mu; only with mostPerIP
+}
+
+// A peer is a client's address that there are requests from.
+type peer struct {
+	address  netip.Addr
+	requests int // guarded by limits.mu
 }
 
 func newLimits(c capacity, mostPerIP int) *limits {
-	return &limits{capacity: c, mostPerIP: mostPerIP, perIP: make(map[netip.Addr]int)}
+	return &limits{capacity: c, mostPerIP: mostPerIP, perIP: make(map[netip.Addr]*peer)}
 }
 
-// enter counts a request of a client in, or says which limit it met.
-func (l *limits) enter(address netip.Addr) (refusal, bool) {
+// enter counts a request of a client in, or says which limit it met. Without a
+// limit for each there is no peer.
+func (l *limits) enter(address netip.Addr) (_ *peer, why refusal, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.total >= l.most {
-		return refusedTotal, false
+		return nil, refusedTotal, false
 	}
+	var p *peer
 	if l.mostPerIP > 0 && address.IsValid() {
-		if l.perIP[address] >= l.mostPerIP {
-			return refusedPerIP, false
+		if p = l.perIP[address]; p == nil {
+			p = &peer{address: address}
+			l.perIP[address] = p
 		}
-		l.perIP[address]++
+		if p.requests >= l.mostPerIP {
+			return nil, refusedPerIP, false
+		}
+		p.requests++
 	}
 	l.total++
-	return "", true
+	return p, "", true
 }
 
-func (l *limits) leave(address netip.Addr) {
+func (l *limits) leave(p *peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.total--
-	if l.mostPerIP > 0 && address.IsValid() {
-		if l.perIP[address]--; l.perIP[address] == 0 {
-			delete(l.perIP, address)
-		}
+	if p == nil {
+		return
+	}
+	if p.requests--; p.requests == 0 {
+		delete(l.perIP, p.address)
 	}
 }
 

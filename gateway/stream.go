@@ -185,8 +185,8 @@ type follow struct {
 	source source
 	sink   sink
 
-	next      *grip.Link // of the hold; nil: none
-	fruitless int        // links asked in a row, to attach, that brought nothing
+	next      string // where the next link of the hold leads; empty: there is none
+	fruitless int    // links asked in a row, to attach, that brought nothing
 }
 
 // run carries out ins, whose body is written already, until the stream holds
@@ -237,7 +237,10 @@ func (f *follow) hold(ins *grip.Instruct, attach []fanout.Want) (sub *fanout.Sub
 		return nil, ending{reason: closedByOrigin}, true // GRIP reference, 4.1
 	}
 	f.held.keepAlive(ins.KeepAlive)
-	f.next = ins.Next
+	f.next = ""
+	if ins.Next != nil {
+		f.next = ins.Next.URL
+	}
 	sub, ok = f.sink.hold(fanout.Hold{
 		Wants:     attach,
 		OpenOnly:  f.source.local(),
@@ -265,19 +268,19 @@ func (f *follow) resume(ctx context.Context, sub *fanout.Subscriber, status fano
 	case fanout.Quiet:
 		why = askedForQuiet
 	case fanout.Behind:
-		if f.next == nil {
+		if f.next == "" {
 			return nil, ending{reason: closedTooSlow, code: 1013, text: "too slow", broken: true}
 		}
 		why = askedForBehind
 	case fanout.Closed:
-		if f.next == nil {
+		if f.next == "" {
 			return nil, ending{reason: closedByOrigin}
 		}
 		why = askedForClosed
 	default: // End
 		return nil, ending{reason: closedByPublisher, code: max(b.Code, 1000), text: b.Reason}
 	}
-	p, end := f.ask(ctx, f.next, lasts, why)
+	p, end := f.ask(ctx, &grip.Link{URL: f.next}, lasts, why)
 	if end != nil {
 		return nil, *end
 	}
