@@ -59,6 +59,14 @@ fuzz: ## each fuzz test for FUZZTIME (5s)
 		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$(dirname $$file)" </dev/null || exit 1; \
 	done
 
+.PHONY: grip-record
+grip-record: ## ask a real Pushpin 1.36 again what the gateway is compared with (tools/peers.sh installs it)
+	go test -count=1 -run TestPushpin ./gateway/pushpintest -record
+
+.PHONY: grip-check
+grip-check: ## fail when a real Pushpin does not answer as was recorded
+	go test -count=1 -run TestPushpin ./gateway/pushpintest -check
+
 .PHONY: kafka
 kafka: ## a real Kafka on localhost:9092, until Ctrl-C (with Java, or docker)
 	testdata/kafka/kafka.sh start --foreground

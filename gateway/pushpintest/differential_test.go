@@ -1,0 +1,287 @@
+package pushpintest
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var (
+	record = flag.Bool("record", false, "ask a real Pushpin, and write its answers to testdata/grip")
+	check  = flag.Bool("check", false, "ask a real Pushpin, and compare with testdata/grip")
+	only   = flag.String("only", "", "only scenarios whose names match")
+)
+
+// sections are the scenarios, as the reference has its sections.
+var sections = [][]scenario{forwarding, fields, documents, holds, publishing, overhttp, websockets}
+
+// Waits end when what is waited for is there; these are for when it does not come.
+const (
+	patience        = 8 * time.Second
+	pendingPatience = time.Second // of scenarios that are known to fail
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// Most of a scenario is waiting.
+	if flag.Lookup("test.parallel").Value.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) {
+		_ = flag.Set("test.parallel", "48")
+	}
+	os.Exit(m.Run())
+}
+
+// chosen are the scenarios of a run.
+func chosen(t *testing.T) []*scenario {
+	pattern, err := regexp.Compile(*only)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []*scenario
+	seen := map[string]bool{}
+	for _, list := range sections {
+		for i := range list {
+			s := &list[i]
+			if seen[s.name] {
+				t.Fatalf("two scenarios are called %s", s.name)
+			}
+			seen[s.name] = true
+			if pattern.MatchString(s.name) {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}
+
+func read(t *testing.T, name string) book {
+	t.Helper()
+	b, err := readBook(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func readPending(t *testing.T) map[string]bool {
+	t.Helper()
+	names, err := readNames("pending.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// The gateway does what Pushpin does, but for what the two lists say.
+func TestAsPushpin(t *testing.T) {
+	if *record || *check {
+		t.Skip("Pushpin itself is asked")
+	}
+	scenarios := chosen(t)
+	recorded := map[string]book{}
+	for _, s := range scenarios {
+		if recorded[s.section()] == nil {
+			recorded[s.section()] = read(t, s.section()+".txt")
+		}
+	}
+	wanted, pending := read(t, "differences.txt"), readPending(t)
+	for i, s := range scenarios {
+		want, ok := recorded[s.section()][s.name]
+		if !ok {
+			t.Errorf("%s: no transcript of Pushpin; make grip-record writes it", s.name)
+			continue
+		}
+		reason, isWanted := wanted[s.name]
+		isPending := pending[s.name]
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			limit := patience
+			if isPending && !s.slow {
+				limit = pendingPatience
+			}
+			got := play(t, s, i, limit)
+			delta := diff(want, got)
+			switch {
+			case isWanted && isPending:
+				t.Error("it is in differences.txt and in pending.txt; it can be in one of them")
+			case isPending && delta == "":
+				t.Error("it does what Pushpin does now: take it out of testdata/grip/pending.txt")
+			case isPending:
+				t.Logf("pending:\n%s", delta)
+			case isWanted && delta == "":
+				t.Error("it does what Pushpin does now: take it out of testdata/grip/differences.txt")
+			case isWanted && changes(reason) != delta:
+				t.Errorf("Pushpin (-) and we (+) differ in another way than differences.txt says:\n== %s\n%s", s.name, delta)
+			case isWanted:
+				t.Logf("wanted:\n%s", reason)
+			case delta != "":
+				t.Errorf("Pushpin (-) and we (+) differ:\n== %s\n%s", s.name, delta)
+			}
+		})
+	}
+}
+
+// play plays a scenario against the gateway.
+func play(t *testing.T, s *scenario, number int, limit time.Duration) string {
+	t.Helper()
+	w, err := newWorld(t, number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := startSpillway(t, w.routes(s), s.conf)
+	if err != nil {
+		w.origin.close()
+		return "the gateway does not start: " + strings.NewReplacer(w.word, "fruit", w.origin.addr(), "$origin").Replace(err.Error()) + "\n"
+	}
+	return w.run(s, p, limit)
+}
+
+// changes are the lines of an entry of differences.txt that begin with - or +;
+// the others are the reason.
+func changes(entry string) string {
+	var out strings.Builder
+	for _, l := range lines(entry) {
+		if strings.HasPrefix(l, "- ") || strings.HasPrefix(l, "+ ") {
+			out.WriteString(l + "\n")
+		}
+	}
+	return out.String()
+}
+
+// The lists name scenarios that exist, and every difference has a reason.
+func TestLists(t *testing.T) {
+	known := map[string]bool{}
+	for _, list := range sections {
+		for _, s := range list {
+			known[s.name] = true
+		}
+	}
+	for name := range readPending(t) {
+		if !known[name] {
+			t.Errorf("pending.txt: there is no scenario %s", name)
+		}
+	}
+	for name, text := range read(t, "differences.txt") {
+		if !known[name] {
+			t.Errorf("differences.txt: there is no scenario %s", name)
+		}
+		if changes(text) == text {
+			t.Errorf("differences.txt: %s has no reason", name)
+		}
+	}
+}
+
+// With -record Pushpin's transcripts are written, with -check they are compared.
+// It is asked twice: a scenario that it does not play in the same way each time
+// shows nothing.
+func TestPushpin(t *testing.T) {
+	if !*record && !*check {
+		t.Skip("make grip-record and make grip-check ask a real Pushpin")
+	}
+	byConf := map[string][]*scenario{}
+	for _, s := range chosen(t) {
+		byConf[s.conf] = append(byConf[s.conf], s)
+	}
+	now := book{}
+	for _, conf := range slices.Sorted(maps.Keys(byConf)) {
+		maps.Copy(now, askPushpin(t, byConf[conf], conf))
+	}
+	written := map[string]book{}
+	for _, list := range sections {
+		for _, s := range list {
+			file := s.section() + ".txt"
+			if written[file] == nil {
+				written[file] = book{}
+			}
+			if text, ok := now[s.name]; ok {
+				written[file][s.name] = text
+			} else if text, ok := read(t, file)[s.name]; ok {
+				written[file][s.name] = text
+			}
+		}
+	}
+	for file, b := range written {
+		if *record {
+			if err := b.write(file, "Transcripts of Pushpin 1.36; make grip-record writes them."); err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		old := read(t, file)
+		for name, text := range b {
+			if delta := diff(old[name], text); delta != "" {
+				t.Errorf("%s: recorded (-) and now (+):\n%s", name, delta)
+			}
+		}
+	}
+}
+
+// askPushpin plays scenarios of one configuration until each has had the same
+// transcript twice.
+func askPushpin(t *testing.T, scenarios []*scenario, conf string) book {
+	t.Helper()
+	before, agreed := book{}, book{}
+	for round := 0; round < 4 && len(scenarios) > 0; round++ {
+		got := askOnce(t, scenarios, conf)
+		scenarios = slices.DeleteFunc(slices.Clone(scenarios), func(s *scenario) bool {
+			text := got[s.name]
+			if round > 0 && before[s.name] != text {
+				t.Logf("%s: one time (-) and another (+):\n%s", s.name, diff(before[s.name], text))
+			}
+			same := before[s.name] == text
+			before[s.name] = text
+			if same && strings.Contains(text, stopped) {
+				t.Errorf("%s: Pushpin cannot play it:\n%s", s.name, text)
+			} else if same {
+				agreed[s.name] = text
+			}
+			return same
+		})
+	}
+	for _, s := range scenarios {
+		t.Errorf("%s: Pushpin plays it each time in another way", s.name)
+	}
+	return agreed
+}
+
+func askOnce(t *testing.T, scenarios []*scenario, conf string) book {
+	t.Helper()
+	var routes strings.Builder
+	var worlds []*world
+	for i, s := range scenarios {
+		w, err := newWorld(t, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		worlds = append(worlds, w)
+		routes.WriteString(w.routes(s) + "\n")
+	}
+	p, err := startPushpin(t, routes.String(), conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.stop()
+	got := book{}
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	turn := make(chan struct{}, 16)
+	for i, s := range scenarios {
+		all.Go(func() {
+			turn <- struct{}{}
+			text := worlds[i].run(s, p, patience)
+			<-turn
+			mu.Lock()
+			defer mu.Unlock()
+			got[s.name] = text
+		})
+	}
+	all.Wait()
+	return got
+}
