@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -201,11 +202,18 @@ type Config struct {
 	// OtherMemory is what others in the process may take of MEMORY_LIMIT.
 	OtherMemory bytesize.Bytes `ignored:"true"`
 
+	// PrometheusPrefix is put before the names of the metrics that are Pushpin's
+	// (request_received, message_sent and others), as its prometheus_prefix.
+	PrometheusPrefix string `envconfig:"PROMETHEUS_PREFIX"`
+
 	// CheckPublish, where set, is asked whether content may be published from
 	// outside to a channel that is not open now: an error, whose text is shown
 	// to the publisher, refuses it.
 	CheckPublish func(channel string) error `ignored:"true"`
 }
+
+// metricName is what the name of a metric may begin with.
+var metricName = regexp.MustCompile(`^[a-zA-Z_:][a-zA-Z0-9_:]*$`)
 
 // Validate reports everything that is wrong, not only the first thing.
 func (c *Config) Validate() error {
@@ -319,6 +327,9 @@ func (c *Config) Validate() error {
 		if _, err := newCertificate(c.TLSCertFile, c.TLSKeyFile); err != nil {
 			errs = append(errs, fmt.Errorf("TLS_CERT_FILE=%s: %w", c.TLSCertFile, err))
 		}
+	}
+	if p := c.PrometheusPrefix; p != "" && !metricName.MatchString(p) {
+		bad("PROMETHEUS_PREFIX", p, "write letters, digits and _, such as pushpin_")
 	}
 	if _, err := c.trustedProxies(); err != nil {
 		errs = append(errs, err)

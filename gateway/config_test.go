@@ -56,6 +56,7 @@ func TestValidateReportsEverything(t *testing.T) {
 			[]string{"CHANNEL_LOG_AGE=0s", "WRITE_TIMEOUT=0s", "CONNECTION_MAX_AGE=1ms"}},
 		{"half a certificate", func(c *Config) { c.TLSCertFile = "x" }, []string{"TLS_CERT_FILE and TLS_KEY_FILE: set both or none"}},
 		{"no certificate", func(c *Config) { c.TLSCertFile, c.TLSKeyFile = "/nowhere/x", "/nowhere/y" }, []string{"TLS_CERT_FILE=/nowhere/x: "}},
+		{"a prefix of metrics", func(c *Config) { c.PrometheusPrefix = "pushpin-" }, []string{"PROMETHEUS_PREFIX=pushpin-: write letters"}},
 		{"proxies", func(c *Config) { c.TrustedProxies = []string{" 10.0.0.0/8", "", "proxy"} }, []string{`TRUSTED_PROXIES: "proxy" is neither`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

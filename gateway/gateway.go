@@ -87,6 +87,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 		returns:    newReturns(),
 	}
 	g.drain.init()
+	g.metrics.asPushpin(cfg.PrometheusPrefix, engine, reg)
 	g.compression, _ = parseCompression(cfg.Compression) // it was validated
 	var err error
 	if g.routes, err = newRoutes(&g.cfg, log, reg); err != nil {

@@ -25,6 +25,8 @@ type visit struct {
 func (g *Gateway) enter() visit {
 	g.drain.enter()
 	g.metrics.connections[byRequest].Inc()
+	g.metrics.requests.Add(1)
+	g.metrics.present.change(1)
 	return visit{g: g, as: byRequest}
 }
 
@@ -43,6 +45,7 @@ func (v *visit) leave() {
 	}
 	v.g = nil
 	g.metrics.connections[v.as].Dec()
+	g.metrics.present.change(-1)
 	if v.admitted {
 		g.limits.leave(v.peer)
 	}

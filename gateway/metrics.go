@@ -3,9 +3,14 @@ package gateway
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"spillway/gateway/fanout"
 )
 
 // A closeReason is why a stream, long poll or WebSocket ended. It is a metric
@@ -76,6 +81,8 @@ type metrics struct {
 	asked         map[askReason]prometheus.Counter
 	refused       map[refusal]prometheus.Counter
 	overSubscribe prometheus.Counter
+	requests      atomic.Int64
+	present       presence
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -92,6 +99,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for t, name := range transportNames {
 		m.connections[t] = connections.WithLabelValues(name)
 	}
+	with.NewCounterFunc(prometheus.CounterOpts{Name: "spillway_requests_total",
+		Help: "Requests of clients, WebSocket handshakes included."}, func() float64 { return float64(m.requests.Load()) })
+	with.NewCounterFunc(prometheus.CounterOpts{Name: "spillway_connection_seconds_total",
+		Help: "Time that requests and WebSockets were being served, added up, in seconds."}, func() float64 { return m.present.sum() })
 	m.limit = with.NewGauge(prometheus.GaugeOpts{Name: "spillway_connections_limit",
 		Help: "Requests and WebSockets that are served at once at most; more are refused."})
 	closed := with.NewCounterVec(prometheus.CounterOpts{Name: "spillway_connections_closed_total",
@@ -110,6 +121,61 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.refused[r] = refused.WithLabelValues(string(r))
 	}
 	return m
+}
+
+// A presence adds up how long visits last, those included that do yet.
+type presence struct {
+	mu    sync.Mutex
+	count int       // visits now; guarded by mu
+	since time.Time // when total was last brought up to date; guarded by mu
+	total float64   // seconds; a million clients fill a Duration in months; guarded by mu
+}
+
+// change counts visits in, or out.
+func (p *presence) change(by int) {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.update(now)
+	p.count += by
+}
+
+func (p *presence) update(now time.Time) {
+	if d := now.Sub(p.since); d > 0 { // others may have been here since now was
+		p.total += float64(p.count) * d.Seconds()
+		p.since = now
+	}
+}
+
+// sum is the time until now, in seconds.
+func (p *presence) sum() float64 {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.update(now)
+	return p.total
+}
+
+// now is how many visits there are.
+func (p *presence) now() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.count
+}
+
+// asPushpin adds the metrics that Pushpin has, by the names that it has for them
+// (GRIP reference, 13), so that dashboards made for it go on.
+func (m *metrics) asPushpin(prefix string, engine *fanout.Engine, reg prometheus.Registerer) {
+	with := promauto.With(reg)
+	count := func(name, help string, read func() float64) {
+		with.NewCounterFunc(prometheus.CounterOpts{Name: prefix + name, Help: help}, read)
+	}
+	count("request_received", "Number of requests received", func() float64 { return float64(m.requests.Load()) })
+	with.NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + "connection_connected", Help: "Number of concurrent connections"},
+		func() float64 { return float64(m.present.now()) })
+	count("connection_minute", "Number of minutes clients have been connected", func() float64 { return m.present.sum() / 60 })
+	count("message_received", "Number of messages received by the publish API", func() float64 { return float64(engine.Published()) })
+	count("message_sent", "Number of messages sent to clients", func() float64 { return engine.Delivered() })
 }
 
 // lostReason is why a request's context has ended.

@@ -123,6 +123,8 @@ var configTable = []setting{
 		doc: "A PEM file with the key of TLS_CERT_FILE."},
 	{part: "Gateway", name: "TRUSTED_PROXIES", deflt: "", twin: false,
 		doc: "The addresses or networks, comma separated, of proxies whose X-Forwarded-* headers are believed, such as 10.0.0.0/8. With any, HTTP_ADDR also speaks HTTP/2 without TLS (h2c, prior knowledge)."},
+	{part: "Gateway", name: "PROMETHEUS_PREFIX", deflt: "", twin: false,
+		doc: "Put before the names of the metrics that are Pushpin's (request_received, message_sent and others), as its prometheus_prefix."},
 	{part: "Program", name: "OPS_ADDR", deflt: "127.0.0.1:9464", twin: false,
 		doc: "Serves /metrics, /livez and /readyz, host:port. Empty turns it off. It is for operators only; keep it private."},
 	{part: "Program", name: "DEBUG", deflt: "false", twin: false,

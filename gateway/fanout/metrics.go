@@ -44,6 +44,15 @@ func (m *metrics) delivered(b *Batch) {
 	m.deliveredBytes.Add(int64(len(b.Frames)))
 }
 
+// Delivered is how many items were handed to subscribers, each counted for each
+// of them.
+func (e *Engine) Delivered() float64 {
+	return float64(e.metrics.deliveredItems.Load()) + e.sum(func(l *loop) *atomic.Int64 { return &l.items })
+}
+
+// Published is how many items came from outside.
+func (e *Engine) Published() int64 { return e.metrics.published.Load() }
+
 func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 	m := &metrics{}
 	with := promauto.With(reg)
@@ -87,9 +96,7 @@ func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 	total := func(name, help string, read func() float64) {
 		with.NewCounterFunc(prometheus.CounterOpts{Name: "spillway_" + name, Help: help}, read)
 	}
-	total("delivered_items_total", "Items that were handed to subscribers, each counted for each of them.", func() float64 {
-		return float64(m.deliveredItems.Load()) + e.sum(func(l *loop) *atomic.Int64 { return &l.items })
-	})
+	total("delivered_items_total", "Items that were handed to subscribers, each counted for each of them.", e.Delivered)
 	total("delivered_bytes_total", "Bytes that were handed to subscribers, with what frames them.", func() float64 {
 		return float64(m.deliveredBytes.Load()) + e.sum(func(l *loop) *atomic.Int64 { return &l.bytes })
 	})
