@@ -117,8 +117,8 @@ type Config struct {
 	// control API may be called by (the Host of requests), comma separated.
 	ControlHosts []string `envconfig:"CONTROL_HOSTS"`
 
-	// ControlMaxBody is the largest request that the control API reads. 1KiB
-	// to 1GiB.
+	// ControlMaxBody is the largest request that the control API reads,
+	// compressed or not. 1KiB to 1GiB.
 	ControlMaxBody bytesize.Bytes `envconfig:"CONTROL_MAX_BODY" default:"1MB"`
 
 	// ChannelLogBytes is how much a channel retains for clients that reconnect

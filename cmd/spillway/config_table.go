@@ -88,7 +88,7 @@ var configTable = []setting{
 	{part: "Gateway", name: "CONTROL_HOSTS", deflt: "", twin: false,
 		doc: "The names, besides localhost and IP addresses, that the control API may be called by (the Host of requests), comma separated."},
 	{part: "Gateway", name: "CONTROL_MAX_BODY", deflt: "1MB", twin: false,
-		doc: "The largest request that the control API reads. 1KiB to 1GiB."},
+		doc: "The largest request that the control API reads, compressed or not. 1KiB to 1GiB."},
 	{part: "Gateway", name: "CHANNEL_LOG_BYTES", deflt: "4MiB", twin: false,
 		doc: "How much a channel retains for clients that reconnect or are slow; who is further behind is served from Kafka. 4KiB to 1GiB."},
 	{part: "Gateway", name: "CHANNEL_LOG_AGE", deflt: "60s", twin: false,

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 
 	"spillway/grip"
 )
@@ -63,7 +64,13 @@ func (h *handler) publish(w http.ResponseWriter, r *http.Request, to target, asJ
 		h.count(refused)
 		text(w, code, line)
 	}
-	body, err := h.body(w, r)
+	buf := bodies.Get().(*bytes.Buffer)
+	defer func() {
+		if buf.Cap() <= maxKept {
+			bodies.Put(buf)
+		}
+	}()
+	body, err := h.body(w, r, buf)
 	if errors.Is(err, errEncoding) {
 		w.Header().Set("Accept-Encoding", "gzip") // RFC 9110, 12.5.3
 		refuse(http.StatusUnsupportedMediaType, err.Error())
@@ -105,13 +112,21 @@ var (
 	errEncoding = errors.New("Content-Encoding not supported; use gzip, or leave it out.") //nolint:staticcheck // likewise
 )
 
-// maxTrusted bounds the memory that is set aside because a Content-Length says
-// so, in bytes.
-const maxTrusted = 1 << 20
+const (
+	// maxTrusted bounds the memory that is set aside because a Content-Length
+	// says so, in bytes.
+	maxTrusted = 1 << 20
 
-// body reads the body, of which MaxBody bounds what is sent and what comes out of
+	// maxKept bounds the memory that is kept for the next body, in bytes.
+	maxKept = 64 << 10
+)
+
+// bodies are for reading; items do not refer to them (grip.ParseItems).
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// body reads the body into buf. MaxBody bounds what is sent, and what comes out of
 // it.
-func (h *handler) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func (h *handler) body(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer) ([]byte, error) {
 	if r.ContentLength > h.cfg.MaxBody {
 		return nil, errTooLarge
 	}
@@ -129,10 +144,10 @@ func (h *handler) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	default:
 		return nil, errEncoding
 	}
-	var buf bytes.Buffer
+	buf.Reset()
 	// No second buffer for a body of known length.
 	buf.Grow(int(min(max(r.ContentLength, 0), maxTrusted)) + bytes.MinRead)
-	if _, err := io.Copy(&buf, body); err != nil {
+	if _, err := io.Copy(buf, body); err != nil {
 		if zipped {
 			return nil, bodyError(err, errGzip)
 		}
