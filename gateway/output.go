@@ -170,6 +170,9 @@ func (o *output) page(p *page) error {
 		return o.flush()
 	}
 	defer p.rest.Close()
+	if err := o.flush(); err != nil { // the head, before who knows when there is more
+		return err
+	}
 	read, write := o.copy(p.rest)
 	if read != nil {
 		return &brokenPage{read}

@@ -117,7 +117,7 @@ func waiting(p *page, from source) *page {
 
 // wants is what the newest hold attaches to, from this moment on.
 func (p *poll) wants() []fanout.Want {
-	attach := wants(p.page.ins.Channels, p.from.prefix())
+	attach := wants(p.page.ins.Channels, p.from)
 	p.g.engine.Marks(attach, p.from.local())
 	return attach
 }

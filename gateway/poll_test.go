@@ -573,8 +573,8 @@ func TestPollOfUnfinishedRequest(t *testing.T) {
 			t.Fatal(err)
 		}
 		io.WriteString(conn, "HTTP/1.1 200 OK\r\nGrip-Hold: response\r\nGrip-Channel: jobs\r\nContent-Length: 0\r\n\r\n")
-		f.listening(t, "jobs", 1)
 		c.say("67890")
+		f.listening(t, "jobs", 1)
 		f.publish(t, text("jobs", "", "", "done"))
 		c.wantAnswer("POST", 200, "done")
 	})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"spillway/gateway/route"
 	"spillway/grip"
 )
 
@@ -130,4 +131,13 @@ func TestPushpinRoute(t *testing.T) {
 			f.get(t, "/", header...).wantEnd(tt.want)
 		})
 	}
+}
+
+func mustRoutes(t *testing.T, text string) *route.Table {
+	t.Helper()
+	table, err := route.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
 }

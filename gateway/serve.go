@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +40,15 @@ func (g *Gateway) serveLocal(out *output, r *http.Request) {
 
 // serveRoute answers a client's request by an HTTP origin.
 func (g *Gateway) serveRoute(out *output, r *http.Request, rt *route.Route) {
+	if carriesEvents(r.Header) && speaksOverHTTP(rt) && !g.upstream.Trusted(r) {
+		out.text(http.StatusForbidden, "Client not allowed to send WebSocket events directly.")
+		return
+	}
+	if r.Body != nil && r.Body != http.NoBody {
+		// An origin may answer before it has the whole request. HTTP/2 needs no
+		// leave for that, and a recorder in a test has none to give.
+		_ = out.control.EnableFullDuplex()
+	}
 	x := &exchange{route: rt, body: keepBody(r)}
 	resp, err := g.upstream.Do(r.Context(), r, rt)
 	if err != nil {
@@ -80,7 +90,13 @@ func (g *Gateway) carryOut(out *output, r *http.Request, x *exchange, resp *http
 		passOn(out, resp)
 		return nil, false
 	}
-	if x.body.tooLarge() {
+	// All of it, whether or not the origin wanted it: a connection that is held
+	// is read from by nobody else, and the request may be made again.
+	ok := !x.body.tooLarge()
+	if ok {
+		_, ok = x.body.whole()
+	}
+	if !ok {
 		resp.Body.Close()
 		out.text(http.StatusBadRequest, "Request too large to accept GRIP instruct.")
 		return nil, false
@@ -90,7 +106,7 @@ func (g *Gateway) carryOut(out *output, r *http.Request, x *exchange, resp *http
 		g.badGateway(out, r, rt, err)
 		return nil, false
 	}
-	return g.deliver(out, r, p, &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt, named: rt.Prefix}, x)
+	return g.deliver(out, r, p, &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt, named: rt.Prefix, subs: upstream.TargetOf(resp).Subs}, x)
 }
 
 // badGateway answers when the origin gave no answer, or one that cannot be
@@ -102,11 +118,30 @@ func (g *Gateway) badGateway(out *output, r *http.Request, rt *route.Route, err 
 	if !errors.Is(err, upstream.ErrUnreachable) { // that is logged already, with a limit
 		g.log.Debug("error while proxying", "route", rt.String(), "err", err)
 	}
-	if rt.Debug {
-		out.text(http.StatusBadGateway, "Error while proxying to origin: "+err.Error())
-		return
+	text := "Error while proxying to origin."
+	if rt.Debug || g.cfg.ProxyDebug {
+		text = whatWentWrong(rt, err)
 	}
-	out.text(http.StatusBadGateway, "Error while proxying to origin.")
+	out.text(http.StatusBadGateway, text)
+}
+
+// whatWentWrong is what a client is told on a debug route.
+func whatWentWrong(rt *route.Route, err error) string {
+	var bad *badInstructions
+	var large *tooLargePage
+	switch {
+	case errors.Is(err, upstream.ErrUnreachable):
+		var tried []string
+		for _, t := range rt.Targets {
+			tried = append(tried, t.Addr)
+		}
+		return "Unable to connect to any targets. Tried: " + strings.Join(tried, ", ")
+	case errors.As(err, &bad):
+		return "Failed to parse accept instructions: " + bad.err.Error()
+	case errors.As(err, &large):
+		return "GRIP instruct response too large from " + large.target
+	}
+	return "Error while proxying to origin: " + err.Error()
 }
 
 // passOn sends a response that holds no instructions.
@@ -114,6 +149,9 @@ func passOn(out *output, resp *http.Response) {
 	defer resp.Body.Close()
 	upstream.CopyHeaders(out.Header(), resp.Header)
 	out.WriteHeader(resp.StatusCode)
+	if resp.ContentLength < 0 && out.flush() != nil { // its end may be far away, and its beginning, too
+		return
+	}
 	if read, _ := out.copy(resp.Body); read != nil {
 		abort()
 	}
@@ -188,6 +226,17 @@ func mentionsEvents(h http.Header) bool {
 		}
 	}
 	return false
+}
+
+// carriesEvents reports whether a request's body is WebSocket events.
+func carriesEvents(h http.Header) bool {
+	media, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(media), grip.ContentTypeEvents)
+}
+
+// speaksOverHTTP reports whether a route carries WebSockets as requests.
+func speaksOverHTTP(rt *route.Route) bool {
+	return slices.ContainsFunc(rt.Targets, func(t route.Target) bool { return t.OverHTTP })
 }
 
 // withoutGrip takes the Grip headers of a client away: only we say them to the

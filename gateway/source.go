@@ -151,10 +151,13 @@ type httpSource struct {
 	base  *url.URL     // of the newest page
 	route *route.Route // by which it came; nil: directly
 	named string       // prefix of the first response's route
+	subs  []string     // channels that all of its holds are subscribed to
 }
 
 func (s *httpSource) local() bool    { return false }
 func (s *httpSource) prefix() string { return s.named }
+
+func (s *httpSource) implied() []string { return s.subs }
 
 // retries are the waits before a link is asked again, plus up to a second
 // (GRIP reference, 7.2).
@@ -211,12 +214,15 @@ func readPage(resp *http.Response, wait bool) (*page, error) {
 	if whole || wait {
 		if buf, err = readStart(resp.Body, whole); err != nil && !errors.Is(err, io.EOF) {
 			resp.Body.Close()
+			if errors.Is(err, errLargeBody) {
+				return nil, &tooLargePage{upstream.TargetOf(resp).Addr}
+			}
 			return nil, err
 		}
 	}
 	if p.ins, err = grip.ParseInstruct(resp.StatusCode, resp.Header, buf); err != nil {
 		resp.Body.Close()
-		return nil, fmt.Errorf("instructions: %w", err)
+		return nil, &badInstructions{err}
 	}
 	if whole {
 		resp.Body.Close()
@@ -224,6 +230,22 @@ func readPage(resp *http.Response, wait bool) (*page, error) {
 	}
 	return p, nil
 }
+
+// badInstructions are those of an origin that are not understood.
+type badInstructions struct{ err error }
+
+func (b *badInstructions) Error() string { return "instructions: " + b.err.Error() }
+func (b *badInstructions) Unwrap() error { return b.err }
+
+// A tooLargePage is a response whose body is part of the instructions, and too
+// large for that.
+type tooLargePage struct{ target string }
+
+func (l *tooLargePage) Error() string {
+	return fmt.Sprintf("response of %s: a body with these instructions must not exceed %d bytes", l.target, grip.MaxHoldBody)
+}
+
+var errLargeBody = errors.New("too large")
 
 // readStart reads the first bytes of a body, or all of it; io.EOF says that
 // there is no more.
@@ -242,7 +264,7 @@ func readStart(body io.Reader, whole bool) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case len(buf) > grip.MaxHoldBody:
-		return nil, fmt.Errorf("a body with these instructions must not exceed %d bytes", grip.MaxHoldBody)
+		return nil, errLargeBody
 	}
 	return buf, io.EOF
 }

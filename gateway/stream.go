@@ -89,7 +89,7 @@ func (g *Gateway) marks(ins *grip.Instruct, from source) []fanout.Want {
 	if ins.Hold != grip.HoldStream {
 		return nil
 	}
-	attach := wants(ins.Channels, from.prefix())
+	attach := wants(ins.Channels, from)
 	g.engine.Marks(attach, from.local())
 	return attach
 }
@@ -197,7 +197,7 @@ func (f *follow) run(ctx context.Context, ins *grip.Instruct) (sub *fanout.Subsc
 		why := askedForPage
 		switch {
 		case ins.Hold == grip.HoldStream:
-			if sub, end, ok := f.hold(ins, wants(ins.Channels, f.source.prefix())); ok {
+			if sub, end, ok := f.hold(ins, wants(ins.Channels, f.source)); ok {
 				return sub, end
 			}
 			lasts, why = lastsOf(ins.Channels), askedForAttach
@@ -384,10 +384,20 @@ func hasPrevID(channels []grip.Subscription) bool {
 	return false
 }
 
-func wants(channels []grip.Subscription, prefix string) []fanout.Want {
-	wants := make([]fanout.Want, len(channels))
-	for i, c := range channels {
-		wants[i] = fanout.Want{Channel: prefix + c.Channel, PrevID: c.PrevID, HasPrevID: c.HasPrevID}
+// An implier is a source whose holds are subscribed to more channels than its
+// origin names, without a prefix. Other sources have none.
+type implier interface{ implied() []string }
+
+// wants are the channels of a hold, as items are published to them.
+func wants(channels []grip.Subscription, from source) []fanout.Want {
+	wants := make([]fanout.Want, 0, len(channels))
+	for _, c := range channels {
+		wants = append(wants, fanout.Want{Channel: from.prefix() + c.Channel, PrevID: c.PrevID, HasPrevID: c.HasPrevID})
+	}
+	if from, ok := from.(implier); ok {
+		for _, channel := range from.implied() {
+			wants = append(wants, fanout.Want{Channel: channel})
+		}
 	}
 	return wants
 }

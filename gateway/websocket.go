@@ -254,7 +254,7 @@ func (s *session) obey(by *substream, c grip.Control) {
 		if c.Name != "" {
 			s.stop(by, func(st *substream) bool { return st.name == c.Name })
 		}
-		s.start(c.Name, c.Channel, ins, wants(ins.Channels, ""))
+		s.start(c.Name, c.Channel, ins, wants(ins.Channels, localSource{s.g}))
 	case "unsubscribe":
 		s.stop(by, func(st *substream) bool {
 			if c.Name != "" {

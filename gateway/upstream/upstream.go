@@ -313,6 +313,18 @@ func (f *Forwarder) send(ctx context.Context, out *outgoing, rt *route.Route) (*
 	return nil, fmt.Errorf("%w: %s", ErrUnreachable, strings.Join(misses, "; "))
 }
 
+// targetKey is for the target of a request, in its context.
+type targetKey struct{}
+
+// TargetOf returns the target that gave a response.
+func TargetOf(resp *http.Response) route.Target {
+	if resp.Request == nil {
+		return route.Target{}
+	}
+	t, _ := resp.Request.Context().Value(targetKey{}).(route.Target)
+	return t
+}
+
 // roundTrip sends out to one target. connected says whether a connection was
 // made, so that the origin may have seen the request.
 func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Route, t route.Target, p *pool) (resp *http.Response, connected bool, err error) {
@@ -324,6 +336,8 @@ func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Rout
 	if err := setPath(u, rt.RewritePath(out.path)); err != nil {
 		return nil, true, err
 	}
+
+	ctx = context.WithValue(ctx, targetKey{}, t)
 
 	// The transport asks for a connection again when a kept one turned out to
 	// be dead, so only the last attempt counts.
