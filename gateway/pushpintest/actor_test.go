@@ -86,6 +86,12 @@ func (a *actor) reads(w *world, text string) error {
 	return err
 }
 
+func (a *actor) responses() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ended
+}
+
 // mark passes over what was got.
 func (a *actor) mark() {
 	a.mu.Lock()

@@ -21,7 +21,7 @@ var (
 )
 
 // sections are the scenarios, as the reference has its sections.
-var sections = [][]scenario{forwarding, fields, documents, holds, publishing, overhttp, websockets}
+var sections = [][]scenario{forwarding, fields, documents, holds, publishing, filters, reliability, overhttp, websockets, browsers, routes}
 
 // Waits end when what is waited for is there; these are for when it does not come.
 const (
@@ -185,13 +185,17 @@ func TestPushpin(t *testing.T) {
 	if !*record && !*check {
 		t.Skip("make grip-record and make grip-check ask a real Pushpin")
 	}
-	byConf := map[string][]*scenario{}
-	for _, s := range chosen(t) {
-		byConf[s.conf] = append(byConf[s.conf], s)
-	}
+	together := map[string][]*scenario{} // by configuration
 	now := book{}
-	for _, conf := range slices.Sorted(maps.Keys(byConf)) {
-		maps.Copy(now, askPushpin(t, byConf[conf], conf))
+	for _, s := range chosen(t) {
+		if s.alone {
+			maps.Copy(now, askPushpin(t, []*scenario{s}, s.conf))
+			continue
+		}
+		together[s.conf] = append(together[s.conf], s)
+	}
+	for _, conf := range slices.Sorted(maps.Keys(together)) {
+		maps.Copy(now, askPushpin(t, together[conf], conf))
 	}
 	written := map[string]book{}
 	for _, list := range sections {

@@ -15,9 +15,9 @@ const anItem = `{"items":[{"channel":"fruit","formats":{"http-stream":{"content"
 var publishing = []scenario{
 	{name: "5.1/published", steps: posted(anItem)},
 	{name: "5.1/without-slash", steps: []step{control("POST /publish HTTP/1.1\n\n" + anItem)}},
-	{name: "5.1/recover", steps: []step{control("POST /recover/ HTTP/1.1\nContent-Length: 0\n")}},
-	{name: "5.1/recover-without-slash", steps: []step{control("POST /recover HTTP/1.1\nContent-Length: 0\n")}},
-	{name: "5.1/recover-json", steps: []step{control("POST /recover/ HTTP/1.1\nAccept: application/json\nContent-Length: 0\n")}},
+	{name: "5.1/recover", alone: true, steps: []step{control("POST /recover/ HTTP/1.1\nContent-Length: 0\n")}},
+	{name: "5.1/recover-without-slash", alone: true, steps: []step{control("POST /recover HTTP/1.1\nContent-Length: 0\n")}},
+	{name: "5.1/recover-json", alone: true, steps: []step{control("POST /recover/ HTTP/1.1\nAccept: application/json\nContent-Length: 0\n")}},
 	{name: "5.1/root", steps: []step{control("GET / HTTP/1.1\n")}},
 	{name: "5.1/root-json", steps: []step{control("GET / HTTP/1.1\nAccept: application/json\n")}},
 	{name: "5.1/root-post", steps: []step{control("POST / HTTP/1.1\nContent-Length: 0\n")}},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,9 +60,14 @@ func tryPushpin(t *testing.T, routes, conf string) (*pushpin, error) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	p := &pushpin{http: kafkatest.FreePort(t), publish: kafkatest.FreePort(t)}
+	probe := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Grip-Hold", "stream")
+		w.Header().Set("Grip-Channel", "ready")
+	}))
+	defer probe.Close()
 	files := map[string]string{
 		"pushpin.conf": p.conf(dir, conf),
-		"routes":       "ready.test test\n" + routes + "\n",
+		"routes":       "ready.test " + probe.Listener.Addr().String() + "\n" + routes + "\n",
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -120,8 +126,7 @@ func tryPushpin(t *testing.T, routes, conf string) (*pushpin, error) {
 	return p, nil
 }
 
-// ready waits until the route that Pushpin answers itself works, also with a
-// hold.
+// ready waits until all parts work together: a stream is held.
 func (p *pushpin) ready(exited <-chan struct{}) error {
 	var err error
 	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
@@ -140,7 +145,7 @@ func (p *pushpin) ready(exited <-chan struct{}) error {
 func (p *pushpin) get() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.clients()+"/stream?channel=ready", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.clients()+"/", nil)
 	if err != nil {
 		return err
 	}

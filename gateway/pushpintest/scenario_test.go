@@ -17,6 +17,7 @@ type scenario struct {
 	route string // lines of the routes file; empty: fruit.test $origin
 	conf  string // settings of pushpin.conf, NAME=VALUE a line
 	slow  bool   // it waits for a clock
+	alone bool   // it disturbs others at the same Pushpin
 	steps []step
 }
 
@@ -77,7 +78,11 @@ func ended() step {
 		c := w.client()
 		c.mark()
 		c.done++
-		return c.await(w, "the end of the response", func() bool { return c.ended >= c.done || c.closed })
+		err := c.await(w, "the end of the response", func() bool { return c.ended >= c.done || c.closed })
+		if err == nil && c.responses() < c.done {
+			return fmt.Errorf("%s waited for a response, but the connection ended", c.name)
+		}
+		return err
 	}
 }
 
