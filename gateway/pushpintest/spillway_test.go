@@ -27,6 +27,17 @@ var settings = map[string]func(c *gateway.Config, value string){
 	"sig_key":      func(c *gateway.Config, v string) { c.SigKey = gateway.Secret(v) },
 	"sig_iss":      func(c *gateway.Config, v string) { c.SigIss = v },
 	"upstream_key": func(c *gateway.Config, v string) { c.UpstreamKey = gateway.Secret(v) },
+
+	"x_forwarded_for":          func(c *gateway.Config, v string) { c.XForwardedFor = strings.Split(v, ",") },
+	"x_forwarded_for_trusted":  func(c *gateway.Config, v string) { c.XForwardedForTrusted = strings.Split(v, ",") },
+	"set_x_forwarded_protocol": func(c *gateway.Config, v string) { c.SetXForwardedProtocol = v },
+	"accept_x_forwarded_protocol": func(c *gateway.Config, _ string) {
+		c.TrustedProxies = []string{"127.0.0.1"}
+		c.XForwardedFor = []string{"truncate:65535"} // not the address of the proxy besides
+	},
+	"orig_headers_need_mark": func(c *gateway.Config, v string) { c.OrigHeadersNeedMark = strings.Split(v, ",") },
+	"accept_pushpin_route":   func(c *gateway.Config, v string) { c.AcceptPushpinRoute = v == "true" },
+	"debug":                  func(c *gateway.Config, v string) { c.ProxyDebug = v == "true" },
 }
 
 // startSpillway starts a gateway that ends with the test.
