@@ -36,7 +36,7 @@ type apiOrigin struct {
 	answer   map[string]http.HandlerFunc // by path
 }
 
-func newAPI(t *testing.T, answer map[string]http.HandlerFunc) *apiOrigin {
+func newAPI(t testing.TB, answer map[string]http.HandlerFunc) *apiOrigin {
 	a := &apiOrigin{answer: answer}
 	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -67,7 +67,7 @@ func (a *apiOrigin) count() int {
 }
 
 // routed starts a gateway in front of an HTTP origin.
-func routed(t *testing.T, answer map[string]http.HandlerFunc, params string, engine ...func(*fanout.Config)) (*fixture, *apiOrigin) {
+func routed(t testing.TB, answer map[string]http.HandlerFunc, params string, engine ...func(*fanout.Config)) (*fixture, *apiOrigin) {
 	t.Helper()
 	checkGoroutines(t)
 	a := newAPI(t, answer)
@@ -92,7 +92,7 @@ func (f *fixture) publish(t *testing.T, items ...grip.Item) *client {
 	return c
 }
 
-func (f *fixture) listening(t *testing.T, channel string, n int) {
+func (f *fixture) listening(t testing.TB, channel string, n int) {
 	t.Helper()
 	eventually(t, fmt.Sprint(n, " subscribers of ", channel), func() bool {
 		infos, _ := f.engine.Channels("", 1000)
