@@ -241,7 +241,8 @@ func (p *poll) park(out *output, r *http.Request, attach []fanout.Want) bool {
 	if err != nil {
 		return false
 	}
-	p.early = unread(nc, rw.Reader)
+	early, _ := rw.Peek(rw.Reader.Buffered()) // they are there
+	p.early = append(bytes.Clone(early), unread(nc)...)
 	p.again = replayOf(out.request)
 	if p.origin != nil {
 		p.origin.keep(r)
@@ -257,15 +258,6 @@ func (p *poll) park(out *output, r *http.Request, attach []fanout.Want) bool {
 	p.conn.Start()
 	p.begin(attach)
 	return true
-}
-
-// unread is what a client has said that nobody has read.
-func unread(nc net.Conn, buffered *bufio.Reader) []byte {
-	early, _ := buffered.Peek(buffered.Buffered()) // they are there
-	if c, ok := nc.(*returned); ok && len(c.first) > 0 {
-		return append(bytes.Clone(early), c.first...)
-	}
-	return bytes.Clone(early)
 }
 
 // begin makes the connection wait.
@@ -392,7 +384,7 @@ func (p *poll) back() net.Conn {
 	} else {
 		var err error
 		if nc, err = p.conn.Net(); err != nil {
-			p.g.log.Warn("a long poll was cut off", "err", err)
+			p.g.log.Debug("a long poll was cut off", "err", err)
 			p.abandon()
 			return nil
 		}
@@ -537,17 +529,20 @@ func replayOf(r *http.Request) replay {
 
 // append appends a request for it.
 func (a replay) append(dst []byte) []byte {
-	method, minor, connection := http.MethodGet, 1, "keep-alive"
+	method, end := http.MethodGet, " / HTTP/1.1\r\nHost: x\r\n"
 	if a.head {
 		method = http.MethodHead
 	}
-	if a.old {
-		minor = 0
+	switch {
+	case a.old && a.last:
+		end = " / HTTP/1.0\r\n"
+	case a.old:
+		end = " / HTTP/1.0\r\nConnection: keep-alive\r\n"
+	case a.last:
+		end += "Connection: close\r\n"
 	}
-	if a.last {
-		connection = "close"
-	}
-	return fmt.Appendf(dst, "%s / HTTP/1.%d\r\nHost: x\r\nConnection: %s\r\n\r\n", method, minor, connection)
+	dst = append(append(dst, method...), end...)
+	return append(dst, "\r\n"...)
 }
 
 // keptBody remembers what a client sent, so that a request can be repeated. It

@@ -27,7 +27,8 @@ func BenchmarkWaitingPolls(b *testing.B) {
 	for _, of := range []string{"process", "route"} {
 		b.Run("origin="+of, func(b *testing.B) {
 			var f *fixture
-			path, subscribers, forget := "/events/list/", func(int) {}, func() {}
+			path, subscribers := "/events/list/", func(int) {}
+			var forget func() // what the origins keep for tests
 			if of == "process" {
 				f = start(b, nil)
 				f.list.wait = "600"

@@ -242,6 +242,20 @@ func TestPollsOnOneConnection(t *testing.T) {
 				c.wantAnswer("GET", 200, fmt.Sprintf(`{"events":[%d],"id":"%[1]d"}`, i))
 			}
 		})
+		t.Run("in requests shorter than ours", func(t *testing.T) {
+			f, _ := routed(t, map[string]http.HandlerFunc{"/": func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Grip-Hold", "response")
+				w.Header().Set("Grip-Channel", "jobs")
+			}}, "", engine)
+			c := f.call(t)
+			const requests = 200 // more than net/http reads at a time
+			c.say(strings.Repeat("GET / HTTP/1.1\nHost:\n\n", requests))
+			for range requests {
+				f.listening(t, "jobs", 1)
+				f.publish(t, text("jobs", "", "", "done"))
+				c.wantAnswer("GET", 200, "done")
+			}
+		})
 		t.Run("asked while one waits", func(t *testing.T) {
 			f := start(t, nil, engine)
 			c := f.call(t)
@@ -268,7 +282,7 @@ func TestPollForms(t *testing.T) {
 			keeps         bool
 		}{
 			{"HTTP/1.1", "GET /events/list/ HTTP/1.1\r\nHost: x\r\n", answer, true},
-			{"the last one", "GET /events/list/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", answer, false},
+			{"HTTP/1.1 for the last time", "GET /events/list/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", answer, false},
 			{"HTTP/1.0", "GET /events/list/ HTTP/1.0\r\n", answer, false},
 			{"HTTP/1.0 that stays", "GET /events/list/ HTTP/1.0\r\nConnection: keep-alive\r\n", answer, true},
 		} {
@@ -285,8 +299,8 @@ func TestPollForms(t *testing.T) {
 				} else {
 					c.wantHangUp()
 				}
-				if resp.ContentLength != int64(len(answer)) {
-					t.Errorf("Content-Length: got %d, want %d", resp.ContentLength, len(answer))
+				if proto, _, _ := strings.Cut(tt.name, " "); resp.ContentLength != int64(len(answer)) || resp.Proto != proto {
+					t.Errorf("got Content-Length %d of %s, want %d of %s", resp.ContentLength, resp.Proto, len(answer), proto)
 				}
 			})
 		}

@@ -137,6 +137,14 @@ func returnedPoll(r *http.Request) *poll {
 	return c.poll.Swap(nil)
 }
 
+// unread is what a client has said that not even net/http has read yet.
+func unread(nc net.Conn) []byte {
+	if c, ok := nc.(*returned); ok {
+		return c.first
+	}
+	return nil
+}
+
 // bareConn is a connection without what counts it, and what that is.
 func bareConn(nc net.Conn) (net.Conn, *atomic.Int64) {
 	if c, ok := nc.(*returned); ok {

@@ -64,6 +64,7 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 	if err != nil {
 		return // the client has its answer
 	}
+	early = append(early, unread(nc)...)
 	out.visit.become(byWebSocket)
 	s := &session{from: from, talk: &talk{request: r, header: header}, posting: true}
 	s.held = held{g: g, visit: out.handOver(nc)}

@@ -113,7 +113,7 @@ func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 		}
 		with.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "spillway_held_connections",
-			Help:        "Streams and WebSockets that the fan-out engine writes to, by loop: on bare descriptors, or by goroutines (portable).",
+			Help:        "Streams, WebSockets and long polls that the fan-out engine has, by loop: on bare descriptors, or by goroutines (portable).",
 			ConstLabels: prometheus.Labels{"loop": strconv.Itoa(i), "kind": kind},
 		}, func() float64 { return float64(l.connections.Load()) })
 	}
