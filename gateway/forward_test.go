@@ -83,6 +83,12 @@ func TestForwardResponse(t *testing.T) {
 		{"a switch that nobody asked for", "GET / HTTP/1.1", "101 Switching Protocols\nConnection: Upgrade\nUpgrade: x\n\n",
 			"502 Bad Gateway\nContent-Length: 32\nContent-Type: text/plain\n\nError while proxying to origin.\n"},
 		{"an Upgrade that is not a WebSocket's is a request", "GET / HTTP/1.1\nConnection: Upgrade\nUpgrade: h2c", "200 OK\nContent-Length: 2\n\nhi", "200 OK\nContent-Length: 2\n\nhi"},
+		{"another reason", "GET / HTTP/1.1", "200 Fine\nContent-Length: 2\n\nhi", "200 Fine\nContent-Length: 2\n\nhi"},
+		{"a reason to HTTP/1.0", "GET / HTTP/1.0", "404 Gone fishing\nContent-Length: 2\n\nhi", "404 Gone fishing\nContent-Length: 2\n\nhi"},
+		{"a status of nobody", "GET / HTTP/1.1", "599 Own\nContent-Length: 0\n\n", "599 Own\nContent-Length: 0\n\n"},
+		{"reason of Grip-Status", "GET / HTTP/1.1", "200 OK\nGrip-Status: 299 Sort of\nContent-Length: 2\n\nhi", "299 Sort of\nContent-Length: 2\n\nhi"},
+		{"Grip-Status without a reason", "GET / HTTP/1.1", "201 Made\nGrip-Status: 202\nContent-Length: 2\n\nhi", "202 Accepted\nContent-Length: 2\n\nhi"},
+		{"an instructed response is whole", "GET / HTTP/1.1", "200 OK\nGrip-Foo: x\nTransfer-Encoding: chunked\n\n2\nhi\n0\n\n", "200 OK\nContent-Length: 2\n\nhi"},
 		{"no answer", "GET / HTTP/1.1", "", "502 Bad Gateway\nContent-Length: 32\nContent-Type: text/plain\n\nError while proxying to origin.\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -241,7 +247,7 @@ func TestForwardDebug(t *testing.T) {
 	for _, tt := range []struct{ name, response, plain, debug string }{
 		{"unreachable", "", "Error while proxying to origin.\n", "Unable to connect to any targets. Tried: 127.0.0.1:1, localhost:1\n"},
 		{"instructions", "200 OK\r\nGrip-Hold: nope\r\nContent-Length: 0\r\n\r\n", "Error while proxying to origin.\n",
-			"Failed to parse accept instructions: Grip-Hold: \"nope\" is neither response nor stream\n"},
+			"Failed to parse accept instructions: Grip-Hold must be set to either 'response' or 'stream'\n"},
 		{"too large", "200 OK\r\nGrip-Hold: response\r\nGrip-Channel: a\r\n\r\n" + strings.Repeat("x", grip.MaxHoldBody+1), "Error while proxying to origin.\n",
 			"GRIP instruct response too large from ORIGIN\n"},
 		{"nonsense", "\r\n\r\n", "Error while proxying to origin.\n", "Error while proxying to origin: target ORIGIN: net/http: HTTP/1.x transport connection broken: malformed HTTP status code \"\"\n"},
@@ -381,5 +387,55 @@ func TestForwardClientLeaves(t *testing.T) {
 	_ = c.Close()
 	if err := <-left; err == nil || errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v, want the connection to the origin closed", err)
+	}
+}
+
+// Responses with reasons of their own, one after another on a connection, and
+// where there is none to say it on.
+func TestForwardReasons(t *testing.T) {
+	f, _ := routed(t, nil, "")
+	origin := rawOrigin(t, func(r *http.Request, c net.Conn) {
+		status := strings.ReplaceAll(strings.TrimPrefix(r.URL.Path, "/"), "_", " ")
+		io.WriteString(c, "HTTP/1.1 "+status+"\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")
+	})
+	f.routes.set(mustRoutes(t, "* "+origin))
+	c, r := f.raw(t, "")
+	for _, status := range []string{"200 Fine", "200 OK", "404 Fine", "200 ", "200 Fine again"} {
+		fmt.Fprintf(c, "GET /%s HTTP/1.1\r\nHost: h\r\n\r\n", strings.ReplaceAll(status, " ", "_"))
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		want := status
+		if want == "200 " {
+			want = "200 OK"
+		}
+		if resp.Status != want || string(body) != "hi" {
+			t.Errorf("got %q %q, want %q hi", resp.Status, body, want)
+		}
+	}
+}
+
+func TestPhrased(t *testing.T) {
+	for _, tt := range []struct{ name, reason, write, want string }{
+		{"exchanged", "Fine", "HTTP/1.1 200 OK\r\nA: b\r\n\r\n", "HTTP/1.1 200 Fine\r\nA: b\r\n\r\n"},
+		{"something else before", "Fine", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\n"},
+		{"an attempt to say more", "x\r\nSet-Cookie: a", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			c := &phrased{Conn: ours}
+			c.say(httptest.NewRequest("GET", "/", nil), 200, tt.reason)
+			go func() { // ends with the write; the reader below waits for both
+				if n, err := c.Write([]byte(tt.write)); n != len(tt.write) || err != nil {
+					t.Errorf("got %d, %v, want all of %d bytes", n, err, len(tt.write))
+				}
+				_ = c.Close()
+			}()
+			if got, err := io.ReadAll(theirs); string(got) != tt.want || err != nil {
+				t.Errorf("got %q, %v, want %q", got, err, tt.want)
+			}
+		})
 	}
 }

@@ -106,7 +106,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 	g.clients = &http.Server{
 		Handler:           g,
 		BaseContext:       func(net.Listener) context.Context { return base },
-		ConnContext:       withReturned,
+		ConnContext:       withConn,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    int(cfg.MaxHeaderBytes),
@@ -294,9 +294,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 		if encrypted {
 			return served(g.clients.ServeTLS(g.clientListener, "", ""))
 		}
-		return served(g.clients.Serve(g.clientListener))
+		return served(g.clients.Serve(phrasing{g.clientListener}))
 	})
-	group.Go(func() error { return served(g.clients.Serve(g.returns)) })
+	group.Go(func() error { return served(g.clients.Serve(phrasing{g.returns})) })
 	if g.control != nil {
 		group.Go(func() error { return served(g.control.Serve(g.controlListener)) })
 	}

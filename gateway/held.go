@@ -169,7 +169,7 @@ func (h *held) take(out *output, o fanout.Options) (wait func()) {
 		if !out.request.ProtoAtLeast(1, 1) {
 			o.Framing = fanout.Plain
 		}
-		if nc, _, err := out.control.Hijack(); err == nil {
+		if nc, _, err := out.hijack(); err == nil {
 			h.visit = out.handOver(nc)
 			h.conn = h.g.engine.Take(nc, o)
 			return nil

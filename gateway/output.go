@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"io"
 	"net"
 	"net/http"
@@ -19,6 +20,7 @@ type output struct {
 	request      *http.Request
 	writeTimeout time.Duration
 	contentType  string // of the head that was sent
+	reason       string // phrase of the status; empty: the standard one
 	visit        visit
 	deadlineAt   time.Time // the newest that was set
 }
@@ -60,7 +62,21 @@ func (o *output) WriteHeader(status int) {
 	if o.contentType = h.Get("Content-Type"); o.contentType == "" {
 		h["Content-Type"] = nil // or net/http would guess one that the origin never said
 	}
+	if o.reason != "" {
+		if c := phrasedOf(o.request); c != nil {
+			c.say(o.request, status, o.reason)
+		}
+	}
 	o.ResponseWriter.WriteHeader(status)
+}
+
+// hijack takes the connection over from net/http.
+func (o *output) hijack() (net.Conn, *bufio.ReadWriter, error) {
+	nc, rw, err := o.control.Hijack()
+	if c, ok := nc.(*phrased); ok {
+		nc = c.Conn // the head is out
+	}
+	return nc, rw, err
 }
 
 // flush sends what was held back.

@@ -237,7 +237,7 @@ func (p *poll) park(out *output, r *http.Request, attach []fanout.Want) bool {
 	case p.origin == nil && r.Body != nil && r.Body != http.NoBody, p.origin != nil && !p.origin.body.done():
 		return false // what the client says next is no request yet
 	}
-	nc, rw, err := out.control.Hijack()
+	nc, rw, err := out.hijack()
 	if err != nil {
 		return false
 	}
@@ -478,6 +478,7 @@ func (g *Gateway) answerItem(out *output, p *page, item *grip.HTTPResponse) {
 	if status < 200 || status > 999 { // net/http cannot send them
 		status = http.StatusBadGateway
 	}
+	out.reason = item.Reason
 	body := item.Body
 	if item.BodyPatch != nil {
 		var err error

@@ -148,6 +148,7 @@ func whatWentWrong(rt *route.Route, err error) string {
 func passOn(out *output, resp *http.Response) {
 	defer resp.Body.Close()
 	upstream.CopyHeaders(out.Header(), resp.Header)
+	out.reason = reasonOf(resp)
 	out.WriteHeader(resp.StatusCode)
 	if resp.ContentLength < 0 && out.flush() != nil { // its end may be far away, and its beginning, too
 		return
@@ -185,6 +186,7 @@ func (g *Gateway) deliver(out *output, r *http.Request, p *page, from source, x 
 // plain sends an answer that is complete.
 func (g *Gateway) plain(out *output, p *page, status int) {
 	defer p.close()
+	out.reason = p.phrase()
 	if p.rest == nil {
 		length := p.ins.Header.Get("Content-Length")
 		upstream.CopyHeaders(out.Header(), p.ins.Header)

@@ -22,6 +22,7 @@ import (
 // next link led to.
 type page struct {
 	status int
+	reason string        // phrase of the status; empty: the standard one
 	ins    grip.Instruct // Header and Body are for the client
 
 	// rest is what of the body was not read yet, after ins.Body; nil when that
@@ -203,14 +204,24 @@ func (s *httpSource) ask(ctx context.Context, link *grip.Link, lasts []grip.Last
 // body's first bytes: what fails before them can be asked for again. A body that
 // is part of the instructions is read to its end.
 func readPage(resp *http.Response, wait bool) (*page, error) {
-	p := &page{status: resp.StatusCode, rest: resp.Body}
+	p := &page{status: resp.StatusCode, reason: reasonOf(resp), rest: resp.Body}
 	if !grip.IsInstruct(resp.Header) {
 		p.ins.Header = resp.Header
 		return p, nil
 	}
-	whole := isDocument(resp.Header) || resp.Header.Get("Grip-Hold") == string(grip.HoldResponse)
 	var buf []byte
 	var err error
+	document := isDocument(resp.Header)
+	whole := document
+	if !document {
+		if p.ins, err = grip.ParseInstruct(resp.StatusCode, resp.Header, nil); err != nil {
+			resp.Body.Close()
+			return nil, &badInstructions{err}
+		}
+		// A response that is complete in itself is, too, but for the last page
+		// of many.
+		whole = p.ins.Hold == grip.HoldResponse || p.ins.Hold == grip.HoldNone && p.ins.Next == nil && !wait
+	}
 	if whole || wait {
 		if buf, err = readStart(resp.Body, whole); err != nil && !errors.Is(err, io.EOF) {
 			resp.Body.Close()
@@ -220,9 +231,12 @@ func readPage(resp *http.Response, wait bool) (*page, error) {
 			return nil, err
 		}
 	}
-	if p.ins, err = grip.ParseInstruct(resp.StatusCode, resp.Header, buf); err != nil {
-		resp.Body.Close()
-		return nil, &badInstructions{err}
+	p.ins.Body = buf
+	if document {
+		if p.ins, err = grip.ParseInstruct(resp.StatusCode, resp.Header, buf); err != nil {
+			resp.Body.Close()
+			return nil, &badInstructions{err}
+		}
 	}
 	if whole {
 		resp.Body.Close()

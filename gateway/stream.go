@@ -54,6 +54,7 @@ func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from
 		o.EndAt = g.endOfAge(time.Now())
 		o.Coding, o.Begun = g.compress(h, r, p)
 	}
+	out.reason = p.phrase()
 	out.WriteHeader(status)
 	if r.Method == http.MethodHead || !bodyAllowed(status) {
 		p.close()

@@ -126,7 +126,7 @@ func (in *Instruct) readHeaders(h http.Header) error {
 	if v := h.Values("Grip-Hold"); len(v) > 0 {
 		in.Hold = HoldMode(v[0])
 		if in.Hold != HoldResponse && in.Hold != HoldStream {
-			return fmt.Errorf("Grip-Hold: %q is neither response nor stream", v[0])
+			return errors.New("Grip-Hold must be set to either 'response' or 'stream'")
 		}
 	}
 	if err := in.readChannels(h.Values("Grip-Channel")); err != nil {

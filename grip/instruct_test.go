@@ -157,8 +157,8 @@ func TestParseInstructHeaders(t *testing.T) {
 
 func TestParseInstructHeaderErrors(t *testing.T) {
 	for _, tt := range []struct{ line, want string }{
-		{"Grip-Hold: Stream", `Grip-Hold: "Stream" is neither response nor stream`},
-		{"Grip-Hold: ", `Grip-Hold: "" is neither response nor stream`},
+		{"Grip-Hold: Stream", "Grip-Hold must be set to either 'response' or 'stream'"},
+		{"Grip-Hold: ", "Grip-Hold must be set to either 'response' or 'stream'"},
 		{"Grip-Channel: ", "Grip-Channel: no name"},
 		{`Grip-Channel: a; prev-id="1`, "Grip-Channel: quote without end"},
 		{`Grip-Channel: a; prev-id="1\`, "Grip-Channel: quote without end"},
