@@ -135,7 +135,7 @@ func play(t *testing.T, s *scenario, number int, limit time.Duration) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := startSpillway(t, w.routes(s), s.conf)
+	p, err := startSpillway(t, w.routes(s), s.conf, s.tls)
 	if err != nil {
 		w.origin.close()
 		return "the gateway does not start: " + strings.NewReplacer(w.word, "fruit", w.origin.addr(), "$origin").Replace(err.Error()) + "\n"

@@ -87,6 +87,15 @@ var forwarding = []scenario{
 	{name: "1.3/x-forwarded-protocol", conf: "accept_x_forwarded_protocol=true\nset_x_forwarded_protocol=true", steps: []step{get("/", "X-Forwarded-Protocol: https"), plain()}},
 	{name: "1.3/x-forwarded-proto-off", conf: "set_x_forwarded_protocol=false", steps: []step{get("/", "X-Forwarded-Proto: https"), plain()}},
 
+	{name: "1.3/tls", tls: true, steps: []step{get("/", "X-Forwarded-Proto: http"), plain()}},
+	{name: "1.3/tls-websocket", tls: true, steps: []step{proxied(), originSays("hello"), reads("hello")}},
+	{name: "1.3/tls-over-http", tls: true, route: overHTTP, steps: []step{connected()}},
+	{name: "1.3/tls-both", tls: true, conf: "set_x_forwarded_protocol=true", steps: []step{get("/"), plain()}},
+	{name: "1.3/tls-off", tls: true, conf: "set_x_forwarded_protocol=false", steps: []step{get("/"), plain()}},
+	{name: "1.3/tls-stream", tls: true, steps: []step{streaming(), until("apple"), publish(item("http-stream", closeStream)), ended()}},
+	{name: "1.3/tls-long-poll", tls: true, steps: []step{polling(), publish(result("apple")), ended(), get("/2"), plain()}},
+	{name: "1.3/tls-next-link", tls: true, steps: []step{get("/"), answer("Grip-Link: </next>; rel=next\n\n1\n"), reads("1\n"), answer("\n\n2\n"), ended()}},
+
 	{name: "1.4/raw", conf: trusting, steps: []step{get("/", "Grip-Sig: "+token("upstream", inAnHour), "Grip-Feature: status", "Grip-Last: x; last-id=1"),
 		answer("Grip-Hold: stream\nGrip-Channel: fruit\n\nok\n"), ended()}},
 	{name: "1.4/raw-document", conf: trusting, steps: []step{get("/", "Grip-Sig: "+token("upstream", inAnHour)),

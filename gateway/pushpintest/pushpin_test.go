@@ -21,13 +21,14 @@ import (
 
 // pushpin is a real one, with a folder and ports of its own.
 type pushpin struct {
-	http, publish int
-	stats         *pushpinStats
-	stop          func()
+	http, https, publish int
+	stats                *pushpinStats
+	stop                 func()
 }
 
-func (p *pushpin) clients() string { return fmt.Sprintf("127.0.0.1:%d", p.http) }
-func (p *pushpin) control() string { return fmt.Sprintf("127.0.0.1:%d", p.publish) }
+func (p *pushpin) clients() string      { return fmt.Sprintf("127.0.0.1:%d", p.http) }
+func (p *pushpin) clientsByTLS() string { return fmt.Sprintf("127.0.0.1:%d", p.https) }
+func (p *pushpin) control() string      { return fmt.Sprintf("127.0.0.1:%d", p.publish) }
 
 func (p *pushpin) listening(channel string, n int, patience time.Duration) error {
 	return p.stats.listening(channel, n, patience)
@@ -59,7 +60,7 @@ func tryPushpin(t *testing.T, routes, conf string) (*pushpin, error) {
 		return nil, err
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	p := &pushpin{http: kafkatest.FreePort(t), publish: kafkatest.FreePort(t)}
+	p := &pushpin{http: kafkatest.FreePort(t), https: kafkatest.FreePort(t), publish: kafkatest.FreePort(t)}
 	probe := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Grip-Hold", "stream")
 		w.Header().Set("Grip-Channel", "ready")
@@ -79,6 +80,9 @@ func tryPushpin(t *testing.T, routes, conf string) (*pushpin, error) {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 			return nil, err
 		}
+	}
+	if err := writeCertificate(filepath.Join(dir, "runner", "certs"), fmt.Sprintf("default_%d", p.https)); err != nil {
+		return nil, err
 	}
 	logFile, err := os.Create(filepath.Join(dir, "out"))
 	if err != nil {
@@ -177,6 +181,7 @@ stats_connection_ttl=120
 [runner]
 services=condure,zurl,pushpin-proxy,pushpin-handler
 http_port=` + p.clients() + `
+https_ports=` + p.clientsByTLS() + `
 logdir=` + dir + `
 log_level=2
 client_buffer_size=8192

@@ -71,6 +71,7 @@ var reliability = []scenario{
 	{name: "7.3/first-hold-is-up-to-date", steps: []step{as("b", streaming(), publish(line("3", id("3", "")...)), reads("3\n")), get("/"), answer(reliable + "\nhello\n"), reads("hello\n"), listening(2), publish(line("4", id("4", "3")...)), reads("4\n")}},
 	{name: "7.3/hint", steps: []step{following(), publish(item("http-stream", `"action":"hint"`)), next("4", "4\n"), reads("4\n"), listening(1), publish(line("5", id("5", "4")...)), reads("5\n")}},
 	{name: "7.3/hint-with-id", steps: []step{following(), publish(item("http-stream", `"action":"hint"`, id("8", "")...)), next("9", "9\n"), reads("9\n")}},
+	{name: "7.3/hint-with-both-ids", steps: []step{following(), publish(item("http-stream", `"action":"hint"`, id("4", "3")...)), next("4", "4\n"), reads("4\n")}},
 	{name: "7.3/page-without-hold-ends", steps: []step{following(), publish(item("http-stream", `"action":"hint"`)), answer("\n\nend\n"), ended()}},
 	{name: "7.3/page-with-other-channel", steps: []step{following(), publish(item("http-stream", `"action":"hint"`)), answer("Grip-Hold: stream\nGrip-Channel: fruit-b; prev-id=1\nGrip-Link: </next>; rel=next\n\nmoved\n"), reads("moved\n"), listeningTo("fruit-b", 1), listening(0),
 		publish(line("no")), publish(itemTo("fruit-b", "http-stream", `"content":"yes\n"`, id("2", "1")...)), reads("yes\n")}},
@@ -85,6 +86,7 @@ var reliability = []scenario{
 	{name: "7.4/without-prev-id", steps: []step{get("/"), answer(reliablePoll + "\nnone\n"), listening(1), publish(result("5", id("5", "")...)), answer("\n\n4 and 5\n"), ended()}},
 	{name: "7.4/behind-at-once", steps: []step{as("b", streaming(), publish(line("5", id("5", "4")...)), reads("5\n")), get("/"), answer(reliablePoll + "\nnone\n"), answer("\n\n4 and 5\n"), ended()}},
 	{name: "7.4/hint-with-id", steps: []step{get("/"), answer(reliablePoll + "\nnone\n"), listening(1), publish(item("http-response", `"action":"hint"`, id("8", "")...)), answer("\n\nfresh\n"), ended()}},
+	{name: "7.4/hint-with-both-ids", steps: []step{get("/"), answer(reliablePoll + "\nnone\n"), listening(1), publish(item("http-response", `"action":"hint"`, id("4", "3")...)), answer("\n\nfresh\n"), ended()}},
 	{name: "7.4/gap-is-held-again", steps: []step{get("/"), answer(reliablePoll + "\nnone\n"), listening(1), publish(result("5", id("5", "4")...)), answer("Grip-Hold: response\nGrip-Channel: fruit; prev-id=5\n\nnone\n"), quiet(), publish(result("6", id("6", "5")...)), ended()}},
 
 	{name: "7.5/recover-long-poll", alone: true, steps: []step{polling(), control("POST /recover/ HTTP/1.1\nContent-Length: 0\n"), answer("\n\nfresh\n"), ended()}},

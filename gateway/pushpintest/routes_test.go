@@ -12,6 +12,7 @@ var routes = []scenario{
 	{name: "11/proto-over-path", route: "fruit.test,path_beg=/a,as_host=path $origin\nfruit.test,proto=http,as_host=proto $origin", steps: []step{get("/a"), plain()}},
 	{name: "11/ssl", route: "fruit.test,ssl=yes,as_host=tls $origin\nfruit.test,ssl=no,as_host=plain $origin", steps: []step{get("/"), plain()}},
 	{name: "11/ssl-over-none", route: "fruit.test,as_host=any $origin\nfruit.test,ssl=no,as_host=plain $origin", steps: []step{get("/"), plain()}},
+	{name: "11/ssl-by-tls", tls: true, route: "fruit.test,ssl=yes,as_host=tls $origin\nfruit.test,ssl=no,as_host=plain $origin", steps: []step{get("/"), plain()}},
 	{name: "11/header", route: `fruit.test,header="X-A: b, c",header=X-B:2 $origin`, steps: []step{get("/", "X-A: mine", "X-B: mine"), plain()}},
 	{name: "11/header-removed", route: "fruit.test,header=X-A: $origin", steps: []step{get("/", "X-A: mine"), plain()}},
 	{name: "11/header-escaped", route: `fruit.test,header="X-A: say \"hi\" \\" $origin`, steps: []step{get("/"), plain()}},

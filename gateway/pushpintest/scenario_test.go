@@ -16,6 +16,7 @@ type scenario struct {
 	name  string // section/what is special
 	route string // lines of the routes file; empty: fruit.test $origin
 	conf  string // settings of pushpin.conf, NAME=VALUE a line
+	tls   bool   // the clients come by TLS
 	slow  bool   // it waits for a clock
 	alone bool   // it disturbs others at the same Pushpin
 	steps []step

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ var settings = map[string]func(c *gateway.Config, value string){
 }
 
 // startSpillway starts a gateway that ends with the test.
-func startSpillway(t *testing.T, routes, conf string) (*spillway, error) {
+func startSpillway(t *testing.T, routes, conf string, byTLS bool) (*spillway, error) {
 	var cfg gateway.Config
 	if err := envconfig.Process("", &cfg); err != nil {
 		return nil, err
@@ -55,6 +56,13 @@ func startSpillway(t *testing.T, routes, conf string) (*spillway, error) {
 			return nil, fmt.Errorf("the gateway has no setting like %s", name)
 		}
 		set(&cfg, value)
+	}
+	if byTLS {
+		dir := t.TempDir()
+		if err := writeCertificate(dir, "gateway"); err != nil {
+			return nil, err
+		}
+		cfg.TLSCertFile, cfg.TLSKeyFile = filepath.Join(dir, "gateway.crt"), filepath.Join(dir, "gateway.key")
 	}
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -84,8 +92,9 @@ func startSpillway(t *testing.T, routes, conf string) (*spillway, error) {
 	return &spillway{g, engine}, nil
 }
 
-func (s *spillway) clients() string { return s.Addr().String() }
-func (s *spillway) control() string { return s.ControlAddr().String() }
+func (s *spillway) clients() string      { return s.Addr().String() }
+func (s *spillway) clientsByTLS() string { return s.clients() }
+func (s *spillway) control() string      { return s.ControlAddr().String() }
 
 func (s *spillway) listening(channel string, n int, patience time.Duration) error {
 	count := -1

@@ -3,6 +3,7 @@ package pushpintest
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +20,8 @@ import (
 // A proxy is what is tested: Pushpin, or the gateway.
 type proxy interface {
 	clients() string // host:port
-	control() string // host:port
+	clientsByTLS() string
+	control() string
 	// listening waits until a channel has n subscribers.
 	listening(channel string, n int, patience time.Duration) error
 }
@@ -42,6 +44,7 @@ type world struct {
 	origin       *origin
 	actors       []*actor // clients and publishers, in the order of their appearance
 	who          string   // of them
+	tls          bool     // clients come by it
 	publishers   int
 	showFeatures bool
 	ids          []string // of connections and sessions, as they appear
@@ -83,7 +86,7 @@ func (w *world) routes(s *scenario) string {
 
 // run plays a scenario and returns its transcript.
 func (w *world) run(s *scenario, p proxy, patience time.Duration) string {
-	w.proxy, w.patience = p, patience
+	w.proxy, w.patience, w.tls = p, patience, s.tls
 	defer w.close()
 	if err := w.play(s.steps); err != nil {
 		w.notes = append(w.notes, stopped+err.Error())
@@ -124,6 +127,9 @@ func (w *world) client() *actor {
 		}
 	}
 	addr := w.proxy.clients()
+	if w.tls {
+		addr = w.proxy.clientsByTLS()
+	}
 	if strings.HasPrefix(w.who, publisherName) {
 		addr = w.proxy.control()
 	}
@@ -133,6 +139,9 @@ func (w *world) client() *actor {
 	if err != nil {
 		a.end(err)
 		return a
+	}
+	if w.tls && !strings.HasPrefix(w.who, publisherName) {
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	}
 	a.conn = conn
 	go a.readResponses()
