@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha1" //nolint:gosec // RFC 6455 wants it, to tell servers apart and not as a proof
@@ -48,7 +47,7 @@ func (f *Forwarder) Handshake(r *http.Request, rt *route.Route) *Handshake {
 		path:       route.EncodedPath(r),
 		query:      r.URL.RawQuery,
 		forceQuery: r.URL.ForceQuery,
-		host:       cmp.Or(rt.AsHost, r.Host),
+		host:       hostOf(r, rt),
 		header:     header,
 	}}
 }

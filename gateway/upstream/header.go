@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"net/http"
 	"slices"
 	"strings"
@@ -57,6 +58,13 @@ func (f *Forwarder) fromTrustedProxy(r *http.Request) bool {
 		}
 	}
 	return false
+}
+
+// hostOf is the host that an origin is told, where its target has no other: in
+// small letters, as in Pushpin, so that origins that compare names bytewise see
+// one.
+func hostOf(r *http.Request, rt *route.Route) string {
+	return cmp.Or(rt.AsHost, strings.ToLower(r.Host))
 }
 
 // requestHeader returns the header of a client's request as the origin gets it

@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"io"
 	"net/http"
@@ -21,7 +20,7 @@ func (f *Forwarder) Redo(ctx context.Context, r *http.Request, rt *route.Route, 
 		path:       route.EncodedPath(r),
 		query:      r.URL.RawQuery,
 		forceQuery: r.URL.ForceQuery,
-		host:       cmp.Or(rt.AsHost, r.Host),
+		host:       hostOf(r, rt),
 		header:     f.requestHeader(r, rt),
 	}
 	grip.AppendLast(out.header, lasts...)

@@ -154,7 +154,7 @@ func (f *Forwarder) Do(ctx context.Context, r *http.Request, rt *route.Route) (*
 		method: r.Method,
 		path:   route.EncodedPath(r),
 		query:  r.URL.RawQuery,
-		host:   cmp.Or(rt.AsHost, r.Host),
+		host:   hostOf(r, rt),
 		header: f.requestHeader(r, rt),
 	}
 	out.forceQuery = r.URL.ForceQuery
@@ -238,7 +238,7 @@ func port(u *url.URL) string {
 // response: scheme and host of the client, or as_host of the route, and the
 // path before rewriting.
 func (f *Forwarder) URL(r *http.Request, rt *route.Route) *url.URL {
-	u := &url.URL{Scheme: "http", Host: cmp.Or(rt.AsHost, r.Host), RawQuery: r.URL.RawQuery}
+	u := &url.URL{Scheme: "http", Host: hostOf(r, rt), RawQuery: r.URL.RawQuery}
 	if f.ClientTLS(r) {
 		u.Scheme = "https"
 	}

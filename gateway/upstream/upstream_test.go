@@ -183,6 +183,7 @@ func TestDoHeaders(t *testing.T) {
 		{"header of the route", `*,header="X-A: b, c",header=Cookie:,header=User-Agent:us ORIGIN`, "GET / HTTP/1.1\nHost: h\nX-A: 1\nX-A: 2\nCookie: a=b\nUser-Agent: me",
 			"GET / HTTP/1.1|" + signed + "|Host: h|User-Agent: us|X-A: b, c"},
 		{"as_host", "*,as_host=o.example:99 ORIGIN", "GET / HTTP/1.1\nHost: h", "GET / HTTP/1.1|" + signed + "|Host: o.example:99"},
+		{"host in small letters", "* ORIGIN", "GET / HTTP/1.1\nHost: H.Example:1", "GET / HTTP/1.1|" + signed + "|Host: h.example:1"},
 		{"host of the target wins", "*,as_host=o.example ORIGIN,host=t.example", "GET / HTTP/1.1\nHost: h", "GET / HTTP/1.1|" + signed + "|Host: t.example"},
 		{"path_rem", "*,path_beg=/api/,path_rem=4 ORIGIN", "GET /api/x%2Fy?q HTTP/1.1\nHost: h", "GET /x%2Fy?q HTTP/1.1|" + signed + "|Host: h"},
 		{"replace_beg", "*,path_beg=/api/,replace_beg=/v2/ ORIGIN", "GET /api/x HTTP/1.1\nHost: h", "GET /v2/x HTTP/1.1|" + signed + "|Host: h"},
