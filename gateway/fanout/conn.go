@@ -363,6 +363,13 @@ func (c *Conn) next(b *Batch, now time.Duration) (private []byte, ok bool) {
 		switch {
 		case status == Wait:
 			return nil, false
+		case status == asking:
+			c.ask(s, *b)
+			*b = Batch{}
+		case status == Ready && b.passing != nil:
+			c.others(i)
+			c.emit(s, b, now)
+			*b = Batch{}
 		case status == Ready:
 			s.quiet, s.gave = now, true
 			if s.form >= byteForms {
@@ -370,10 +377,7 @@ func (c *Conn) next(b *Batch, now time.Duration) (private []byte, ok bool) {
 				c.tell(s, Ready, *b)
 				continue
 			}
-			if last := len(c.subs) - 1; i < last { // then the others have their turn
-				copy(c.subs[i:], c.subs[i+1:])
-				c.subs[last] = s
-			}
+			c.others(i)
 			if len(b.Frames) == 0 {
 				continue
 			}
@@ -387,6 +391,15 @@ func (c *Conn) next(b *Batch, now time.Duration) (private []byte, ok bool) {
 		default:
 			c.tell(s, status, *b)
 		}
+	}
+}
+
+// others gives the other subscriptions their turn before the one at i.
+func (c *Conn) others(i int) {
+	if last := len(c.subs) - 1; i < last {
+		s := c.subs[i]
+		copy(c.subs[i:], c.subs[i+1:])
+		c.subs[last] = s
 	}
 }
 

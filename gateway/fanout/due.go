@@ -76,7 +76,7 @@ func (c *Conn) due() time.Duration {
 	}
 	due = min(due, c.keepAt(), c.alarmAt())
 	for _, s := range c.subs {
-		if s.linkAfter > 0 {
+		if s.linkAfter > 0 && !s.asking {
 			due = min(due, s.quiet+s.linkAfter)
 		}
 	}
@@ -131,7 +131,7 @@ func (c *Conn) tickAt(now time.Duration) {
 			c.client.relay.alarmAt = never
 		}
 		for i := len(c.subs) - 1; i >= 0; i-- {
-			if s := c.subs[i]; s.linkAfter > 0 && now >= s.quiet+s.linkAfter {
+			if s := c.subs[i]; s.linkAfter > 0 && !s.asking && now >= s.quiet+s.linkAfter {
 				c.tell(s, Quiet, Batch{})
 			}
 		}

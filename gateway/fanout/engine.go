@@ -427,7 +427,7 @@ func (e *Engine) attach(m *member, want Want, openOnly bool) bool {
 		return false
 	}
 	defer ch.mu.Unlock()
-	m.began, m.hasBegan = want.PrevID, want.HasPrevID
+	m.began, m.hasBegan, m.filter = want.PrevID, want.HasPrevID, want.Filter
 	first, last := ch.retained()
 	switch {
 	case !want.HasPrevID && want.Mark != 0:

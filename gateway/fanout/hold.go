@@ -28,6 +28,7 @@ type hold struct {
 	quiet     time.Duration // since when, on the engine's clock
 	passHints bool
 	gave      bool // something was sent
+	asking    bool // a filter is
 	ended     bool // Held is called, or will not be
 	context   any
 }
@@ -82,7 +83,7 @@ func (c *Conn) Hold(h Hold) (s *Subscriber, ok bool) {
 
 // free lets the connection use the memory of a subscription again.
 func (s *Subscriber) free() {
-	if c := s.conn; c != nil && s == &c.first {
+	if c := s.conn; c != nil && s == &c.first && !s.asking {
 		s.conn = nil
 	}
 }

@@ -26,7 +26,7 @@ type metrics struct {
 	evicted                         [evictReasons]atomic.Int64
 	fellBehind                      atomic.Int64
 	deliveredItems, deliveredBytes  atomic.Int64 // to those who pull
-	keepAlives                      atomic.Int64
+	keepAlives, filtered            atomic.Int64
 }
 
 // sum adds up what the loops have counted.
@@ -92,6 +92,7 @@ func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 			prometheus.Labels{"reason": evictReasonNames[i]})
 	}
 	count("fell_behind_total", "Times that a log dropped items before a subscriber had taken them.", &m.fellBehind, nil)
+	count("filtered_items_total", "Items that filters kept from a subscriber, each counted for each of them.", &m.filtered, nil)
 	count("keep_alives_total", "Keep-alives sent on quiet streams and WebSockets.", &m.keepAlives, nil)
 	total := func(name, help string, read func() float64) {
 		with.NewCounterFunc(prometheus.CounterOpts{Name: "spillway_" + name, Help: help}, read)

@@ -85,13 +85,14 @@ type segment struct {
 
 	items    []entry
 	bytes    [byteForms][]byte
-	special  [byteForms]bool // some item is not content in this form
+	special  [byteForms]bool // some item is not content in this form, or not for everyone
 	coded    [codings]*coded
 	ids      []itemID // of foreign channels, parallel to items; else nil
+	terms    []*terms // parallel to items; nil: there are none
 	specials []special
 
 	newest  time.Duration // when the last item came, on the engine's clock
-	outside int64         // bytes that ids and specials refer to
+	outside int64         // bytes that ids, terms and specials refer to
 	cost    int64         // bytes of memory that were accounted for
 
 	// Neighbours in the engine's order of eviction; guarded by order.mu.
@@ -117,6 +118,7 @@ func (s *segment) memory() int64 {
 		n += c.memory()
 	}
 	n += int64(cap(s.ids)) * int64(unsafe.Sizeof(itemID{}))
+	n += int64(cap(s.terms)) * int64(unsafe.Sizeof((*terms)(nil)))
 	n += int64(cap(s.specials)) * int64(unsafe.Sizeof(special{}))
 	return n + s.outside
 }

@@ -23,6 +23,9 @@ type Want struct {
 	// Mark, where it is not zero, is what Engine.Marks said earlier: without
 	// PrevID it is attached behind what was the newest item then.
 	Mark Mark
+
+	// Filter is what items have to pass; nil: nothing.
+	Filter Filter
 }
 
 // A Mark is a place in a channel's log.
@@ -41,6 +44,7 @@ const (
 	Refresh               // an item asks for a WebSocket-over-HTTP request
 	Quiet                 // of a connection's subscription: nothing came for its time
 
+	asking        // a filter has to be asked first
 	uncoded       // the segment has to be compressed first
 	movedOn       // the channel's name belongs to a newer channel, where to go on
 	closedUnnamed // Closed, and the id is still to be asked
@@ -56,6 +60,9 @@ type Batch struct {
 	Items int
 	// Response is set for subscribers of the Response form: one item at a time.
 	Response *grip.HTTPResponse
+	// Content is that of an item that a filter had in its hands, in place of
+	// Frames.
+	Content []byte
 	// Code and Reason of an End on a WebSocket; 0 means 1000.
 	Code   int
 	Reason string
@@ -71,6 +78,9 @@ type Batch struct {
 	newest  bool   // nothing came behind it yet
 	follows bool   // of the member, before the batch
 	prev    string // of the same
+
+	passing *Passing // of an item that goes out alone
+	typ     grip.MessageType
 }
 
 // A Subscriber reads the logs of some channels in one form. Except for Wake and
@@ -100,6 +110,8 @@ type member struct {
 	// On foreign channels, when the subscriber named a prev-id: an item is
 	// given only if it follows this one (GRIP reference, 7.3).
 	prev string
+
+	filter Filter // nil: none
 
 	// An action that was not published through the log, but to those who
 	// listened at that moment.
@@ -157,6 +169,9 @@ func (s *Subscriber) Next(maxBytes int) (b Batch, status Status) {
 }
 
 func (s *Subscriber) next(b *Batch, maxBytes int) Status {
+	if s.asking {
+		return Wait
+	}
 	for i := range s.members {
 		at := int(s.turn) + i
 		if at >= len(s.members) {
@@ -225,10 +240,21 @@ func (m *member) lastID() (string, bool) {
 func (m *member) next(b *Batch, maxBytes int) Status {
 	for {
 		status := m.tryNext(b, maxBytes)
-		if status != uncoded {
+		switch {
+		case status == uncoded:
+			m.ch.code(b.seg, b.from, m.sub.conn.code.coding)
+		case status != Ready || b.passing == nil:
 			return status
+		default:
+			ok, ask := m.pass(b)
+			if ask {
+				return asking
+			}
+			if ok {
+				return Ready
+			}
+			*b = Batch{}
 		}
-		m.ch.code(b.seg, b.from, m.sub.conn.code.coding)
 	}
 }
 
@@ -278,7 +304,7 @@ func (m *member) tryNext(b *Batch, maxBytes int) Status {
 // connection, and nothing but content. Wait means that it is another case.
 func (m *member) run(b *Batch, maxBytes int) Status {
 	c, form := m.sub.conn, m.sub.form
-	if c == nil || form >= byteForms || m.follows || m.action != nil {
+	if c == nil || form >= byteForms || m.follows || m.action != nil || m.filter != nil {
 		return Wait
 	}
 	s, from := m.ch.find(m.cursor + 1)
@@ -343,7 +369,24 @@ func (m *member) scan(b *Batch, maxBytes int) Status {
 					if v == missesItem {
 						return Behind
 					}
+				}
+				way := m.passage(s, i)
+				if way != shared && run.Items > 0 {
+					break items // the same
+				}
+				if m.follows {
 					m.prev, m.follows = s.ids[i].id, s.ids[i].id != ""
+				}
+				switch way {
+				case none:
+					m.sub.engine.metrics.filtered.Add(1)
+					from, m.cursor = i+1, s.first+uint64(i)
+					run.follows, run.prev = m.follows, m.prev
+					continue
+				case private:
+					m.cursor = s.first + uint64(i)
+					m.alone(run, s, i)
+					return Ready
 				}
 				run.Items++
 				if form >= byteForms { // one at a time

@@ -33,18 +33,19 @@ type draft struct {
 	bytes    [byteForms][]byte
 	special  [byteForms]bool
 	ids      []itemID
+	terms    []*terms
 	specials []special
 	outside  int64
 }
 
 func draftOf(s *segment) draft {
-	return draft{s, s.items, s.bytes, s.special, s.ids, s.specials, s.outside}
+	return draft{s, s.items, s.bytes, s.special, s.ids, s.terms, s.specials, s.outside}
 }
 
 func (d *draft) store(now time.Duration) {
 	s := d.seg
 	s.items, s.bytes, s.special = d.items, d.bytes, d.special
-	s.ids, s.specials, s.outside = d.ids, d.specials, d.outside
+	s.ids, s.terms, s.specials, s.outside = d.ids, d.terms, d.specials, d.outside
 	s.newest = now
 }
 
@@ -214,6 +215,25 @@ func (w *writer) item(it *grip.Item, foreign bool) {
 		if it.ID != "" {
 			w.outside += byIDBytes
 		}
+	}
+	w.limit(termsOf(it))
+}
+
+// limit notes for whom the item is that was added last; nil: for everyone.
+func (w *writer) limit(t *terms) {
+	if t == nil && w.terms == nil {
+		return
+	}
+	for len(w.terms) < len(w.items)-1 {
+		w.terms = append(w.terms, nil)
+	}
+	w.terms = append(w.terms, t)
+	if t == nil {
+		return
+	}
+	w.outside += t.bytes()
+	for form := range byteForms {
+		w.special[form] = w.special[form] || t.content[form] != nil
 	}
 }
 
