@@ -90,6 +90,10 @@ type Config struct {
 	// Pushpin-Route header.
 	AcceptPushpinRoute bool `envconfig:"ACCEPT_PUSHPIN_ROUTE" default:"false"`
 
+	// AutoCrossOrigin lets pages of other sites use all routes, by CORS headers and
+	// JSON-P, as the option aco does on one.
+	AutoCrossOrigin bool `envconfig:"AUTO_CROSS_ORIGIN" default:"false"`
+
 	// ProxyDebug tells clients what went wrong between gateway and HTTP origin,
 	// on all routes, as the option debug does on one.
 	ProxyDebug bool `envconfig:"PROXY_DEBUG" default:"false"`

@@ -32,7 +32,7 @@ func TestValidateReportsEverything(t *testing.T) {
 		{"off", func(c *Config) { c.ControlAddr, c.EventsPath = "", "" }, nil},
 		{"paths", func(c *Config) { c.EventsPath = "/events/?x" }, []string{"EVENTS_PATH=/events/?x: write a plain path"}},
 		{"routes", func(c *Config) { c.Routes, c.RoutesFile = "nonsense", "" }, []string{"ROUTES:1 (nonsense): no target"}},
-		{"routes of which not all is built", func(c *Config) { c.Routes = "* a:1; b,aco a:1" }, []string{"ROUTES:2 (b): aco"}},
+		{"routes of which not all is built", func(c *Config) { c.Routes = "* a:1; b,sockjs=/s a:1" }, []string{"ROUTES:2 (b): sockjs"}},
 		{"a public key cannot sign", func(c *Config) { c.SigKey = Secret(publicKey) }, []string{"SIG_KEY: sign: the key is a public one; give"}},
 		{"origins", func(c *Config) {
 			c.UpstreamConnectTimeout, c.UpstreamTimeout, c.SetXForwardedProtocol, c.CDNLoop = 0, 0, "yes", "a,b"

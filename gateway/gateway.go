@@ -365,6 +365,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rt, local := g.choose(r)
 	out := newOutput(w, r, g.enter(), g.cfg.WriteTimeout)
 	defer out.done()
+	if !local && (g.cfg.AutoCrossOrigin || rt != nil && rt.CORS) {
+		out.cross(crossingOf(r))
+	}
 
 	why, ok := g.admit(&out.visit, clientAddress(r, g.trusted))
 	if !ok {
@@ -380,6 +383,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		out.text(http.StatusBadGateway, "Route not found")
 	case isWebSocket(r):
 		out.text(http.StatusNotImplemented, "WebSockets are not proxied to HTTP origins yet.")
+	case out.crossing != nil:
+		g.serveCrossing(out, r, rt)
 	default:
 		g.serveRoute(out, r, rt)
 	}

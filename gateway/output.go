@@ -19,8 +19,9 @@ type output struct {
 	control      *http.ResponseController
 	request      *http.Request
 	writeTimeout time.Duration
-	contentType  string // of the head that was sent
-	reason       string // phrase of the status; empty: the standard one
+	contentType  string    // of the head that was sent
+	reason       string    // phrase of the status; empty: the standard one
+	crossing     *crossing // nil: to a page of the same site
 	visit        visit
 	deadlineAt   time.Time // the newest that was set
 }
@@ -61,6 +62,15 @@ func (o *output) WriteHeader(status int) {
 	h := o.Header()
 	if o.contentType = h.Get("Content-Type"); o.contentType == "" {
 		h["Content-Type"] = nil // or net/http would guess one that the origin never said
+	}
+	switch c := o.crossing; {
+	case c == nil:
+	case c.script != nil:
+		c.script.reason = o.reason
+		o.ResponseWriter.WriteHeader(status)
+		return
+	default:
+		c.allow(h)
 	}
 	if o.reason != "" {
 		if c := phrasedOf(o.request); c != nil {

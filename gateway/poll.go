@@ -31,13 +31,14 @@ import (
 // Elsewhere the handler waits, too.
 type poll struct {
 	held
-	page   *page // the newest hold
-	status int   // of the first
-	from   source
-	origin *exchange // with whom the request can be made again; nil: it cannot
-	endAt  time.Time
-	rounds int // links asked
-	ending pollEnd
+	page     *page // the newest hold
+	status   int   // of the first
+	from     source
+	origin   *exchange // with whom the request can be made again; nil: it cannot
+	endAt    time.Time
+	rounds   int // links asked
+	crossing *crossing
+	ending   pollEnd
 
 	busy   bool // someone is at the end of the wait, or asks the link; guarded by held.mu
 	timeUp bool // guarded by held.mu
@@ -87,7 +88,7 @@ func (g *Gateway) poll(out *output, r *http.Request, first *page, status int, fr
 	if !from.local() {
 		timeout = max(timeout, grip.MinTimeout)
 	}
-	p := &poll{held: held{g: g}, page: waiting(first, from), status: status, from: from, origin: origin, endAt: time.Now().Add(timeout)}
+	p := &poll{held: held{g: g}, page: waiting(first, from), status: status, from: from, origin: origin, endAt: time.Now().Add(timeout), crossing: out.crossing}
 	out.visit.become(byPoll)
 	attach := p.wants()
 	for {
@@ -409,6 +410,7 @@ func (g *Gateway) resume(p *poll, w http.ResponseWriter, r *http.Request) {
 	out := newOutput(w, r, p.visit, g.cfg.WriteTimeout)
 	p.visit = visit{}
 	defer out.done()
+	out.cross(p.crossing)
 	var lasts []grip.Last
 	var redo bool
 	if p.own != nil {
@@ -417,21 +419,24 @@ func (g *Gateway) resume(p *poll, w http.ResponseWriter, r *http.Request) {
 	} else {
 		lasts, redo = p.answer(out, r)
 	}
-	if !redo {
-		return
+	if redo {
+		again, err := p.origin.request(r)
+		if err != nil { // it was a request once
+			g.log.Error("a request that was kept cannot be read", "err", err)
+			abort()
+		}
+		g.redo(out, again, p.origin, lasts)
 	}
-	again, err := p.origin.request(r)
-	if err != nil { // it was a request once
-		g.log.Error("a request that was kept cannot be read", "err", err)
-		abort()
-	}
-	g.redo(out, again, p.origin, lasts)
+	out.finish()
 }
 
 // answer ends the wait with the client's answer, or says that the request is to
 // be made once more.
 func (p *poll) answer(out *output, r *http.Request) (lasts []grip.Last, redo bool) {
 	defer out.visit.become(byRequest)
+	if p.crossing != nil && p.crossing.script != nil {
+		p.crossing.script.held = true
+	}
 	g, end := p.g, p.ending
 	switch {
 	case r.Context().Err() != nil:

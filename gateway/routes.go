@@ -60,8 +60,6 @@ func notBuilt(table *route.Table) error {
 	for _, rt := range table.Routes() {
 		option := ""
 		switch {
-		case rt.CORS, rt.JSONP != route.JSONP{}:
-			option = "aco and jsonp_*: CORS headers and JSON-P are left to the origin"
 		case rt.SockJS != "":
 			option = "sockjs: SockJS is not spoken"
 		}

@@ -177,6 +177,9 @@ func (g *Gateway) deliver(out *output, r *http.Request, p *page, from source, x 
 		return g.poll(out, r, p, status, from, x)
 	case p.ins.Hold == grip.HoldNone && p.ins.Next == nil:
 		g.plain(out, p, status)
+	case out.crossing != nil && out.crossing.script != nil:
+		p.close()
+		out.text(http.StatusBadGateway, "A stream cannot be sent as a script.")
 	default:
 		g.stream(out, r, p, status, from)
 	}

@@ -75,6 +75,8 @@ var configTable = []setting{
 		doc: "The headers, comma separated, of which a route with orig_headers copies only what came marked, as eb9bf0f5-NAME, from another proxy."},
 	{part: "Gateway", name: "ACCEPT_PUSHPIN_ROUTE", deflt: "false", twin: false,
 		doc: "Lets a request choose its route by id, with a Pushpin-Route header."},
+	{part: "Gateway", name: "AUTO_CROSS_ORIGIN", deflt: "false", twin: false,
+		doc: "Lets pages of other sites use all routes, by CORS headers and JSON-P, as the option aco does on one."},
 	{part: "Gateway", name: "PROXY_DEBUG", deflt: "false", twin: false,
 		doc: "Tells clients what went wrong between gateway and HTTP origin, on all routes, as the option debug does on one."},
 	{part: "Gateway", name: "CONTROL_ADDR", deflt: "127.0.0.1:5561", twin: false,

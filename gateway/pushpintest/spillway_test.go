@@ -38,6 +38,7 @@ var settings = map[string]func(c *gateway.Config, value string){
 	},
 	"orig_headers_need_mark": func(c *gateway.Config, v string) { c.OrigHeadersNeedMark = strings.Split(v, ",") },
 	"accept_pushpin_route":   func(c *gateway.Config, v string) { c.AcceptPushpinRoute = v == "true" },
+	"auto_cross_origin":      func(c *gateway.Config, v string) { c.AutoCrossOrigin = v == "true" },
 	"debug":                  func(c *gateway.Config, v string) { c.ProxyDebug = v == "true" },
 }
 
