@@ -14,9 +14,9 @@ const (
 	tlsConnectionCost bytesize.Bytes = 48 << 10
 )
 
-// fewestConnections is what the share of memory for connections has to hold at
-// least.
-const fewestConnections = 64
+// leastConnectionMemory is the smallest share of memory for connections: a few
+// pages of history have to find room.
+const leastConnectionMemory bytesize.Bytes = 8 << 20
 
 // A capacity is how many connections there may be.
 type capacity struct {
@@ -35,7 +35,7 @@ func (c *Config) capacity(descriptors uint64) capacity {
 		because: fmt.Sprintf("%d MiB of MEMORY_LIMIT (%d MiB) are for connections, at %v each", share>>20, c.memoryLimit()>>20, each),
 	}
 	if c.MaxConnections > 0 {
-		k.because = "MAX_CONNECTIONS says so"
+		k.most, k.because = c.MaxConnections, "MAX_CONNECTIONS says so"
 	}
 	k.sockets = k.most + k.most/4 + toTell // but not for any number
 	if descriptors == 0 {
@@ -56,14 +56,15 @@ func (c *Config) capacity(descriptors uint64) capacity {
 // can be told so.
 const toTell = 64
 
-// ConnectionMemory is the share of memory for connections.
+// ConnectionMemory is the share of memory for connections. Half of it may be
+// used by what waits for single ones.
 func (c *Config) ConnectionMemory() bytesize.Bytes {
 	each := c.ConnectionCost()
 	if c.MaxConnections > 0 {
-		return bytesize.Bytes(c.MaxConnections) * each
+		return max(bytesize.Bytes(c.MaxConnections)*each, leastConnectionMemory)
 	}
 	limit, logs := c.Memory()
-	return max(min(limit/4, limit-logs-c.OtherMemory), fewestConnections*each)
+	return max(min(limit/4, limit-logs-c.OtherMemory), leastConnectionMemory)
 }
 
 // ConnectionCost is the memory that is reckoned for each connection.

@@ -2,9 +2,12 @@ package gateway
 
 import (
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"spillway/grip"
 )
 
 func TestCapacity(t *testing.T) {
@@ -18,7 +21,7 @@ func TestCapacity(t *testing.T) {
 		{"a quarter of the memory", Config{MemoryLimit: 1 << 30}, 1 << 20, 32768, 32768 + 8192 + 64, "256 MiB of MEMORY_LIMIT (1024 MiB) are for connections, at 8KiB each"},
 		{"connections with TLS cost more", Config{MemoryLimit: 1 << 30, TLSCertFile: "x"}, 1 << 20, 5461, 5461 + 1365 + 64, "at 48KiB each"},
 		{"what others leave", Config{MemoryLimit: 128 << 20, OtherMemory: 80 << 20}, 1 << 20, 2048, 2048 + 512 + 64, "16 MiB of MEMORY_LIMIT"},
-		{"others leave nothing, which is refused elsewhere", Config{MemoryLimit: 64 << 20, OtherMemory: 64 << 20}, 1 << 20, 64, 64 + 16 + 64, "0 MiB of"},
+		{"others leave nothing, which is refused elsewhere", Config{MemoryLimit: 64 << 20, OtherMemory: 64 << 20}, 1 << 20, 1024, 1024 + 256 + 64, "8 MiB of"},
 		{"descriptors", Config{MemoryLimit: 1 << 30}, 1024, 1024 - 128 - 64, 1024 - 128, "1024 files and sockets open, of which 128 are kept"},
 		{"many descriptors", Config{MemoryLimit: 1 << 40}, 20_000, 20_000 - 512 - 64, 20_000 - 512, "20000 files and sockets open, of which 512 are kept"},
 		{"hardly any", Config{MemoryLimit: 1 << 30}, 16, 1, 14, "16 files and sockets"},
@@ -37,8 +40,58 @@ func TestCapacity(t *testing.T) {
 }
 
 func TestConnectionsAreLimitedByDefault(t *testing.T) {
-	f := start(t, func(c *Config) { c.MaxConnections, c.MemoryLimit = 0, 16<<20 })
-	if got := f.metric(t, "spillway_connections_limit", prometheus.Labels{}); got != 512 {
-		t.Errorf("limit: got %v, want 4MiB / 8KiB", got)
+	f := start(t, func(c *Config) { c.MaxConnections, c.MemoryLimit = 0, 64<<20 })
+	if got := f.metric(t, "spillway_connections_limit", nil); got != 2048 {
+		t.Errorf("limit: got %v, want 16MiB / 8KiB", got)
 	}
+}
+
+// While too much waits for slow clients nobody new is served, and no page is made
+// that would wait as well.
+func TestCrowded(t *testing.T) {
+	f := start(t, nil)
+	c := f.get(t, "/events/list/")
+	c.want(":ok\n\n")
+	f.attached(t, 1)
+	asked := func() float64 { return f.metric(t, "spillway_links_asked_total", prometheus.Labels{"reason": "hint"}) }
+	limit := int(f.metric(t, "spillway_private_limit_bytes", nil))
+	f.engine.Keep(limit)
+	f.get(t, "/events/list/").wantEnd("event: stream-error\ndata: {\"code\":\"too-many-connections\"}\n\n")
+	f.wantMetric(t, "spillway_refused_total", prometheus.Labels{"reason": "memory"}, 1)
+	pages := len(f.list.askedIDs())
+	f.list.act(grip.Item{HTTPStream: &grip.HTTPStream{Action: grip.ActionHint}})
+	eventually(t, "the link to be due", func() bool { return asked() == 1 })
+	if got := len(f.list.askedIDs()); got != pages {
+		t.Errorf("pages: got %d, want %d as before", got, pages)
+	}
+	f.engine.Keep(-limit)
+	eventually(t, "the page", func() bool { return len(f.list.askedIDs()) == pages+1 })
+	f.get(t, "/events/list/").want(":ok\n\n")
+}
+
+// What of a client's messages waits for the origin is counted, until it has them or
+// the client has left.
+func TestMessagesAreCounted(t *testing.T) {
+	f := start(t, nil)
+	f.list.gate = make(chan struct{})
+	answer := sync.OnceFunc(func() { close(f.list.gate) })
+	defer answer()
+	waiting := func() float64 { return f.metric(t, "spillway_private_bytes", nil) }
+	talk := func(nth int) *wsClient {
+		c := f.dial(t, "/events/list/")
+		c.send("detach")
+		eventually(t, "the origin to be asked", func() bool {
+			f.list.mu.Lock()
+			defer f.list.mu.Unlock()
+			return len(f.list.posts) == nth
+		})
+		c.send(strings.Repeat("x", 1000))
+		eventually(t, "the message to be counted", func() bool { return waiting() == 1000 })
+		return c
+	}
+	talk(1).conn.CloseNow()
+	eventually(t, "nothing to be kept", func() bool { return waiting() == 0 })
+	talk(2)
+	answer()
+	eventually(t, "nothing to be kept", func() bool { return waiting() == 0 })
 }

@@ -369,6 +369,7 @@ func (c *Config) Fanout() fanout.Config {
 		MaxPause:         c.FlushPauseMax,
 		NoIOUring:        !c.IOUring,
 		LogMemory:        int64(logMemory),
+		PrivateMemory:    int64(c.ConnectionMemory() / 2),
 	}
 }
 

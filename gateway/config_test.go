@@ -46,7 +46,7 @@ func TestValidateReportsEverything(t *testing.T) {
 		},
 			[]string{"CONTROL_MAX_BODY=1: must be between 1KiB and 1GiB", "CHANNEL_LOG_BYTES=1", "LOG_MEMORY=1", "MEMORY_LIMIT=1", "MAX_HEADER_BYTES=1"}},
 		{"more memory than there is", func(c *Config) { c.LogMemory, c.MemoryLimit = 1<<30, 1<<29 }, []string{"LOG_MEMORY=1GiB: must not be more than the memory there is (512MiB)"}},
-		{"more logs than leave room for connections", func(c *Config) { c.LogMemory, c.MemoryLimit = 32<<20-1, 32<<20 }, []string{"LOG_MEMORY=33554431: leaves connections less than 512KiB of the memory there is (32MiB)"}},
+		{"more logs than leave room for connections", func(c *Config) { c.LogMemory, c.MemoryLimit = 32<<20-1, 32<<20 }, []string{"LOG_MEMORY=33554431: leaves connections less than 8MiB of the memory there is (32MiB)"}},
 		{"more connections than memory", func(c *Config) { c.MaxConnections, c.MemoryLimit = 100_000, 1<<30 },
 			[]string{"MAX_CONNECTIONS=100000: may take 800000KiB, at 8KiB each, and there are 1GiB less LOG_MEMORY (256MiB); lower it, or raise MEMORY_LIMIT"}},
 		{"more than anyone has", func(c *Config) { c.MaxConnections = 1 << 40 }, []string{"MAX_CONNECTIONS=1099511627776: must be between 0 and 100000000"}},

@@ -418,6 +418,9 @@ func (g *Gateway) admit(v *visit, address netip.Addr) (why refusal, ok bool) {
 	if g.drain.begun() {
 		return refusedDraining, false
 	}
+	if g.engine.Crowded() {
+		return refusedMemory, false
+	}
 	v.peer, why, v.admitted = g.limits.enter(address)
 	return why, v.admitted
 }
@@ -425,6 +428,7 @@ func (g *Gateway) admit(v *visit, address netip.Addr) (why refusal, ok bool) {
 var refusals = map[refusal]struct{ code, text string }{
 	refusedDraining: {"draining", "this server is restarting; connect again"},
 	refusedTotal:    {"too-many-connections", "this server has as many connections as it may have; try again later"},
+	refusedMemory:   {"too-many-connections", "too much waits for clients of this server that are slow; try again later"},
 	refusedPerIP:    {"too-many-connections", "your address has as many connections as it may have; close some"},
 }
 

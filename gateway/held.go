@@ -129,6 +129,8 @@ func (h *held) left(why fanout.Ending) {
 		e.reason = closedStalled
 	case why == fanout.TooBig:
 		e.reason = closedMessageTooBig
+	case why == fanout.Crowded:
+		e.reason = closedForMemory
 	case why == fanout.CutOff:
 		e.reason = closedAborted
 	}

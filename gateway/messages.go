@@ -40,6 +40,10 @@ func (s *session) Received(typ grip.MessageType, content []byte) {
 		e.Type = grip.EventBinary
 	}
 	t.pending, t.bytes = append(t.pending, e), t.bytes+len(content)
+	s.g.engine.Keep(len(content))
+	if s.posting && s.g.engine.Crowded() {
+		s.finish(ending{reason: closedForMemory, code: 1013, text: "try again later"})
+	}
 	if t.bytes > maxPending {
 		s.conn.Pause()
 	}
@@ -83,8 +87,19 @@ func (s *session) takePending() (*talk, []grip.Event) {
 		return t, nil
 	}
 	events := t.pending
+	s.g.engine.Keep(-t.bytes)
 	t.pending, t.bytes = nil, 0
 	return t, events
+}
+
+// hush makes the session keep nothing of what the client says.
+func (s *session) hush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.talk != nil {
+		s.g.engine.Keep(-s.talk.bytes)
+	}
+	s.talk = nil
 }
 
 // give posts events and returns the events of the answer.

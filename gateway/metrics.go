@@ -28,12 +28,13 @@ const (
 	closedAnswered      closeReason = "answered"      // a long poll got its answer
 	closedTimeout       closeReason = "poll_timeout"  // a long poll got none in time
 	closedMessageTooBig closeReason = "message_size"  // a WebSocket message of the client was too large
+	closedForMemory     closeReason = "memory"        // more was waiting for single clients than there is memory for
 	closedOriginError   closeReason = "origin_error"  // a page could not be had, or was not understood
 	closedAborted       closeReason = "aborted"       // cut off at the end of the drain window
 )
 
 var closeReasons = []closeReason{closedByClient, closedByOrigin, closedByPublisher, closedTooSlow, closedStalled, closedMaxAge,
-	closedDraining, closedAnswered, closedTimeout, closedMessageTooBig, closedOriginError, closedAborted}
+	closedDraining, closedAnswered, closedTimeout, closedMessageTooBig, closedForMemory, closedOriginError, closedAborted}
 
 // An askReason is why a held stream asked its next link.
 type askReason string
@@ -71,6 +72,7 @@ const (
 	refusedDraining refusal = "draining"
 	refusedTotal    refusal = "max_connections"
 	refusedPerIP    refusal = "max_connections_per_ip"
+	refusedMemory   refusal = "memory"  // too much waits for single clients
 	refusedSocket   refusal = "sockets" // far too many connections: closed without an answer
 )
 
@@ -117,7 +119,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	refused := with.NewCounterVec(prometheus.CounterOpts{Name: "spillway_refused_total",
 		Help: "Requests and connections that were turned away, by the limit they met."}, []string{"reason"})
-	for _, r := range []refusal{refusedDraining, refusedTotal, refusedPerIP, refusedSocket} {
+	for _, r := range []refusal{refusedDraining, refusedTotal, refusedPerIP, refusedMemory, refusedSocket} {
 		m.refused[r] = refused.WithLabelValues(string(r))
 	}
 	return m

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"spillway/gateway/fanout"
 	"spillway/gateway/upstream"
@@ -145,6 +146,9 @@ func (s *stream) TimeOver() {
 	}
 	s.conn.Finish(last, 0, "")
 }
+
+// Size implements fanout.Sized.
+func (s *stream) Size() int { return int(unsafe.Sizeof(*s)) }
 
 // Gone implements fanout.Owner.
 func (s *stream) Gone(why fanout.Ending) { s.left(why) }
@@ -296,8 +300,11 @@ func (f *follow) resume(ctx context.Context, sub *fanout.Subscriber, status fano
 
 // ask follows a link, as long as the client is there.
 func (f *follow) ask(ctx context.Context, link *grip.Link, lasts []grip.Last, why askReason) (*page, *ending) {
-	f.held.g.metrics.asked[why].Inc()
+	g := f.held.g
+	g.metrics.asked[why].Inc()
 	pause(ctx, f.restraint(why))
+	for g.engine.Crowded() && pause(ctx, 50*time.Millisecond+rand.N(50*time.Millisecond)) { // it would be one more page that waits
+	}
 	p, err := f.fetch(ctx, link, lasts)
 	switch {
 	case ctx.Err() != nil:

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"spillway/gateway/compress"
 	"spillway/gateway/fanout"
@@ -182,11 +183,15 @@ func (s *session) TimeOver() {
 	s.finish(e)
 }
 
+// Size implements fanout.Sized.
+func (s *session) Size() int { return int(unsafe.Sizeof(*s)) }
+
 // Gone implements fanout.Owner.
 func (s *session) Gone(why fanout.Ending) {
 	s.mu.Lock()
-	s.ended, s.talk, s.streams = true, nil, nil
+	s.ended, s.streams = true, nil
 	s.mu.Unlock()
+	s.hush()
 	s.left(why)
 }
 
@@ -239,9 +244,7 @@ func (s *session) carryOut(by *substream, events []grip.Event) bool {
 func (s *session) obey(by *substream, c grip.Control) {
 	switch c.Type {
 	case "detach":
-		s.mu.Lock()
-		s.talk = nil
-		s.mu.Unlock()
+		s.hush()
 		s.conn.Resume()
 	case "subscribe":
 		ins := &grip.Instruct{}

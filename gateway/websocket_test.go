@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -243,6 +244,8 @@ func TestWebSocketDetached(t *testing.T) {
 func TestWebSocketDetachedWhilePaused(t *testing.T) {
 	f := start(t, nil)
 	f.list.gate = make(chan struct{})
+	answer := sync.OnceFunc(func() { close(f.list.gate) })
+	defer answer()
 	c := f.dial(t, "/events/list/")
 	c.send("detach")
 	eventually(t, "the origin to be asked", func() bool {
@@ -266,7 +269,7 @@ func TestWebSocketDetachedWhilePaused(t *testing.T) {
 		c.send(strings.Repeat("x", 10_000))
 		return ping(100*time.Millisecond) != nil
 	})
-	close(f.list.gate)
+	answer()
 	if err := ping(patience); err != nil {
 		t.Errorf("ping after detach: got %v, want an answer", err)
 	}

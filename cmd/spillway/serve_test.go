@@ -22,7 +22,7 @@ func TestSettings(t *testing.T) {
 		{"more shares than memory", []string{someKafka, "MEMORY_LIMIT=64MiB"}, []string{"MEMORY_LIMIT: ", "HISTORY_CACHE_BYTES (67108864)"}},
 		{"connections are a share", []string{someKafka, "MEMORY_LIMIT=1GiB", "MAX_CONNECTIONS=90000"}, []string{"MEMORY_LIMIT: ", "MAX_CONNECTIONS at 8192 each (737280000)"}},
 		{"a share that is left", []string{someKafka, "MEMORY_LIMIT=128MiB"}, nil},
-		{"none is left", []string{someKafka, "MEMORY_LIMIT=106MiB"}, []string{"MAX_CONNECTIONS at 8192 each (524288)"}},
+		{"none is left", []string{someKafka, "MEMORY_LIMIT=112MiB"}, []string{"MAX_CONNECTIONS at 8192 each (8388608)"}},
 		{"shares that fit", []string{someKafka, "MEMORY_LIMIT=64MiB", "HISTORY_CACHE_BYTES=8MiB"}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

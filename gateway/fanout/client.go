@@ -79,9 +79,13 @@ func (c *Conn) hear(p []byte) {
 	r := &c.client.reader
 	held := r.Held()
 	err := r.Feed(p, c.received)
-	c.kept(r.Held() - held)
+	more := r.Held() - held
+	c.engine().Keep(more)
 	var wrong *ws.Error
 	switch {
+	case err == nil && more > 0 && c.engine().Crowded():
+		c.deafen()
+		c.refuse(&ws.Error{Code: 1013, Text: "try again later"}, Crowded)
 	case err == nil, errors.Is(err, errHungUp):
 	case errors.As(err, &wrong) && wrong.Code == ws.CodeTooBig:
 		c.refuse(wrong, TooBig)
@@ -90,17 +94,11 @@ func (c *Conn) hear(p []byte) {
 	}
 }
 
-// kept notes that more bytes of a message that is not complete are kept.
-func (c *Conn) kept(more int) {
-	if more != 0 {
-		c.engine().privateBytes.Add(int64(more))
-	}
-}
-
-// deafen forgets what was heard; who reads calls it last.
+// deafen forgets what was heard. Who reads calls it, and hears nothing from then
+// on.
 func (c *Conn) deafen() {
 	if c.client != nil {
-		c.kept(-c.client.reader.Held())
+		c.engine().Keep(-c.client.reader.Held())
 		c.client.reader.Reset()
 	}
 }
@@ -127,8 +125,10 @@ func (c *Conn) received(m ws.Message) error {
 			return nil
 		}
 		c.mu.Lock()
-		if c.state == open && (c.out == nil || len(c.out.buf) < pongBytes) {
-			c.put(ws.AppendFrame(nil, ws.OpPong, m.Payload))
+		if c.state == open && (c.out == nil || c.out.pongs < pongBytes) {
+			pong := ws.AppendFrame(nil, ws.OpPong, m.Payload)
+			c.put(pong)
+			c.out.pongs += len(pong)
 			c.kick()
 		}
 		c.mu.Unlock()

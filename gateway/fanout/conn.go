@@ -50,12 +50,17 @@ type Ending uint8
 const (
 	Left     Ending = iota // the client went away, or closed the WebSocket
 	Stalled                // it took nothing, or did not answer a ping, for WriteTimeout
+	Crowded                // it needed memory when all connections together had Config.PrivateMemory
 	TooBig                 // it sent a message that is too large
 	Wrong                  // it sent what is no WebSocket
 	Finished               // Finish was called, and the client had its time to take what there was
 	CutOff                 // Cut, or the engine has ended
 	Returned               // Return was called: the connection is its owner's again
 )
+
+// A Sized owner says what it keeps for its connection, in bytes. Of others
+// nothing is counted.
+type Sized interface{ Size() int }
 
 // Options are what a connection is taken over with.
 type Options struct {
@@ -120,7 +125,18 @@ type Conn struct {
 	firstSubs   [1]*Subscriber
 }
 
-const connBytes = int64(unsafe.Sizeof(Conn{}))
+// size is what we and the owner keep for a connection whatever it is doing, in
+// bytes.
+func (c *Conn) size() int64 {
+	n := unsafe.Sizeof(*c)
+	if c.client != nil {
+		n += unsafe.Sizeof(*c.client)
+	}
+	if o, ok := c.owner.(Sized); ok {
+		return int64(n) + int64(o.Size())
+	}
+	return int64(n)
+}
 
 type connState uint8
 
@@ -138,6 +154,7 @@ type outbox struct {
 	buf     []byte
 	written uint64 // bytes that have left
 	added   uint64 // bytes that were put in
+	pongs   int    // bytes of them that are pongs
 	waiters []waiter
 }
 
@@ -218,6 +235,15 @@ func (c *Conn) put(p []byte) {
 	c.out.buf = append(c.out.buf, p...)
 	c.out.added += uint64(len(p))
 	c.engine().privateBytes.Add(int64(len(p)))
+}
+
+// putRest does so with what is left of a frame, if there is memory for it.
+func (c *Conn) putRest(p []byte) {
+	if len(p) > 0 && c.engine().Crowded() {
+		c.cut(Crowded)
+		return
+	}
+	c.put(p)
 }
 
 // took notes that n bytes of the outbox have left. It is called with c.mu.
@@ -433,7 +459,7 @@ func (c *Conn) sent() {
 // were. It is called with c.mu.
 func (c *Conn) unsent(b *Batch, n int) {
 	if c.framing != Plain {
-		c.put(b.rewind(n))
+		c.putRest(b.rewind(n))
 		return
 	}
 	// The same place in the frames, and what is left of the content there.
@@ -448,7 +474,7 @@ func (c *Conn) unsent(b *Batch, n int) {
 			return
 		default:
 			b.rewind(start + 1)
-			c.put(content[n:])
+			c.putRest(content[n:])
 			return
 		}
 	}

@@ -28,6 +28,10 @@ type Config struct {
 
 	LogMemory int64 // of all channels together, in bytes; default 256 MiB
 
+	// PrivateMemory is how many bytes may wait for single connections, of all
+	// together; default 128 MiB. What goes beyond it ends its connection.
+	PrivateMemory int64
+
 	// MaxPause bounds how long items wait, on a channel with so many connections
 	// that a round of writes takes a while, for others to leave with them. 0: not
 	// at all.
@@ -62,6 +66,7 @@ func (c *Config) defaults() {
 	set(&c.ChannelLogBytes, 4<<20)
 	set((*int64)(&c.ChannelLogAge), int64(60*time.Second))
 	set(&c.LogMemory, 256<<20)
+	set(&c.PrivateMemory, 128<<20)
 	set((*int64)(&c.Linger), int64(60*time.Second))
 	set((*int64)(&c.IDCacheAge), int64(60*time.Second))
 	if c.IDCacheSize == 0 {
@@ -90,7 +95,7 @@ type Engine struct {
 	loops        []*loop        // shards, and last the portable one
 	turn         atomic.Uint32  // of which shard gets the next connection
 	telling      sync.WaitGroup // calls of owners, and goroutines of connections
-	privateBytes atomic.Int64   // in the outboxes of all connections
+	privateBytes atomic.Int64   // that wait for single connections, or are halves of what their clients say
 	drainWithin  atomic.Int64   // connections end at a random moment within; 0: they do not
 	keepAlives   sync.Map       // of keepAliveKey to *keepAlive
 	kept         atomic.Int32   // entries of keepAlives
@@ -166,6 +171,13 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// Keep counts bytes that an owner keeps for its connection alone: more of them, or
+// fewer.
+func (e *Engine) Keep(more int) { e.privateBytes.Add(int64(more)) }
+
+// Crowded reports whether as much waits for single connections as may.
+func (e *Engine) Crowded() bool { return e.privateBytes.Load() >= e.cfg.PrivateMemory }
 
 // sweep evicts by age, and forgets foreign channels that nobody listens to.
 func (e *Engine) sweep() {

@@ -43,6 +43,7 @@ type loop struct {
 
 	draining    atomic.Bool // all connections are to be told that they end
 	connections atomic.Int64
+	size        atomic.Int64 // of all of them, in bytes
 
 	// What was written. Only this loop's connections add to it.
 	writes, items, bytes, blocked atomic.Int64
@@ -266,6 +267,7 @@ func (l *loop) look(c *Conn) {
 	if !c.admitted && c.state < closed {
 		c.admitted = true
 		l.connections.Add(1)
+		l.size.Add(c.size())
 		if l.engine.drainWithin.Load() > 0 { // it may have come too late for the word to all
 			c.endAt = min(c.endAt, l.now+l.engine.drainDelay())
 			c.arm()
@@ -296,6 +298,7 @@ func (l *loop) look(c *Conn) {
 	case c.admitted:
 		l.mech.close(l, c)
 		l.connections.Add(-1)
+		l.size.Add(-c.size())
 	case c.ending != Returned:
 		c.closeUnseen()
 	}

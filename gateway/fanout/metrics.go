@@ -118,11 +118,14 @@ func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 			ConstLabels: prometheus.Labels{"loop": strconv.Itoa(i), "kind": kind},
 		}, func() float64 { return float64(l.connections.Load()) })
 	}
-	gauge("connection_bytes", "Memory that the engine keeps for its connections, in bytes, with what waits for one of them alone.", func() float64 {
-		return e.sum(func(l *loop) *atomic.Int64 { return &l.connections })*float64(connBytes) + float64(e.privateBytes.Load())
+	gauge("connection_bytes", "Memory that is kept for connections which the engine has, in bytes, with what waits for one of them alone.", func() float64 {
+		return e.sum(func(l *loop) *atomic.Int64 { return &l.size }) + float64(e.privateBytes.Load())
 	})
-	gauge("private_bytes", "Bytes that wait for one connection alone: rests of frames, pages, pongs, halves of clients' messages.", func() float64 {
+	gauge("private_bytes", "Bytes that wait for one connection alone: rests of frames, pages, pongs, halves of clients' messages, messages that the origin has not taken.", func() float64 {
 		return float64(e.privateBytes.Load())
+	})
+	gauge("private_limit_bytes", "How many such bytes there may be before connections that need more are closed, and new ones refused.", func() float64 {
+		return float64(e.cfg.PrivateMemory)
 	})
 	return m
 }
