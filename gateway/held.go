@@ -171,7 +171,8 @@ func (h *held) take(out *output, o fanout.Options) (wait func()) {
 		if !out.request.ProtoAtLeast(1, 1) {
 			o.Framing = fanout.Plain
 		}
-		if nc, _, err := out.hijack(); err == nil {
+		if nc, rw, err := out.hijack(); err == nil {
+			o.Return = !out.request.Close && wasRead(out.request) && rw.Reader.Buffered() == 0
 			h.visit = out.handOver(nc)
 			h.conn = h.g.engine.Take(nc, o)
 			return nil

@@ -235,7 +235,7 @@ func (p *poll) park(out *output, r *http.Request, attach []fanout.Want) bool {
 	switch {
 	case out.request.ProtoMajor >= 2 || r.TLS != nil || !p.g.engine.HasShards():
 		return false
-	case p.origin == nil && r.Body != nil && r.Body != http.NoBody, p.origin != nil && !p.origin.body.done():
+	case !wasRead(r):
 		return false // what the client says next is no request yet
 	}
 	nc, rw, err := out.hijack()
@@ -252,7 +252,7 @@ func (p *poll) park(out *output, r *http.Request, attach []fanout.Want) bool {
 	conn, ok := p.g.engine.TakeBare(nc, fanout.Options{Owner: p, WriteTimeout: p.g.cfg.WriteTimeout, EndAt: p.endAt})
 	if !ok { // there is no descriptor left, or it is no TCP: then a handler waits
 		p.own = nc
-		p.comeBack()
+		p.g.comeBack(p)
 		return true
 	}
 	p.conn = conn
@@ -363,21 +363,11 @@ func (p *poll) Gone(why fanout.Ending) {
 		p.came = true
 		close(p.gone)
 	default:
-		p.comeBack()
+		p.g.comeBack(p)
 	}
 }
 
-// comeBack gives the connection back to net/http.
-func (p *poll) comeBack() {
-	if !p.g.returns.push(p) {
-		if c := p.back(); c != nil {
-			_ = c.Close()
-		}
-	}
-}
-
-// back is the connection as net/http gets it; nil, and the end of the poll, where
-// it is lost.
+// back implements leaver. Where the connection is lost, it is the end of the poll.
 func (p *poll) back() net.Conn {
 	nc := p.own
 	if nc != nil {
@@ -587,6 +577,18 @@ func (k *keptBody) Read(p []byte) (int, error) {
 }
 
 func (k *keptBody) Close() error { return k.body.Close() }
+
+// wasRead reports whether what a client says next is another request.
+func wasRead(r *http.Request) bool {
+	switch b := r.Body.(type) {
+	case nil:
+		return true
+	case *keptBody:
+		return b.done()
+	default:
+		return b == http.NoBody
+	}
+}
 
 // done reports whether all of it was read.
 func (k *keptBody) done() bool {

@@ -6,26 +6,35 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+
+	"spillway/gateway/fanout"
 )
 
 // returns gives connections back to net/http, which accepts them like new ones.
-// They are those of long polls that have their answer: net/http writes it, and
-// the client goes on with its next request.
+// They are those of long polls that have their answer, which net/http writes, and
+// of streams that have ended; the client goes on with its next request.
 type returns struct {
 	mu      sync.Mutex
-	some    *sync.Cond // on mu: one waits, or this is the end
-	waiting []*poll    // guarded by mu; each is a connection that was counted
-	closed  bool       // guarded by mu
+	some    *sync.Cond            // on mu: one waits, or this is the end
+	waiting []leaver              // guarded by mu; each has a connection that was counted
+	resting map[*resting]struct{} // guarded by mu
+	closed  bool                  // guarded by mu
+}
+
+// A leaver has a connection that the engine has returned.
+type leaver interface {
+	// back is the connection as net/http gets it; nil where it is lost.
+	back() net.Conn
 }
 
 func newReturns() *returns {
-	l := &returns{}
+	l := &returns{resting: make(map[*resting]struct{})}
 	l.some = sync.NewCond(&l.mu)
 	return l
 }
 
 // push reports false when nobody accepts any more.
-func (l *returns) push(p *poll) bool {
+func (l *returns) push(p leaver) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -34,6 +43,15 @@ func (l *returns) push(p *poll) bool {
 	l.waiting = append(l.waiting, p)
 	l.some.Signal()
 	return true
+}
+
+// comeBack gives a connection back to net/http.
+func (g *Gateway) comeBack(p leaver) {
+	if !g.returns.push(p) {
+		if c := p.back(); c != nil {
+			_ = c.Close()
+		}
+	}
 }
 
 // Accept implements net.Listener.
@@ -49,7 +67,7 @@ func (l *returns) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *returns) pop() (*poll, error) {
+func (l *returns) pop() (leaver, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.waiting) == 0 {
@@ -67,10 +85,13 @@ func (l *returns) pop() (*poll, error) {
 // Close implements net.Listener. Closing twice is fine.
 func (l *returns) Close() error {
 	l.mu.Lock()
-	left := l.waiting
-	l.waiting, l.closed = nil, true
+	left, quiet := l.waiting, l.resting
+	l.waiting, l.resting, l.closed = nil, nil, true
 	l.some.Broadcast()
 	l.mu.Unlock()
+	for c := range quiet {
+		_ = c.Conn.Close()
+	}
 	for _, p := range left {
 		if c := p.back(); c != nil {
 			_ = c.Close()
@@ -154,4 +175,73 @@ func bareConn(nc net.Conn) (net.Conn, *atomic.Int64) {
 		return c.Conn, c.open
 	}
 	return nc, nil
+}
+
+// A finished is the connection of a stream that has ended. It is ready for the
+// client's next request.
+type finished struct {
+	g       *Gateway
+	conn    *fanout.Conn
+	sockets *atomic.Int64 // of the listener, which counts it; or nil
+}
+
+func (f *finished) back() net.Conn {
+	nc, err := f.conn.Net()
+	if err == nil {
+		nc, err = f.g.returns.rest(nc)
+	}
+	switch {
+	case err == nil && f.sockets != nil:
+		return &cappedConn{Conn: nc, open: f.sockets}
+	case err == nil:
+		return nc
+	case f.sockets != nil:
+		f.sockets.Add(-1)
+	}
+	return nil
+}
+
+// A resting connection has ended its stream, and its client has asked for nothing
+// since. To net/http it is new, and new ones are not closed at once when a server
+// ends; so the listener closes it.
+type resting struct {
+	net.Conn
+	l    *returns
+	rest atomic.Bool
+}
+
+// rest makes a connection rest, which fails when nobody accepts any more.
+func (l *returns) rest(nc net.Conn) (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		_ = nc.Close()
+		return nil, net.ErrClosed
+	}
+	c := &resting{Conn: nc, l: l}
+	c.rest.Store(true)
+	l.resting[c] = struct{}{}
+	return c, nil
+}
+
+func (c *resting) over() {
+	if c.rest.Swap(false) {
+		c.l.mu.Lock()
+		delete(c.l.resting, c)
+		c.l.mu.Unlock()
+	}
+}
+
+// NetConn is for who takes the connection over.
+func (c *resting) NetConn() net.Conn { return c.Conn }
+
+func (c *resting) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.over()
+	return n, err
+}
+
+func (c *resting) Close() error {
+	c.over()
+	return c.Conn.Close()
 }

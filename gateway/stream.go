@@ -151,7 +151,13 @@ func (s *stream) TimeOver() {
 func (s *stream) Size() int { return int(unsafe.Sizeof(*s)) }
 
 // Gone implements fanout.Owner.
-func (s *stream) Gone(why fanout.Ending) { s.left(why) }
+func (s *stream) Gone(why fanout.Ending) {
+	if why == fanout.Returned {
+		s.g.comeBack(&finished{g: s.g, conn: s.conn, sockets: s.visit.sockets})
+		s.visit.sockets = nil
+	}
+	s.left(why)
+}
 
 func (s *stream) hold(h fanout.Hold) (*fanout.Subscriber, bool) { return s.conn.Hold(h) }
 

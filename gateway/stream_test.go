@@ -395,3 +395,64 @@ func TestLinksAreNotForClients(t *testing.T) {
 		}
 	}
 }
+
+// A connection outlives its stream, where the client can tell the two apart.
+func TestStreamsOnOneConnection(t *testing.T) {
+	origin := map[string]http.HandlerFunc{"/": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Grip-Hold", "stream")
+		w.Header().Set("Grip-Channel", "jobs")
+	}}
+	end := grip.Item{Channel: "jobs", HTTPStream: &grip.HTTPStream{Action: grip.ActionClose}}
+	for _, tt := range []struct {
+		name, request string
+		stays         bool
+	}{
+		{"HTTP/1.1", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", true},
+		{"for the last time", "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, _ := routed(t, origin, "")
+			c := f.call(t)
+			for range 3 {
+				c.say(tt.request)
+				f.listening(t, "jobs", 1)
+				f.publish(t, text("jobs", "", "", "done"))
+				f.publish(t, end)
+				c.wantAnswer("GET", 200, "done")
+				if !tt.stays {
+					c.wantHangUp()
+					break
+				}
+				if n := f.sockets(); n != 1 {
+					t.Errorf("sockets: got %d, want 1", n)
+				}
+			}
+			c.Close()
+			eventually(t, "no socket", func() bool { return f.sockets() == 0 })
+			f.wantMetric(t, "spillway_connections", prometheus.Labels{"transport": "stream"}, 0)
+		})
+	}
+}
+
+// A connection whose stream is over does not delay the gateway's end.
+func TestFinishedStreamsEnd(t *testing.T) {
+	f, _ := routed(t, map[string]http.HandlerFunc{"/": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Grip-Hold", "stream")
+		w.Header().Set("Grip-Channel", "jobs")
+	}}, "")
+	c := f.call(t)
+	c.say("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	f.listening(t, "jobs", 1)
+	f.publish(t, grip.Item{Channel: "jobs", HTTPStream: &grip.HTTPStream{Action: grip.ActionClose}})
+	c.wantAnswer("GET", 200, "")
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := f.Drain(ctx); err != nil {
+		t.Errorf("drain: %v", err)
+	}
+	if took := time.Since(began); took > 3*time.Second { // net/http waits 5 for new connections
+		t.Errorf("the end took %v", took)
+	}
+	c.wantHangUp()
+}

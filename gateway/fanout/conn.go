@@ -55,7 +55,7 @@ const (
 	Wrong                  // it sent what is no WebSocket
 	Finished               // Finish was called, and the client had its time to take what there was
 	CutOff                 // Cut, or the engine has ended
-	Returned               // Return was called: the connection is its owner's again
+	Returned               // the connection is its owner's again: by Return, or Options.Return
 )
 
 // A Sized owner says what it keeps for its connection, in bytes. Of others
@@ -72,6 +72,9 @@ type Options struct {
 	Begun        []byte
 	WriteTimeout time.Duration // how long the client may take nothing
 	EndAt        time.Time     // when TimeOver is called; zero: never
+	// Return gives a bare connection back after Finish, with Gone(Returned), where
+	// the end of the content is not that of the connection, and nothing drains.
+	Return bool
 
 	// Of WebSockets: what a client must keep to, and what it has said already.
 	Rules *ws.Rules
@@ -99,6 +102,7 @@ type Conn struct {
 	timeUp   bool    // TimeOver was called
 	blocked  bool    // the socket takes nothing now
 	pumping  bool    // a goroutine writes
+	returns  bool    // to the owner, after Finish
 	out      *outbox // bytes that only this connection gets; nil: none
 	subs     []*Subscriber
 	keep     *keepAlive
@@ -499,6 +503,10 @@ func (c *Conn) said(now time.Duration) {
 		return
 	}
 	switch {
+	case c.returns && c.engine().drainWithin.Load() == 0:
+		c.ending = Returned
+		c.cut(Returned)
+		return
 	case c.framing == Framed && (c.client.hungUp || !c.client.closing):
 		c.cut(c.ending)
 		return

@@ -36,6 +36,7 @@ func (e *Engine) TakeBare(nc net.Conn, o Options) (_ *Conn, ok bool) {
 	}
 	c := e.newConn(e.loops[int(e.turn.Add(1))%(len(e.loops)-1)], o)
 	c.fd = fd
+	c.returns = o.Return && o.Framing == Chunked
 	return c, true
 }
 
