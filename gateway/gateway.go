@@ -296,7 +296,11 @@ func (g *Gateway) Run(ctx context.Context) error {
 		}
 		return served(g.clients.Serve(phrasing{g.clientListener}))
 	})
-	group.Go(func() error { return served(g.clients.Serve(phrasing{g.returns})) })
+	if !encrypted {
+		// With TLS nothing leaves net/http, and a Serve that came before
+		// ServeTLS would have switched HTTP/2 off.
+		group.Go(func() error { return served(g.clients.Serve(phrasing{g.returns})) })
+	}
 	if g.control != nil {
 		group.Go(func() error { return served(g.control.Serve(g.controlListener)) })
 	}
