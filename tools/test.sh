@@ -3,8 +3,9 @@
 # Its arguments go to go test.
 #
 # What the tests need beyond Go is installed where that is possible (apt as
-# root; Kafka by Maven, see testdata/kafka/kafka.sh). A test that still lacks
-# something is skipped aloud; with CI=true it fails.
+# root; Kafka by Maven, see testdata/kafka/kafka.sh; GRIP libraries by pip and
+# npm, see testdata/origins/origins.sh). A test that still lacks something is
+# skipped aloud; with CI=true it fails.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -28,6 +29,8 @@ install() {
 }
 install "curl" curl
 install "kcat kafkacat" kcat
+install "pip3 pip" python3-pip
+install "npm" npm
 install "chromium chromium-browser google-chrome" chromium
 if [ "$(uname -s)" = Linux ]; then install "buildah" buildah; fi
 
@@ -37,6 +40,12 @@ testdata/kafka/kafka.sh fetch || kafka=$?
 case $kafka in
 0 | 3) ;; # 3: no Kafka here; the tests say so themselves
 *) echo "test.sh: kafka.sh fetch ended with $kafka" >&2 ;;
+esac
+origins=0
+testdata/origins/origins.sh fetch || origins=$?
+case $origins in
+0 | 3) ;; # 3: some are not to be had here; the tests say so themselves
+*) echo "test.sh: origins.sh fetch ended with $origins" >&2 ;;
 esac
 
 skips=$(mktemp)

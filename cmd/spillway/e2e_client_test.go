@@ -175,7 +175,12 @@ func trySubscribe(t *testing.T, url string, header ...string) (s *stream, status
 	if got, want := resp.Header.Get("Content-Type"), "text/event-stream; charset=utf-8"; got != want {
 		t.Errorf("Content-Type of %s: got %q, want %q", url, got, want)
 	}
-	s = &stream{t: t, resp: resp, cancel: cancel, reader: newEventReader(resp.Body), blocks: make(chan block, 100_000)}
+	return readStream(t, resp, cancel), resp.Status
+}
+
+// readStream reads the events of a response until the test ends.
+func readStream(t *testing.T, resp *http.Response, cancel context.CancelFunc) *stream {
+	s := &stream{t: t, resp: resp, cancel: cancel, reader: newEventReader(resp.Body), blocks: make(chan block, 100_000)}
 	go func() { // ends with the response
 		defer close(s.blocks)
 		for {
@@ -188,7 +193,7 @@ func trySubscribe(t *testing.T, url string, header ...string) (s *stream, status
 		}
 	}()
 	t.Cleanup(s.close)
-	return s, resp.Status
+	return s
 }
 
 // close goes away as a client does, and waits until nothing is read any more.

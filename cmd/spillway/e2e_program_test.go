@@ -68,13 +68,14 @@ func spillway(t *testing.T, env []string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// A server is one running "spillway serve".
+// A server is one running "spillway serve", or another command that serves.
 type server struct {
-	t   *testing.T
-	url string // of HTTP_ADDR, without a final slash
-	ops string // of OPS_ADDR
-	env []string
-	dir string // its working directory
+	t       *testing.T
+	command string
+	url     string // of HTTP_ADDR, without a final slash
+	ops     string // of OPS_ADDR
+	env     []string
+	dir     string // its working directory
 
 	cmd  *exec.Cmd
 	log  *logBuffer
@@ -89,7 +90,7 @@ func newServer(t *testing.T, env ...string) *server {
 	addr := func() string { return fmt.Sprintf("127.0.0.1:%d", kafkatest.FreePort(t)) }
 	http, ops := addr(), addr()
 	return &server{
-		t: t, url: "http://" + http, ops: "http://" + ops, dir: t.TempDir(),
+		t: t, command: "serve", url: "http://" + http, ops: "http://" + ops, dir: t.TempDir(),
 		env: append([]string{
 			"HTTP_ADDR=" + http, "OPS_ADDR=" + ops, "CONTROL_ADDR=" + addr(),
 			"DRAIN_TIMEOUT=5s",
@@ -120,7 +121,7 @@ func consumerConfig(k *kafkatest.Cluster, more ...string) string {
 // test it must stop in good order.
 func (s *server) start() {
 	s.t.Helper()
-	cmd := spillway(s.t, s.env, "serve")
+	cmd := spillway(s.t, s.env, s.command)
 	cmd.Dir = s.dir
 	cmd.Stdout, cmd.Stderr = s.log, s.log
 	if err := cmd.Start(); err != nil {
@@ -138,7 +139,7 @@ func (s *server) start() {
 	eventually(s.t, "server is ready", func() (bool, string) {
 		select {
 		case <-s.done:
-			s.t.Fatalf("spillway serve ended before it was ready: %v\n%s", s.err, s.log)
+			s.t.Fatalf("spillway %s ended before it was ready: %v\n%s", s.command, s.err, s.log)
 		default:
 		}
 		status, body := s.readyz()

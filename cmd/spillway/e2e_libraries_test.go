@@ -1,0 +1,334 @@
+package main_test
+
+// Applications that are written with the GRIP libraries of others, as PyPI and
+// npm have them, behind "spillway gateway". They are in testdata/origins.
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"spillway/relay/kafkatest"
+)
+
+// An application is one of testdata/origins with a gateway in front of it.
+type application struct {
+	*server
+	control string   // of CONTROL_ADDR
+	key     string   // CONTROL_KEY
+	home    string   // the application's directory
+	env     []string // of its processes
+}
+
+// An appConfig is how an application and its gateway know each other.
+type appConfig struct {
+	dir     string
+	key     string // CONTROL_KEY and SIG_KEY; none is none
+	query   string // of GRIP_URL
+	prepare []string
+	command []string // ends with the port, where PORT is not in it
+}
+
+// behindGateway starts an application and a gateway before it, and waits for
+// both. The test is skipped where its libraries cannot be had.
+func behindGateway(t *testing.T, c appConfig) *application {
+	t.Helper()
+	if !kafkatest.Full() {
+		t.Skip("libraries of others run with SPILLWAY_E2E=full")
+	}
+	origins, err := filepath.Abs("../../testdata/origins")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := exec.LookPath(c.command[0]); err != nil {
+		kafkatest.Skip(t, c.command[0]+" is not installed")
+	}
+	out, err := exec.Command(filepath.Join(origins, "origins.sh"), "fetch", c.dir).CombinedOutput()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() == 3:
+		kafkatest.Skip(t, fmt.Sprintf("the libraries of testdata/origins/%s cannot be had: %s", c.dir, out))
+	case err != nil:
+		t.Fatalf("origins.sh fetch %s: %v: %s", c.dir, err, out)
+	}
+
+	addr := func() string { return fmt.Sprintf("127.0.0.1:%d", kafkatest.FreePort(t)) }
+	control, origin := addr(), addr()
+	_, port, _ := net.SplitHostPort(origin)
+	env := []string{"CONTROL_ADDR=" + control, "ROUTES=* " + origin}
+	if c.key != "" {
+		env = append(env, "CONTROL_KEY="+c.key, "SIG_KEY="+c.key)
+	}
+	a := &application{server: newServer(t, env...), control: "http://" + control, key: c.key}
+	a.command = "gateway"
+	a.home = filepath.Join(origins, c.dir)
+	a.env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(),
+		"PYTHONPATH=target", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1",
+		"DATABASE=" + filepath.Join(t.TempDir(), "app.sqlite3"),
+		"GRIP_URL=" + a.control + c.query, "PORT=" + port,
+	}
+	if c.prepare != nil {
+		cmd := a.process(c.prepare...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v: %s", c.prepare, err, out)
+		}
+	}
+	command := append([]string{}, c.command...)
+	if last := len(command) - 1; command[last] == "PORT" {
+		command[last] = port
+	}
+	a.run(command...)
+	eventually(t, "the application listens", func() (bool, string) {
+		conn, err := net.Dial("tcp", origin)
+		if err != nil {
+			return false, err.Error()
+		}
+		return true, fmt.Sprint(conn.Close())
+	})
+	a.start()
+	return a
+}
+
+// process is a command in the application's directory.
+func (a *application) process(command ...string) *exec.Cmd {
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Dir, cmd.Env = a.home, a.env
+	return cmd
+}
+
+// run starts a process of the application; it ends with the test.
+func (a *application) run(command ...string) {
+	a.t.Helper()
+	cmd := a.process(command...)
+	log := &logBuffer{}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		timer := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait() // by the signal
+		timer.Stop()
+		if a.t.Failed() {
+			a.t.Logf("log of %q:\n%s", command, log)
+		}
+	})
+}
+
+// post posts a text to one of the application's pages, through the gateway.
+func (a *application) post(t *testing.T, path, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	form := strings.NewReader(url.Values{"text": {text}}.Encode())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.url+path, form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("POST %s of %q: got %s, %v, want 200: %.2000s", path, text, resp.Status, err, body)
+	}
+}
+
+// open opens an event stream of the application; it ends with the test.
+func (a *application) open(t *testing.T, path string, header ...string) *stream {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	resp := get(t, ctx, a.url+path, append([]string{"Accept: text/event-stream"}, header...)...)
+	if got := resp.Header.Get("Content-Type"); resp.StatusCode != http.StatusOK || !strings.HasPrefix(got, "text/event-stream") {
+		cancel()
+		t.Fatalf("GET %s: got %s, %s, want 200 and an event stream", path, resp.Status, got)
+	}
+	return readStream(t, resp, cancel)
+}
+
+// wantListeners waits until so many listen to a channel.
+func (a *application) wantListeners(t *testing.T, channel string, want int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d listen to %s", want, channel), func() (bool, string) {
+		var list struct {
+			Channels []struct {
+				Name        string
+				Subscribers int
+			}
+		}
+		_, body := fetch(t, a.control+"/channels", "Authorization: Bearer "+a.key)
+		if err := json.Unmarshal([]byte(body), &list); err != nil {
+			t.Fatalf("/channels: %v: %s", err, body)
+		}
+		got := 0
+		for _, c := range list.Channels {
+			if c.Name == channel {
+				got = c.Subscribers
+			}
+		}
+		return got == want, body
+	})
+}
+
+// testHolds is what all applications with /stream/, /poll/ and /say/ do.
+func (a *application) testHolds(t *testing.T, slash string) {
+	t.Run("stream", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		resp := get(t, ctx, a.url+"/stream"+slash)
+		defer resp.Body.Close()
+		got := bufio.NewReader(resp.Body)
+		want := func(want string) {
+			t.Helper()
+			for {
+				line, err := got.ReadString('\n')
+				if err == nil && line == "keep-alive\n" && want != line {
+					continue // whenever nothing was said for a second
+				}
+				if err != nil || line != want {
+					t.Fatalf("stream: got %q, %v, want %q", line, err, want)
+				}
+				return
+			}
+		}
+		want("[open]\n")
+		a.post(t, "/say"+slash, "hello")
+		want("hello\n")
+		a.post(t, "/say"+slash, "größer")
+		want("größer\n")
+	})
+	t.Run("long poll", func(t *testing.T) {
+		a.wantListeners(t, "chat", 0) // the stream above has gone
+		answers := make(chan string, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		go func() { // ends with the answer, or with the context
+			defer close(answers)
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.url+"/poll"+slash, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			answers <- fmt.Sprintf("%d %s", resp.StatusCode, body)
+		}()
+		a.wantListeners(t, "chat", 1)
+		a.post(t, "/say"+slash, "hello")
+		if got, want := <-answers, "200 hello\n"; got != want {
+			t.Errorf("long poll: got %q, want %q", got, want)
+		}
+	})
+}
+
+// testKeepAlive has a quiet stream whose keep-alives are a second apart.
+func (a *application) testKeepAlive(t *testing.T, path string) {
+	t.Run("keep-alive", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		resp := get(t, ctx, a.url+path)
+		defer resp.Body.Close()
+		want := "[open]\nkeep-alive\n"
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != want {
+			t.Errorf("a quiet stream: got %q, %v, want %q", got, err, want)
+		}
+	})
+}
+
+const libraryKey = "a-key-that-is-long-enough-for-hs256" // libraries refuse or warn of shorter ones
+
+func djangoApp(t *testing.T) *application {
+	return behindGateway(t, appConfig{
+		dir:     "django",
+		prepare: []string{"python3", "app.py", "migrate"},
+		command: []string{"python3", "app.py", "runserver", "--noreload", "PORT"},
+	})
+}
+
+func TestDjangoGrip(t *testing.T) {
+	t.Parallel()
+	a := djangoApp(t)
+	a.testHolds(t, "/")
+	a.testKeepAlive(t, "/stream/")
+}
+
+func TestExpress(t *testing.T) {
+	t.Parallel()
+	a := behindGateway(t, appConfig{
+		dir: "express", key: libraryKey, query: "/?iss=app&key=" + libraryKey,
+		command: []string{"node", "server.js"},
+	})
+	a.testHolds(t, "")
+	a.testKeepAlive(t, "/stream")
+	t.Run("eventstream", func(t *testing.T) {
+		s := a.open(t, "/events")
+		if b := s.next(); b.name != "stream-open" {
+			t.Fatalf("first event: got %+v, want stream-open", b)
+		}
+		a.post(t, "/send", "hello")
+		s.wantEvent("message", `{"text":"hello"}`)
+	})
+}
+
+func TestGripcontrol(t *testing.T) {
+	t.Parallel()
+	a := behindGateway(t, appConfig{
+		dir: "gripcontrol", key: libraryKey, query: "/?iss=app&key=" + libraryKey,
+		command: []string{"python3", "app.py", "PORT"},
+	})
+	a.testHolds(t, "/")
+}
+
+// TestKafkaDemo has the demo of old, a Django application and a relay that is
+// written with gripcontrol, on our gateway instead of Pushpin.
+func TestKafkaDemo(t *testing.T) {
+	t.Parallel()
+	if !kafkatest.Full() {
+		t.Skip("libraries of others run with SPILLWAY_E2E=full")
+	}
+	kafkatest.Each(t, func(t *testing.T, k *kafkatest.Cluster) {
+		topic := kafkatest.UniqueTopic(t)
+		k.CreateTopic(topic, 1)
+		a := behindGateway(t, appConfig{
+			dir:     "kafka-sse",
+			command: []string{"python3", "app.py", "runserver", "--noreload", "PORT"},
+		})
+		s := a.open(t, "/events/"+topic+"/")
+		a.wantListeners(t, "events-"+topic, 1)
+		a.env = append(a.env, consumerConfig(k, fmt.Sprintf(`"group.id":%q,"auto.offset.reset":"earliest"`, topic)))
+		a.run("python3", "relay.py", topic)
+		k.Produce(values(topic, 0, "hello", "two\nlines", "größer")...)
+		for _, want := range []string{"hello", "two\nlines", "größer"} {
+			if got := s.next(); got.name != "message" || got.data != want {
+				t.Fatalf("event: got %+v, want a message %q", got, want)
+			}
+		}
+	})
+}
