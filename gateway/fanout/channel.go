@@ -222,7 +222,8 @@ func (ch *channel) after(s *segment) *segment {
 	return nil
 }
 
-// seqOf returns the newest item with this id. Foreign channels only.
+// seqOf returns the newest item with this id, or the place of the one before the
+// log, if that had it. Foreign channels only.
 func (ch *channel) seqOf(id string) (uint64, bool) {
 	if ch.byID == nil {
 		ch.byID = make(map[string]uint64)
@@ -234,8 +235,15 @@ func (ch *channel) seqOf(id string) (uint64, bool) {
 			}
 		}
 	}
-	seq, ok := ch.byID[id]
-	return seq, ok
+	if seq, ok := ch.byID[id]; ok {
+		return seq, true
+	}
+	if len(ch.segs) > 0 && id != "" {
+		if oldest := ch.segs[0]; len(oldest.ids) > 0 && oldest.ids[0].prev == id {
+			return oldest.first - 1, true
+		}
+	}
+	return 0, false
 }
 
 // join makes m a member that was given everything up to seq.
