@@ -52,6 +52,14 @@ type Recoverer interface {
 	Recover(ctx context.Context) error
 }
 
+// A Purger is a Backend that keeps answers of origins. Without it PURGE is
+// answered 501.
+type Purger interface {
+	// Purge drops all answers that are kept of an absolute URL, and says how many
+	// there were. Text that is no URL is an error, which says so.
+	Purge(url string) (answers int, err error)
+}
+
 // A Receipt is what the gateway knows of items when it has taken them: the
 // headers Spillway-Receivers and Spillway-Dropped of the answer.
 type Receipt struct {
@@ -195,6 +203,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
+	if r.Method == "PURGE" {
+		h.purge(w, r)
+		return
+	}
+
 	if noLength(r) {
 		text(w, http.StatusLengthRequired, "Request requires Content-Length.")
 		return
@@ -236,6 +249,26 @@ func (h *handler) recover(w http.ResponseWriter, r *http.Request, asJSON bool) {
 	}
 	h.count(published)
 	done(w, asJSON, "Updated")
+}
+
+// purge drops what is kept of the URL that follows the first slash:
+//
+//	PURGE /https://example.com/page?query
+func (h *handler) purge(w http.ResponseWriter, r *http.Request) {
+	p, ok := h.backend.(Purger)
+	if !ok {
+		h.count(refused)
+		text(w, http.StatusNotImplemented, "Purge is not supported.")
+		return
+	}
+	n, err := p.Purge(strings.TrimPrefix(r.RequestURI, "/"))
+	if err != nil {
+		h.count(refused)
+		text(w, http.StatusBadRequest, "Invalid URL: "+err.Error()+", after the first slash.")
+		return
+	}
+	h.count(published)
+	text(w, http.StatusOK, fmt.Sprintf("Purged: %d", n))
 }
 
 const logInterval = 10 * time.Second
