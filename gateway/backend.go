@@ -24,7 +24,10 @@ type backend struct {
 	again      bool // somebody asked while it was going on; guarded by mu
 }
 
-var _ control.Recoverer = (*backend)(nil)
+var (
+	_ control.Recoverer = (*backend)(nil)
+	_ control.Purger    = (*backend)(nil)
+)
 
 // Publish implements control.Backend.
 func (b *backend) Publish(_ context.Context, items ...grip.Item) (control.Receipt, error) {
@@ -38,6 +41,7 @@ func (b *backend) Publish(_ context.Context, items ...grip.Item) (control.Receip
 			}
 		}
 	}
+	b.g.answers.Published(items)
 	r, err := b.g.engine.Deliver(items)
 	if owned := (*fanout.OwnedError)(nil); errors.As(err, &owned) {
 		return control.Receipt{}, &control.Refused{Text: owned.Error()}
@@ -49,6 +53,7 @@ func (b *backend) Publish(_ context.Context, items ...grip.Item) (control.Receip
 // subscribers, and is not waited for: asked for again meanwhile, it begins once
 // more in the end.
 func (b *backend) Recover(context.Context) error {
+	b.g.answers.Recovered()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.recovering {

@@ -64,7 +64,7 @@ func (c *Config) ConnectionMemory() bytesize.Bytes {
 		return max(bytesize.Bytes(c.MaxConnections)*each, leastConnectionMemory)
 	}
 	limit, logs := c.Memory()
-	return max(min(limit/4, limit-logs-c.OtherMemory), leastConnectionMemory)
+	return max(min(limit/4, limit-logs-c.CacheBytes()-c.OtherMemory), leastConnectionMemory)
 }
 
 // ConnectionCost is the memory that is reckoned for each connection.

@@ -157,6 +157,20 @@ type Config struct {
 	// items go first. 0 means a quarter of MEMORY_LIMIT; else 1MiB or more.
 	LogMemory bytesize.Bytes `envconfig:"LOG_MEMORY" default:"0"`
 
+	// CacheMemory is what answers of HTTP origins may take that are kept for
+	// others, by routes with the option cache. 0 means a sixteenth of
+	// MEMORY_LIMIT where there are routes; else 1MiB or more.
+	CacheMemory bytesize.Bytes `envconfig:"CACHE_MEMORY" default:"0"`
+
+	// CacheMaxAnswer is the largest answer that is kept, and never more than a
+	// quarter of CACHE_MEMORY. 1KiB to 1GiB.
+	CacheMaxAnswer bytesize.Bytes `envconfig:"CACHE_MAX_ANSWER" default:"1MiB"`
+
+	// CachePublishInterval is the least time between two requests to an origin
+	// for an answer that holds channels, and that publications have made stale:
+	// clients that come meanwhile wait. 0 to 1m.
+	CachePublishInterval time.Duration `envconfig:"CACHE_PUBLISH_INTERVAL" default:"250ms"`
+
 	// MaxConnections is how many streams, WebSockets and other requests are
 	// served at once; more are refused, so that clients try again. 0 means as
 	// many as a quarter of MEMORY_LIMIT holds at 8KiB each (48KiB with TLS), and
@@ -267,6 +281,13 @@ func (c *Config) Validate() error {
 		}
 	}
 	between("CONTROL_MAX_BODY", c.ControlMaxBody, 1<<10, 1<<30)
+	if m := c.CacheMemory; m != 0 && m < 1<<20 {
+		bad("CACHE_MEMORY", m, "must be 0 or at least 1MiB")
+	}
+	between("CACHE_MAX_ANSWER", c.CacheMaxAnswer, 1<<10, 1<<30)
+	if d := c.CachePublishInterval; d < 0 || d > time.Minute {
+		bad("CACHE_PUBLISH_INTERVAL", d, "must be between 0 and 1m")
+	}
 	between("CHANNEL_LOG_BYTES", c.ChannelLogBytes, 4<<10, 1<<30)
 	if d := c.ChannelLogAge; d < time.Second || d > time.Hour {
 		bad("CHANNEL_LOG_AGE", d, "must be between 1s and 1h")
@@ -344,16 +365,22 @@ func (c *Config) Validate() error {
 // checkMemory holds what channels and connections may take against the whole.
 func (c *Config) checkMemory(bad func(env string, got any, want string)) {
 	limit, logs := c.Memory()
-	connections := c.ConnectionMemory()
+	connections, answers := c.ConnectionMemory(), c.CacheBytes()
+	besides := ""
+	if answers > 0 {
+		besides = fmt.Sprintf(" and CACHE_MEMORY (%v)", answers)
+	}
 	switch {
 	case c.MemoryLimit != 0 && c.MemoryLimit < 16<<20:
 		bad("MEMORY_LIMIT", c.MemoryLimit, "must be 0 or at least 16MiB")
 	case logs > limit:
 		bad("LOG_MEMORY", c.LogMemory, fmt.Sprintf("must not be more than the memory there is (%v)", limit))
-	case c.MaxConnections > mostConnections, logs+connections <= limit:
+	case logs+answers > limit:
+		bad("CACHE_MEMORY", c.CacheMemory, fmt.Sprintf("must not be more than the memory there is (%v), less LOG_MEMORY (%v)", limit, logs))
+	case c.MaxConnections > mostConnections, logs+connections+answers <= limit:
 	case c.MaxConnections > 0:
-		bad("MAX_CONNECTIONS", c.MaxConnections, fmt.Sprintf("may take %v, at %v each, and there are %v less LOG_MEMORY (%v); lower it, or raise MEMORY_LIMIT",
-			connections, c.ConnectionCost(), limit, logs))
+		bad("MAX_CONNECTIONS", c.MaxConnections, fmt.Sprintf("may take %v, at %v each, and there are %v less LOG_MEMORY (%v)%s; lower it, or raise MEMORY_LIMIT",
+			connections, c.ConnectionCost(), limit, logs, besides))
 	default:
 		bad("LOG_MEMORY", c.LogMemory, fmt.Sprintf("leaves connections less than %v of the memory there is (%v)", connections, limit))
 	}

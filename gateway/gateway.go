@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"spillway/gateway/cache"
 	"spillway/gateway/control"
 	"spillway/gateway/fanout"
 	"spillway/gateway/route"
@@ -57,6 +58,7 @@ type Gateway struct {
 	routes     *routes
 	trusted    []netip.Prefix
 	upstream   *upstream.Forwarder
+	answers    *cache.Cache
 	limits     *limits
 	drain      drain
 
@@ -103,6 +105,14 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 	}
 	base, cutOff := context.WithCancelCause(context.Background())
 	g.base, g.cutOff = base, cutOff
+	g.answers = cache.New(cache.Config{
+		MaxBytes:        int64(cfg.CacheBytes()),
+		MaxAnswer:       int64(cfg.mostAnswer()),
+		PublishInterval: cfg.CachePublishInterval,
+		Logs:            engine,
+		Spawn:           g.drain.spawn,
+		Base:            base,
+	}, reg)
 	g.clients = &http.Server{
 		Handler:           g,
 		BaseContext:       func(net.Listener) context.Context { return base },

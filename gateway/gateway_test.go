@@ -39,6 +39,7 @@ func testConfig() Config {
 		ControlMaxBody: 1e6, ChannelLogBytes: 4 << 20, ChannelLogAge: time.Minute, MaxSubscriptions: 3,
 		WriteTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10,
 		UpstreamConnectTimeout: patience, UpstreamTimeout: patience, SetXForwardedProtocol: "proto-only",
+		CacheMaxAnswer: 1 << 20, CachePublishInterval: 50 * time.Millisecond,
 	}
 }
 

@@ -120,6 +120,7 @@ func waiting(p *page, from source) *page {
 func (p *poll) wants() []fanout.Want {
 	attach := wants(p.page.ins.Channels, p.from)
 	p.g.engine.Marks(attach, p.from.local())
+	attachAt(attach, p.page.marks)
 	return attach
 }
 

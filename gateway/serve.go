@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"spillway/gateway/cache"
 	"spillway/gateway/route"
 	"spillway/gateway/upstream"
 	"spillway/grip"
@@ -50,12 +51,12 @@ func (g *Gateway) serveRoute(out *output, r *http.Request, rt *route.Route) {
 		_ = out.control.EnableFullDuplex()
 	}
 	x := &exchange{route: rt, body: keepBody(r)}
-	resp, err := g.upstream.Do(r.Context(), r, rt)
+	a, err := g.ask(r, rt)
 	if err != nil {
 		g.badGateway(out, r, rt, err)
 		return
 	}
-	if lasts, redo := g.carryOut(out, r, x, resp); redo {
+	if lasts, redo := g.carryOut(out, r, x, a); redo {
 		g.redo(out, r, x, lasts)
 	}
 }
@@ -73,19 +74,19 @@ func (g *Gateway) redo(out *output, r *http.Request, x *exchange, lasts []grip.L
 		if !pause(r.Context(), circling(x.rounds)) {
 			return
 		}
-		resp, err := g.upstream.Redo(r.Context(), r, x.route, body, lasts)
+		a, err := g.askAgain(r, x.route, body, lasts)
 		if err != nil {
 			g.badGateway(out, r, x.route, err)
 			return
 		}
-		lasts, redo = g.carryOut(out, r, x, resp)
+		lasts, redo = g.carryOut(out, r, x, a)
 	}
 }
 
-// carryOut does what an HTTP origin's response asks for. With redo, the request
+// carryOut does what an HTTP origin's answer asks for. With redo, the request
 // is to be made once more, with these ids.
-func (g *Gateway) carryOut(out *output, r *http.Request, x *exchange, resp *http.Response) (lasts []grip.Last, redo bool) {
-	rt := x.route
+func (g *Gateway) carryOut(out *output, r *http.Request, x *exchange, a *cache.Answer) (lasts []grip.Last, redo bool) {
+	rt, resp := x.route, a.Response
 	if rt.NoGrip || g.upstream.Trusted(r) || !grip.IsInstruct(resp.Header) {
 		passOn(out, resp)
 		return nil, false
@@ -106,7 +107,8 @@ func (g *Gateway) carryOut(out *output, r *http.Request, x *exchange, resp *http
 		g.badGateway(out, r, rt, err)
 		return nil, false
 	}
-	return g.deliver(out, r, p, &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt, named: rt.Prefix, subs: upstream.TargetOf(resp).Subs}, x)
+	p.marks = a.Attach
+	return g.deliver(out, r, p, &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt, named: rt.Prefix, subs: a.Implied}, x)
 }
 
 // badGateway answers when the origin gave no answer, or one that cannot be

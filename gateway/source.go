@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"spillway/gateway/fanout"
 	"spillway/gateway/route"
 	"spillway/gateway/upstream"
 	"spillway/grip"
@@ -28,6 +29,10 @@ type page struct {
 	// rest is what of the body was not read yet, after ins.Body; nil when that
 	// is all. Who takes the page closes it.
 	rest io.ReadCloser
+
+	// marks are where in the logs the page's first hold begins, of an answer that
+	// came before now; nil: where they end.
+	marks []fanout.Want
 }
 
 func (p *page) close() {
@@ -184,10 +189,11 @@ func (s *httpSource) ask(ctx context.Context, link *grip.Link, lasts []grip.Last
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.g.upstream.DoLink(ctx, link.URL, s.base, s.route, lasts)
+	a, err := s.askLink(ctx, link.URL, base, rt, lasts)
 	if err != nil {
 		return nil, fmt.Errorf("next link: %w", err)
 	}
+	resp := a.Response
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		resp.Body.Close()
 		return nil, fmt.Errorf("next link: status %d", resp.StatusCode)

@@ -47,6 +47,7 @@ type stream struct {
 func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from source) {
 	out.visit.become(byStream)
 	attach := g.marks(&p.ins, from)
+	attachAt(attach, p.marks)
 	h := out.Header()
 	upstream.CopyHeaders(h, p.ins.Header)
 	h.Del("Content-Length")

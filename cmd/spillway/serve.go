@@ -110,10 +110,10 @@ func (s *settings) load(p *process) (warnings []string, err error) {
 // the whole.
 func (s *settings) checkMemory() error {
 	limit, logs := s.gateway.Memory()
-	connections := s.gateway.ConnectionMemory()
-	if sum := logs + connections + s.gateway.OtherMemory; sum > limit {
-		return fmt.Errorf("MEMORY_LIMIT: there are %d bytes, and LOG_MEMORY (%d), HISTORY_CACHE_BYTES (%d), CATCHUP_PAGES of HISTORY_PAGE_BYTES (%d) and MAX_CONNECTIONS at %d each (%d) may take %d; lower one of them",
-			int64(limit), int64(logs), int64(s.relay.HistoryCacheBytes), int64(s.pageMemory()), int64(s.gateway.ConnectionCost()), int64(connections), int64(sum))
+	connections, answers := s.gateway.ConnectionMemory(), s.gateway.CacheBytes()
+	if sum := logs + connections + answers + s.gateway.OtherMemory; sum > limit {
+		return fmt.Errorf("MEMORY_LIMIT: there are %d bytes, and LOG_MEMORY (%d), HISTORY_CACHE_BYTES (%d), CATCHUP_PAGES of HISTORY_PAGE_BYTES (%d), CACHE_MEMORY (%d) and MAX_CONNECTIONS at %d each (%d) may take %d; lower one of them",
+			int64(limit), int64(logs), int64(s.relay.HistoryCacheBytes), int64(s.pageMemory()), int64(answers), int64(s.gateway.ConnectionCost()), int64(connections), int64(sum))
 	}
 	return nil
 }

@@ -10,8 +10,8 @@
 // A hold must not be older than what was published on its channels: nobody
 // would get what came after the origin answered, and before the client
 // subscribed. So a publication makes the answers that hold its channel stale
-// (news.go), unless they say with prev-id what they contain, and the channel's
-// log still has all that follows.
+// (news.go), unless they are streams that say with prev-id what they contain, and
+// the channel's log still has all that follows.
 //
 // Start at Cache.Serve.
 package cache
@@ -103,6 +103,10 @@ type Request struct {
 	Plain  bool   // the route is a plain proxy: nothing is interpreted
 	Prefix string // of the route's channels
 
+	// Implied are channels, without a prefix, that a hold is subscribed to besides
+	// those that it names. It may be nil.
+	Implied func(*http.Response) []string
+
 	// Ask makes the request without the client's conditions, and with these
 	// instead; Pass makes it as the client did. The caller closes the body.
 	Ask  func(ctx context.Context, conditions http.Header) (*http.Response, error)
@@ -148,6 +152,8 @@ type Answer struct {
 	// Attach is where in the channels' logs a hold begins; nil: where they end
 	// when the client has the head.
 	Attach []fanout.Want
+
+	Implied []string // as Request.Implied says of the origin's response
 }
 
 // An answer is one that is kept. Its fields do not change, but those of the
@@ -165,7 +171,8 @@ type answer struct {
 	grip   bool // there are instructions in it
 	linked bool // whoever holds it learns what is missing after its prev-ids
 	wants  []fanout.Want
-	since  uint64 // news that are older are in it
+	more   []string // the implied ones among them
+	since  uint64   // news that are older are in it
 
 	failedAt time.Time // when the origin last could not renew it; guarded by Cache.mu
 	reported bool      // counted as purged by a publication; guarded by Cache.mu
@@ -411,7 +418,14 @@ func (c *Cache) personally(ctx context.Context, rq *Request, f *flight, why stri
 		}
 	}
 	status(resp.Header, "fwd="+why+"; fwd-status="+strconv.Itoa(resp.StatusCode))
-	return &Answer{Response: resp}, nil
+	return &Answer{Response: resp, Implied: rq.implied(f.own)}, nil
+}
+
+func (rq *Request) implied(resp *http.Response) []string {
+	if rq.Implied == nil {
+		return nil
+	}
+	return rq.Implied(resp)
 }
 
 // alone has the origin answer the client itself.
@@ -422,7 +436,7 @@ func (c *Cache) alone(ctx context.Context, rq *Request, why string) (*Answer, er
 		return nil, err
 	}
 	status(resp.Header, "fwd="+why+"; fwd-status="+strconv.Itoa(resp.StatusCode))
-	return &Answer{Response: resp}, nil
+	return &Answer{Response: resp, Implied: rq.implied(resp)}, nil
 }
 
 // answer makes a response of what is kept.
@@ -437,7 +451,7 @@ func (c *Cache) answer(rq *Request, a *answer, at []fanout.Want, how string) *An
 		return respond(http.StatusNotModified, onNotModified(h), nil)
 	}
 	out := respond(a.status, h, a.body)
-	out.Attach = at
+	out.Attach, out.Implied = at, a.more
 	return out
 }
 
@@ -483,6 +497,9 @@ func (c *Cache) attach(a *answer) (at []fanout.Want, current bool) {
 	}
 	at = slices.Clone(a.wants)
 	c.cfg.Logs.Marks(at, false) // and only then:
+	if c.news.all.Load() > a.since {
+		return at, false
+	}
 	for _, w := range at {
 		if c.news.since(w.Channel, a.since) {
 			return at, a.linked && c.cfg.Logs.Known(a.wants)
@@ -507,6 +524,10 @@ func (c *Cache) Published(items []grip.Item) {
 		c.news.note(items[i].Channel)
 	}
 }
+
+// Recovered tells the cache that publications may have been missed: logs do not
+// have all that came since, either.
+func (c *Cache) Recovered() { c.news.noteAll() }
 
 // Purge drops all answers of a URL, and returns how many. What origins are asked
 // for at this moment is given to those who wait for it, and not kept.

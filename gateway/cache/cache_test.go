@@ -136,7 +136,7 @@ func (r *rig) wantRequests(want int) {
 }
 
 func (r *rig) publish(channel, id string) {
-	items := []grip.Item{{Channel: channel, ID: id, HTTPStream: &grip.HTTPStream{Content: []byte("x")}}}
+	items := []grip.Item{{Channel: channel, ID: id, PrevID: map[string]string{"2": "1"}[id], HTTPStream: &grip.HTTPStream{Content: []byte("x")}}}
 	r.Published(items)
 	_ = r.engine.Publish(context.Background(), items...)
 }
@@ -791,15 +791,18 @@ func TestPrevIDKeepsAnswersUsable(t *testing.T) {
 	}{
 		{"in the log", hold, "1", 1},
 		{"not in the log", hold, "0", 2},
+		{"before the log", hold, "", 1},
 		{"without a link", hold[:3], "1", 2},
-		{"long poll", []string{"Cache-Control: max-age=60", "Grip-Hold: response", "Grip-Channel: c; prev-id=1"}, "1", 1},
+		{"a long poll would get the same again", []string{"Cache-Control: max-age=60", "Grip-Hold: response", "Grip-Channel: c; prev-id=1"}, "1", 2},
 		{"one of two channels without", append(hold[:2:2], "Grip-Channel: c; prev-id=1, d", "Grip-Link: </n>; rel=next"), "1", 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t)
 				r.engine.Marks([]fanout.Want{{Channel: "c"}}, false) // somebody listens
-				r.publish("c", tt.first)
+				if tt.first != "" {
+					r.publish("c", tt.first)
+				}
 				r.answers("one", tt.header...)
 				r.get()
 				r.publish("c", "2")

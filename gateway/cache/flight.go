@@ -193,7 +193,7 @@ func (c *Cache) fly(f *flight, rq *Request, known *answer, ask func(context.Cont
 		c.refuse(f, rq, a.status)
 		if body == http.NoBody {
 			resp.Body.Close()
-			resp = respond(a.status, a.header, a.body).Response
+			resp = again(a, resp)
 		}
 		c.land(f, resp)
 		return
@@ -293,10 +293,10 @@ func (c *Cache) fill(f *flight, rq *Request, a *answer, resp *http.Response, bod
 	default:
 		a.body = t.buf
 	}
-	if !c.interpret(rq, a) {
+	if a.more = rq.implied(resp); !c.interpret(rq, a) {
 		f.once = false
 		c.refuse(f, rq, a.status)
-		c.land(f, respond(a.status, resp.Header, a.body).Response)
+		c.land(f, again(a, resp)) //nolint:bodyclose // who asked does
 		return
 	}
 	f.kept = a
@@ -308,6 +308,13 @@ func (c *Cache) fill(f *flight, rq *Request, a *answer, resp *http.Response, bod
 		c.keep(rq, a, f.vary)
 	}
 	c.land(f, nil)
+}
+
+// again is an answer whose body was read, as if it came from the origin.
+func again(a *answer, from *http.Response) *http.Response {
+	resp := respond(a.status, a.header, a.body).Response
+	resp.Request = from.Request
+	return resp
 }
 
 // interpret reads from the instructions what an answer holds. It reports false
@@ -323,16 +330,21 @@ func (c *Cache) interpret(rq *Request, a *answer) bool {
 	if ins.Hold == grip.HoldNone {
 		return true
 	}
-	a.linked = ins.Next != nil || ins.Hold == grip.HoldResponse
+	for _, channel := range a.more {
+		a.wants = append(a.wants, fanout.Want{Channel: channel})
+	}
+	// A long poll would be answered with the same item again and again.
+	a.linked = len(a.more) == 0 && ins.Next != nil && ins.Hold == grip.HoldStream
 	for _, s := range ins.Channels[:min(len(ins.Channels), grip.MaxChannels)] {
 		w := fanout.Want{Channel: rq.Prefix + s.Channel, PrevID: s.PrevID, HasPrevID: s.HasPrevID}
 		a.linked = a.linked && s.HasPrevID
-		a.wants = append(a.wants, w)
-		if c.cfg.Logs.IsOpen(w.Channel) { // what its publisher, in this process, appends is not announced here
+		if rq.Link && !s.HasPrevID { // the stream that asked attaches where the log ends by then
 			return false
 		}
+		a.wants = append(a.wants, w)
 	}
-	return true
+	// What a publisher in this process appends is not announced here.
+	return !slices.ContainsFunc(a.wants, func(w fanout.Want) bool { return c.cfg.Logs.IsOpen(w.Channel) })
 }
 
 // reserve counts n bytes of an answer on its way.

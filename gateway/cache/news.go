@@ -11,6 +11,7 @@ import (
 type news struct {
 	seed  maphash.Seed
 	count atomic.Uint64
+	all   atomic.Uint64 // when there was something on every channel
 	last  [places]atomic.Uint64
 }
 
@@ -26,7 +27,13 @@ func (n *news) now() uint64 { return n.count.Load() }
 // note says that something is about to be published to channel.
 func (n *news) note(channel string) {
 	at := n.count.Add(1)
-	last := n.place(channel)
+	raise(n.place(channel), at)
+}
+
+// noteAll says so of every channel.
+func (n *news) noteAll() { raise(&n.all, n.count.Add(1)) }
+
+func raise(last *atomic.Uint64, at uint64) {
 	for old := last.Load(); old < at && !last.CompareAndSwap(old, at); old = last.Load() {
 	}
 }
