@@ -67,7 +67,7 @@ func routeTo(t *testing.T, line, origin string) *route.Route {
 func echo(t *testing.T) string {
 	t.Helper()
 	return serveRaw(t, func(request string) string {
-		return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(request), request)
+		return fmt.Sprintf("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(request), request)
 	})
 }
 
