@@ -86,7 +86,7 @@ func TestMessagesAreCounted(t *testing.T) {
 			return len(f.list.posts) == nth
 		})
 		c.send(strings.Repeat("x", 1000))
-		eventually(t, "the message to be counted", func() bool { return waiting() == 1000 })
+		eventually(t, "the message to be counted", func() bool { return waiting() == 1000+eventWeight })
 		return c
 	}
 	talk(1).conn.CloseNow()

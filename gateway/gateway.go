@@ -396,7 +396,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case rt == nil:
 		out.text(http.StatusBadGateway, "Route not found")
 	case isWebSocket(r):
-		out.text(http.StatusNotImplemented, "WebSockets are not proxied to HTTP origins yet.")
+		g.serveSocket(out, r, rt)
 	case out.crossing != nil:
 		g.serveCrossing(out, r, rt)
 	default:

@@ -85,6 +85,8 @@ type metrics struct {
 	overSubscribe prometheus.Counter
 	requests      atomic.Int64
 	present       presence
+	eventsAgain   prometheus.Counter
+	waiting       prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -96,6 +98,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		overSubscribe: with.NewCounter(prometheus.CounterOpts{Name: "spillway_subscriptions_ignored_total",
 			Help: "Streams that were not started because a WebSocket had MAX_SUBSCRIPTIONS of them."}),
 	}
+	m.waiting = with.NewGauge(prometheus.GaugeOpts{Name: "spillway_websocket_waiting_bytes",
+		Help: "What clients of WebSockets have said and their origins have not been given yet."})
+	m.eventsAgain = with.NewCounter(prometheus.CounterOpts{Name: "spillway_websocket_requests_repeated_total",
+		Help: "WebSocket-over-HTTP requests that were made once more, because an origin had not got all of them."})
 	connections := with.NewGaugeVec(prometheus.GaugeOpts{Name: "spillway_connections",
 		Help: "Requests and WebSockets being served now, by what they have become."}, []string{"transport"})
 	for t, name := range transportNames {

@@ -213,11 +213,6 @@ func TestRouteOverridesEvents(t *testing.T) {
 	f.get(t, "/events/list/").want(":ok\n\n")
 }
 
-func TestRouteWebSocket(t *testing.T) {
-	f, _ := routed(t, nil, "")
-	f.get(t, "/x", "Connection", "Upgrade", "Upgrade", "websocket").wantStatus(501)
-}
-
 // The origin's pages, its holds with prev-id, and Grip-Last.
 func TestRouteReliable(t *testing.T) {
 	var a *apiOrigin

@@ -81,6 +81,17 @@ func (s localSource) next(ctx context.Context, link *grip.Link, lasts []grip.Las
 	return p, err
 }
 
+// A linkless is an HTTP origin whose subscriptions have no next link: that of a
+// WebSocket.
+type linkless struct{ named string }
+
+func (linkless) local() bool      { return false }
+func (l linkless) prefix() string { return l.named }
+
+func (linkless) next(context.Context, *grip.Link, []grip.Last) (*page, error) {
+	return nil, errors.New("next link: on the WebSocket of an HTTP origin there is none")
+}
+
 // call asks the origin in this process. It returns early when the request's
 // context ends only if the origin does.
 func (g *Gateway) call(r *http.Request) (*page, error) {
@@ -119,15 +130,6 @@ func (g *Gateway) record(rec *recorder, r *http.Request) (err error) {
 	}()
 	g.origin.ServeHTTP(rec, r)
 	return nil
-}
-
-// newEventsRequest is a request with WebSocket events to where the handshake
-// went. The caller sets the headers.
-func newEventsRequest(ctx context.Context, handshake *http.Request, body []byte) *http.Request {
-	r := handshake.Clone(ctx)
-	r.Method, r.ContentLength = http.MethodPost, int64(len(body))
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	return r
 }
 
 // A recorder is a response that stays here.

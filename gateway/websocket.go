@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -49,34 +51,64 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 		return
 	}
 
-	protocol := p.ins.Header.Get("Sec-Websocket-Protocol")
-	upstream.CopyHeaders(out.Header(), p.ins.Header)
+	from := localSource{g}
+	attach := g.marks(&p.ins, from)
+	d := &dialogue{origin: &localEvents{g, r, header}}
+	d.note(p.ins.Header)
+	s := &session{from: from, speech: speechOf(p.ins.Header), talk: &talk{partner: d, manners: &localManners}, posting: true}
+	rules := &plainRules
+	if g.compression.frames {
+		rules = &deflateRules
+	}
+	if s.take(g, out, r, p.ins.Header, fanout.Options{EndAt: g.endOfAge(time.Now()), Rules: rules}) {
+		s.begin(&p.ins, events[1:], attach)
+	}
+}
+
+// take answers a handshake as the origin does, and gives the connection to the
+// engine. With rules that inflate, permessage-deflate is agreed on, if the client
+// offers it. It reports false when that is not possible; the client has been told.
+func (s *session) take(g *Gateway, out *output, r *http.Request, answer http.Header, o fanout.Options) bool {
+	upstream.CopyHeaders(out.Header(), answer)
 	for name := range out.Header() {
 		switch {
-		case name == "Content-Length", name == "Content-Type", name == "Sec-Websocket-Extensions", name == "Sec-Websocket-Protocol",
-			name == "Keep-Alive-Interval", strings.HasPrefix(name, "Set-Meta-"):
+		case name == "Content-Length", name == "Content-Type", name == "Sec-Websocket-Accept", name == "Sec-Websocket-Extensions",
+			name == "Sec-Websocket-Protocol", name == "Keep-Alive-Interval", name == "Upgrade",
+			strings.HasPrefix(name, "Set-Meta-"), strings.HasPrefix(name, "Content-Bytes-"), strings.HasPrefix(name, "Grip-"):
 			out.Header().Del(name)
 		}
 	}
 	out.deadline(g.cfg.WriteTimeout) // the one of an earlier request may be over
-	from := localSource{g}
-	attach := g.marks(&p.ins, from)
-	nc, early, compressed, err := ws.Upgrade(out.ResponseWriter, r, protocol, g.compression.frames)
+	nc, early, compressed, err := ws.Upgrade(out.ResponseWriter, r, answer.Get("Sec-Websocket-Protocol"), o.Rules.Inflate != nil)
 	if err != nil {
-		return // the client has its answer
+		return false
 	}
 	early = append(early, unread(nc)...)
 	out.visit.become(byWebSocket)
-	s := &session{from: from, talk: &talk{request: r, header: header}, posting: true}
 	s.held = held{g: g, visit: out.handOver(nc)}
-	s.talk.setMeta(p.ins.Header)
-	o := fanout.Options{Owner: s, Framing: fanout.Framed, WriteTimeout: g.cfg.WriteTimeout, EndAt: g.endOfAge(time.Now()), Rules: &plainRules, Early: early}
-	if compressed {
-		o.Coding, o.Rules = fanout.Deflate, &deflateRules
+	o.Owner, o.Relay, o.Framing, o.WriteTimeout, o.Early = s, s.relays, fanout.Framed, g.cfg.WriteTimeout, early
+	switch {
+	case compressed && o.Rules == &deflateRules:
+		o.Coding = fanout.Deflate
+	case o.Rules == &deflateRules:
+		o.Rules = &plainRules
 	}
 	s.conn = g.engine.Take(nc, o)
 	s.conn.Start()
-	s.begin(&p.ins, events[1:], attach)
+	return true
+}
+
+// malformed says what is wrong with a handshake, so that no origin hears of it; 0:
+// nothing is (RFC 6455, 4.2.1).
+func malformed(r *http.Request) (status int, text string) {
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(r.Header.Get("Sec-Websocket-Key")))
+	switch {
+	case r.Header.Get("Sec-Websocket-Version") != "13":
+		return http.StatusUpgradeRequired, "Sec-WebSocket-Version must be 13."
+	case err != nil || len(key) != 16:
+		return http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64."
+	}
+	return 0, ""
 }
 
 // maxClientMessage bounds a message of a client, in bytes.
@@ -104,10 +136,8 @@ func handshakeHeader(h http.Header) http.Header {
 	return out
 }
 
-func isEvents(h http.Header) bool {
-	media, _, _ := strings.Cut(h.Get("Content-Type"), ";")
-	return strings.EqualFold(strings.TrimSpace(media), grip.ContentTypeEvents)
-}
+// isEvents reports whether a body holds events. The type has no parameters.
+func isEvents(h http.Header) bool { return h.Get("Content-Type") == grip.ContentTypeEvents }
 
 // connectionID is a random UUID (RFC 9562, version 4).
 func connectionID() string {
@@ -117,18 +147,40 @@ func connectionID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// A session is one WebSocket of the origin in this process. The engine has the
-// connection. A goroutine runs while messages of the client go to the origin, and
-// while a stream asks for its next page.
+// A speech is how an origin that speaks GRIP on a WebSocket marks what it says
+// (GRIP reference, 8.4).
+type speech struct{ prefix string } // of what is for the client
+
+// bare is the speech of origins whose messages are not marked.
+var bare speech
+
+// speechOf reads an answer to a handshake; nil means that all is for the client.
+func speechOf(h http.Header) *speech {
+	prefix, ok := grip.ParseExtension(h)
+	switch {
+	case !ok:
+		return nil
+	case prefix == "":
+		return &bare
+	}
+	return &speech{prefix}
+}
+
+// A session is one WebSocket. The engine has the connection. A goroutine runs
+// while messages of the client go to the origin, and while a stream asks for its
+// next page.
 type session struct {
 	held
-	from source
+	from   source
+	speech *speech
+	relays bool // the origin also hears pings, pongs and the end
 
 	mu      sync.Mutex
 	streams []*substream // guarded by mu
 	talk    *talk        // nil: the origin wants no messages; guarded by mu
 	posting bool         // a goroutine gives messages to the origin; guarded by mu
 	ended   bool         // no new streams; guarded by mu
+	extra   *extra       // nil: nothing; guarded by mu
 
 	first substream // most have no others
 }
@@ -142,6 +194,7 @@ type substream struct {
 
 	paging  sync.Mutex         // held while it sends a page
 	stopped atomic.Bool        // it sends nothing more
+	fixed   bool               // not the origin's to end
 	sub     *fanout.Subscriber // by which it holds; nil: it asks; guarded by session.mu
 }
 
@@ -151,6 +204,11 @@ func (s *session) begin(ins *grip.Instruct, events []grip.Event, attach []fanout
 	if s.carryOut(nil, events) && (ins.Hold != grip.HoldNone || ins.Next != nil) {
 		s.start("", "", ins, attach)
 	}
+	s.mu.Lock()
+	if s.extra != nil {
+		s.extra.marks = nil
+	}
+	s.mu.Unlock()
 	s.post()
 }
 
@@ -190,8 +248,8 @@ func (s *session) Size() int { return int(unsafe.Sizeof(*s)) }
 func (s *session) Gone(why fanout.Ending) {
 	s.mu.Lock()
 	s.ended, s.streams = true, nil
+	s.tellGone()
 	s.mu.Unlock()
-	s.hush()
 	s.left(why)
 }
 
@@ -204,21 +262,20 @@ func (s *session) carryOut(by *substream, events []grip.Event) bool {
 			return false
 		}
 		switch e.Type {
-		case grip.EventText:
-			c, ok, err := grip.ParseControl(e.Content)
+		case grip.EventText, grip.EventBinary:
+			content, control, forClient := s.understand(e)
 			switch {
-			case !ok:
-				frames = s.conn.AppendFrame(frames, grip.TextMessage, e.Content)
-			case err != nil: // a wrong one is ignored (GRIP reference, 8.4)
-			default:
+			case control != nil:
 				if s.conn.WriteFrames(frames) != nil {
 					return false
 				}
 				frames = frames[:0]
-				s.obey(by, c)
+				s.obey(by, *control)
+			case forClient && e.Type == grip.EventText:
+				frames = s.conn.AppendFrame(frames, grip.TextMessage, content)
+			case forClient:
+				frames = s.conn.AppendFrame(frames, grip.BinaryMessage, content)
 			}
-		case grip.EventBinary:
-			frames = s.conn.AppendFrame(frames, grip.BinaryMessage, e.Content)
 		case grip.EventPing:
 			frames = s.conn.AppendFrame(frames, grip.PingMessage, e.Content)
 		case grip.EventPong:
@@ -229,10 +286,15 @@ func (s *session) carryOut(by *substream, events []grip.Event) bool {
 				code, reason = 1000, ""
 			}
 			_ = s.conn.WriteFrames(frames)
-			s.finish(ending{reason: closedByOrigin, code: code, text: reason})
+			e := ending{reason: closedByOrigin, code: code, text: reason}
+			if s.clientClosed() {
+				e.reason = closedByClient
+			}
+			s.finish(e)
 			return false
 		case grip.EventDisconnect:
 			_ = s.conn.WriteFrames(frames)
+			s.hush()
 			s.finish(ending{reason: closedByOrigin})
 			return false
 		}
@@ -240,49 +302,41 @@ func (s *session) carryOut(by *substream, events []grip.Event) bool {
 	return s.conn.WriteFrames(frames) == nil
 }
 
-// obey carries out a control message.
-func (s *session) obey(by *substream, c grip.Control) {
-	switch c.Type {
-	case "detach":
-		s.hush()
-		s.conn.Resume()
-	case "subscribe":
-		ins := &grip.Instruct{}
-		if c.Link != "" {
-			ins.Next = &grip.Link{URL: c.Link}
-		}
-		if c.Channel != "" {
-			ins.Hold = grip.HoldStream
-			ins.Channels = []grip.Subscription{{Channel: c.Channel, PrevID: c.PrevID, HasPrevID: c.HasPrevID}}
-		}
-		if c.Name != "" {
-			s.stop(by, func(st *substream) bool { return st.name == c.Name })
-		}
-		s.start(c.Name, c.Channel, ins, wants(ins.Channels, localSource{s.g}))
-	case "unsubscribe":
-		s.stop(by, func(st *substream) bool {
-			if c.Name != "" {
-				return st.name == c.Name
-			}
-			return c.Channel != "" && st.is(c.Channel)
-		})
+// understand tells what a message of the origin is: a control message, or one for
+// the client, or neither.
+func (s *session) understand(e grip.Event) (content []byte, control *grip.Control, forClient bool) {
+	if s.speech == nil {
+		return e.Content, nil, true
 	}
+	if e.Type == grip.EventText {
+		switch c, ok, err := grip.ParseControl(e.Content); {
+		case err != nil: // a wrong one is ignored (GRIP reference, 8.4)
+			return nil, nil, false
+		case ok:
+			return nil, &c, false
+		}
+	}
+	content, forClient = bytes.CutPrefix(e.Content, []byte(s.speech.prefix))
+	return content, nil, forClient
 }
 
 // start follows one more stream on the socket.
 func (s *session) start(name, channel string, ins *grip.Instruct, attach []fanout.Want) {
-	st := s.add(name, channel)
-	if st == nil {
-		return
+	if st := s.add(name, channel); st != nil {
+		st.begin(ins, attach)
 	}
+}
+
+// begin follows a new stream.
+func (st *substream) begin(ins *grip.Instruct, attach []fanout.Want) {
 	if ins.Hold == grip.HoldStream {
 		if sub, end, ok := st.follow.hold(ins, attach); ok {
 			st.settle(sub, end)
 			return
 		}
 	}
-	s.g.drain.spawn(func() { // ends with the connection, or when the stream holds
-		ctx, done := s.ask()
+	st.s.g.drain.spawn(func() { // ends with the connection, or when the stream holds
+		ctx, done := st.s.ask()
 		defer done()
 		st.settle(st.follow.run(ctx, ins))
 	})
@@ -321,6 +375,7 @@ func (st *substream) settle(sub *fanout.Subscriber, end ending) {
 	switch {
 	case st.stopped.Load():
 	case end.code != 0, end.broken:
+		s.tellClosed()
 		s.finish(end)
 	case end.err != nil:
 		s.g.log.Debug("stream on a websocket ended", "reason", end.reason, "err", end.err)
@@ -354,7 +409,7 @@ func (s *session) stop(by *substream, which func(*substream) bool) {
 
 // is reports whether a stream is on a channel. It is called with session.mu.
 func (st *substream) is(channel string) bool {
-	return st.channel == channel || st.sub != nil && st.sub.IsOn(channel)
+	return st.channel == channel || st.sub != nil && st.sub.IsOn(st.s.from.prefix()+channel)
 }
 
 // errEnded ends a stream when it was stopped, or its socket has ended.

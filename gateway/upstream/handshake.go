@@ -20,7 +20,8 @@ import (
 )
 
 // ErrNotSent says that an origin was connected, but has not got all of a request
-// with events: it may be made again.
+// with events: it may be made again. So may one that an origin has answered by
+// closing a kept connection, as it does with one that it took for idle.
 var ErrNotSent = errors.New("request not wholly sent")
 
 // A Handshake is a client's request for a WebSocket as the origin gets it: once,
@@ -36,7 +37,10 @@ type Handshake struct {
 // Handshake makes one for a route, of whose targets all or none are over_http.
 func (f *Forwarder) Handshake(r *http.Request, rt *route.Route) *Handshake {
 	// Who came by WebSocket came so also where its events travel by HTTP.
-	header := f.requestHeader(withoutEventFields(r), rt)
+	if t := rt.Targets[0]; t.OverHTTP || t.Test {
+		r = withoutEventFields(r)
+	}
+	header := f.requestHeader(r, rt)
 	header.Del("Upgrade")
 	header.Del("Sec-WebSocket-Extensions")
 	own := !f.Trusted(r)
@@ -146,6 +150,9 @@ type Socket struct {
 	io.ReadWriteCloser
 	conn net.Conn
 }
+
+// SetReadDeadline bounds the reads from now on.
+func (s *Socket) SetReadDeadline(t time.Time) error { return s.conn.SetReadDeadline(t) }
 
 // SetWriteDeadline bounds the writes from now on.
 func (s *Socket) SetWriteDeadline(t time.Time) error { return s.conn.SetWriteDeadline(t) }

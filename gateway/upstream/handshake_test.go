@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,6 +54,7 @@ func TestHandshakePost(t *testing.T) {
 				if got := strings.Join(lines(t, strings.TrimSuffix(read(t, resp), "OPEN\r\n"), keys), "|"); got != tt.want {
 					t.Errorf("got\n%s\nwant\n%s", got, tt.want)
 				}
+				f.Close() // the origin does, too
 			}
 		})
 	}
@@ -64,6 +67,7 @@ func TestHandshakeSignsEachTime(t *testing.T) {
 	f.now = func() time.Time { now = now.Add(time.Hour); return now }
 	h := f.Handshake(request(t, "GET / HTTP/1.1\nHost: h\n"+handshakeLines+"\n\n"), routeTo(t, "* ORIGIN,over_http", echo(t)))
 	sig := func() string {
+		f.Close() // the origin does, too
 		resp, err := h.Post(t.Context(), nil, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -95,6 +99,37 @@ func TestHandshakePostErrors(t *testing.T) {
 	_, err = f.Handshake(r, routeTo(t, "* ORIGIN,over_http", silent)).Post(t.Context(), nil, []byte("OPEN\r\n"))
 	if err == nil || errors.Is(err, ErrNotSent) || errors.Is(err, ErrUnreachable) {
 		t.Errorf("no answer to a whole request: got %v, want another error", err)
+	}
+}
+
+// A kept connection that ends without an answer is one that the origin took for
+// idle, most likely.
+func TestHandshakePostOnKeptConnection(t *testing.T) {
+	f := newForwarder(t, Config{ResponseTimeout: 200 * time.Millisecond})
+	var requests atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		switch requests.Add(1) {
+		case 2:
+			panic(http.ErrAbortHandler)
+		case 4:
+			<-r.Context().Done()
+		}
+	}))
+	t.Cleanup(srv.Close)
+	h := f.Handshake(request(t, "GET / HTTP/1.1\nHost: h\n"+handshakeLines+"\n\n"), routeTo(t, "* ORIGIN,over_http", srv.Listener.Addr().String()))
+	for i, want := range []error{nil, ErrNotSent, nil, os.ErrDeadlineExceeded} {
+		resp, err := h.Post(t.Context(), nil, []byte("OPEN\r\n"))
+		if err == nil {
+			read(t, resp)
+		}
+		if errors.Is(want, os.ErrDeadlineExceeded) { // which net/http says in its own way
+			if err == nil || errors.Is(err, ErrNotSent) {
+				t.Errorf("request %d, slow: got %v, want another error than ErrNotSent", i+1, err)
+			}
+		} else if !errors.Is(err, want) {
+			t.Errorf("request %d: got %v, want %v", i+1, err, want)
+		}
 	}
 }
 

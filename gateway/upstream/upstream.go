@@ -341,11 +341,12 @@ func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Rout
 
 	// The transport asks for a connection again when a kept one turned out to
 	// be dead, so only the last attempt counts.
-	var got, wrote atomic.Bool
+	var got, wrote, stale atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(string) { got.Store(false) },
 		GotConn: func(info httptrace.GotConnInfo) {
 			got.Store(true)
+			stale.Store(info.Reused)
 			if out.body != nil {
 				out.body.conn.Store(connOf(info.Conn))
 			}
@@ -353,7 +354,8 @@ func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Rout
 				out.taken = info.Conn
 			}
 		},
-		WroteRequest: func(info httptrace.WroteRequestInfo) { wrote.Store(info.Err == nil) },
+		WroteRequest:         func(info httptrace.WroteRequestInfo) { wrote.Store(info.Err == nil) },
+		GotFirstResponseByte: func() { stale.Store(false) },
 	})
 	req := (&http.Request{
 		Method:     out.method,
@@ -375,7 +377,8 @@ func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Rout
 
 	resp, err = p.transport.RoundTrip(req)
 	if err != nil {
-		if got.Load() && !wrote.Load() && out.kind == kindEvents {
+		var slow net.Error
+		if out.kind == kindEvents && got.Load() && (!wrote.Load() || stale.Load() && !(errors.As(err, &slow) && slow.Timeout())) {
 			err = fmt.Errorf("%w: %w", ErrNotSent, err)
 		}
 		return nil, got.Load(), err
