@@ -205,6 +205,11 @@ type Config struct {
 	// 1MiB.
 	MaxHeaderBytes bytesize.Bytes `envconfig:"MAX_HEADER_BYTES" default:"16KiB"`
 
+	// MessageMaxBytes is the largest message that passes between a client and an
+	// HTTP origin, in either direction, on a WebSocket that is not over_http. 1KiB
+	// to 64MiB.
+	MessageMaxBytes bytesize.Bytes `envconfig:"MESSAGE_MAX_BYTES" default:"1MiB"`
+
 	// TLSCertFile is a PEM file with the certificate for HTTP_ADDR and its
 	// chain. It is read again when it changes. With it clients can use HTTP/2.
 	TLSCertFile string `envconfig:"TLS_CERT_FILE"`
@@ -345,6 +350,7 @@ func (c *Config) Validate() error {
 			bad("ORIG_HEADERS_NEED_MARK", name, "must be names of headers, comma separated")
 		}
 	}
+	between("MESSAGE_MAX_BYTES", c.MessageMaxBytes, 1<<10, 64<<20)
 	between("MAX_HEADER_BYTES", c.MaxHeaderBytes, 1<<10, 1<<20)
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		errs = append(errs, errors.New("TLS_CERT_FILE and TLS_KEY_FILE: set both or none"))

@@ -63,6 +63,7 @@ type Gateway struct {
 	drain      drain
 
 	compression compression
+	proxied     proxiedRules
 
 	clients *http.Server
 	returns *returns     // to clients, of what has left it
@@ -91,6 +92,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 	g.drain.init()
 	g.metrics.asPushpin(cfg.PrometheusPrefix, engine, reg)
 	g.compression, _ = parseCompression(cfg.Compression) // it was validated
+	g.proxied = newProxiedRules(int(cfg.MessageMaxBytes))
 	var err error
 	if g.routes, err = newRoutes(&g.cfg, log, reg); err != nil {
 		return nil, err

@@ -33,11 +33,13 @@ type fixture struct {
 	done   chan error  // Run's
 }
 
+const testMessageMax = 1 << 20
+
 func testConfig() Config {
 	return Config{
 		HTTPAddr: "127.0.0.1:0", EventsPath: "/events/", SigKey: "changeme", SigIss: "pushpin", ControlAddr: "127.0.0.1:0",
 		ControlMaxBody: 1e6, ChannelLogBytes: 4 << 20, ChannelLogAge: time.Minute, MaxSubscriptions: 3,
-		WriteTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10,
+		MessageMaxBytes: testMessageMax, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10,
 		UpstreamConnectTimeout: patience, UpstreamTimeout: patience, SetXForwardedProtocol: "proto-only",
 		CacheMaxAnswer: 1 << 20, CachePublishInterval: 50 * time.Millisecond,
 	}
@@ -317,7 +319,8 @@ func TestMetricsExistFromTheStart(t *testing.T) {
 		f.wantMetric(t, "spillway_links_asked_total", prometheus.Labels{"reason": string(r)}, 0)
 	}
 	for _, name := range []string{"spillway_channels", "spillway_subscribers", "spillway_log_bytes", "spillway_fell_behind_total",
-		"spillway_evicted_items_total", "spillway_refused_total", "spillway_subscriptions_ignored_total"} {
+		"spillway_evicted_items_total", "spillway_refused_total", "spillway_subscriptions_ignored_total",
+		"spillway_websocket_waiting_bytes", "spillway_websocket_requests_repeated_total"} {
 		f.metric(t, name, nil)
 	}
 }

@@ -31,14 +31,14 @@ type proxied struct {
 // goodBye is how long an origin may take to answer a close that nobody waits for.
 const goodBye = 2 * time.Second
 
-// proxiedLimit bounds a message in either direction, in bytes.
-const proxiedLimit = 1 << 20
+var proxiedManners = manners{pauseAt: 64 << 10}
 
-var (
-	proxiedManners = manners{pauseAt: 64 << 10}
-	proxiedRules   = ws.Rules{Limit: proxiedLimit}
-	originRules    = ws.Rules{Limit: proxiedLimit, FromServer: true}
-)
+// proxiedRules are what both sides of such WebSockets must keep to.
+type proxiedRules struct{ client, origin ws.Rules }
+
+func newProxiedRules(limit int) proxiedRules {
+	return proxiedRules{client: ws.Rules{Limit: limit}, origin: ws.Rules{Limit: limit, FromServer: true}}
+}
 
 var (
 	opOf = map[grip.EventType]ws.Op{
@@ -106,7 +106,7 @@ func (g *Gateway) serveProxied(out *output, r *http.Request, rt *route.Route) er
 	s := g.relay(rt, r, resp.Header, &talk{partner: p, manners: &proxiedManners})
 	subs := upstream.TargetOf(resp).Subs
 	s.premark(nil, subs)
-	if !s.takeRelay(g, out, r, resp.Header, &proxiedRules) {
+	if !s.takeRelay(g, out, r, resp.Header, &g.proxied.client) {
 		socket.Close()
 		return nil
 	}
@@ -124,7 +124,7 @@ var errOriginClosed = errors.New("the origin has closed the websocket")
 
 // listen carries out what the origin says, until it hangs up.
 func (p *proxied) listen(s *session) error {
-	reader := ws.NewReader(&originRules)
+	reader := ws.NewReader(&s.g.proxied.origin)
 	defer reader.Reset()
 	buf := make([]byte, keptBuffer)
 	for {

@@ -257,11 +257,11 @@ func TestProxiedEnds(t *testing.T) {
 			c.say(ws.OpClose, closing(4002, ""))
 		}, closedByPublisher},
 		{"the client sends too much", func(t *testing.T, f *fixture, c *rawSocket, s *originSocket) {
-			c.say(ws.OpBinary, strings.Repeat("x", proxiedLimit+1))
+			c.say(ws.OpBinary, strings.Repeat("x", testMessageMax+1))
 			c.want(ws.OpClose, closing(1009, "message too large"))
 		}, closedMessageTooBig},
 		{"the origin sends too much", func(t *testing.T, f *fixture, c *rawSocket, s *originSocket) {
-			go s.conn.Write(ws.AppendFrame(nil, ws.OpBinary, make([]byte, proxiedLimit+1)))
+			go s.conn.Write(ws.AppendFrame(nil, ws.OpBinary, make([]byte, testMessageMax+1)))
 		}, closedOriginError},
 		{"the origin leaves a close without an answer", func(t *testing.T, f *fixture, c *rawSocket, s *originSocket) {
 			c.say(ws.OpClose, closing(4000, ""))

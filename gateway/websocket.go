@@ -242,7 +242,17 @@ func (s *session) TimeOver() {
 }
 
 // Size implements fanout.Sized.
-func (s *session) Size() int { return int(unsafe.Sizeof(*s)) }
+func (s *session) Size() int {
+	n := int(unsafe.Sizeof(*s))
+	if s.relays {
+		n += relayBytes
+	}
+	return n
+}
+
+// relayBytes is what a session keeps for an HTTP origin, about: its talk, and the
+// header of the handshake.
+const relayBytes = 3 << 10
 
 // Gone implements fanout.Owner.
 func (s *session) Gone(why fanout.Ending) {

@@ -125,6 +125,8 @@ var configTable = []setting{
 		doc: "Lists how streams of EVENTS_PATH may be compressed, the best first, comma separated: zstd and gzip for SSE and NDJSON, permessage-deflate for WebSockets. A client that offers none of them gets its stream as it is. What is compressed is shared by all clients of a channel. Empty means no compression."},
 	{part: "Gateway", name: "MAX_HEADER_BYTES", deflt: "16KiB", twin: false,
 		doc: "Bounds the request line and headers of a client. 1KiB to 1MiB."},
+	{part: "Gateway", name: "MESSAGE_MAX_BYTES", deflt: "1MiB", twin: false,
+		doc: "The largest message that passes between a client and an HTTP origin, in either direction, on a WebSocket that is not over_http. 1KiB to 64MiB."},
 	{part: "Gateway", name: "TLS_CERT_FILE", deflt: "", twin: false,
 		doc: "A PEM file with the certificate for HTTP_ADDR and its chain. It is read again when it changes. With it clients can use HTTP/2."},
 	{part: "Gateway", name: "TLS_KEY_FILE", deflt: "", twin: false,
