@@ -17,9 +17,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"spillway/relay/kafkatest"
 )
@@ -39,7 +42,8 @@ type appConfig struct {
 	key     string // CONTROL_KEY and SIG_KEY; none is none
 	query   string // of GRIP_URL
 	prepare []string
-	command []string // ends with the port, where PORT is not in it
+	command []string // a last PORT is the port that it is to listen on
+	env     []string
 }
 
 // behindGateway starts an application and a gateway before it, and waits for
@@ -68,7 +72,7 @@ func behindGateway(t *testing.T, c appConfig) *application {
 	addr := func() string { return fmt.Sprintf("127.0.0.1:%d", kafkatest.FreePort(t)) }
 	control, origin := addr(), addr()
 	_, port, _ := net.SplitHostPort(origin)
-	env := []string{"CONTROL_ADDR=" + control, "ROUTES=* " + origin}
+	env := []string{"CONTROL_ADDR=" + control, "ROUTES=* " + origin + ",over_http"}
 	if c.key != "" {
 		env = append(env, "CONTROL_KEY="+c.key, "SIG_KEY="+c.key)
 	}
@@ -81,6 +85,7 @@ func behindGateway(t *testing.T, c appConfig) *application {
 		"DATABASE=" + filepath.Join(t.TempDir(), "app.sqlite3"),
 		"GRIP_URL=" + a.control + c.query, "PORT=" + port,
 	}
+	a.env = append(a.env, c.env...)
 	if c.prepare != nil {
 		cmd := a.process(c.prepare...)
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -110,8 +115,8 @@ func (a *application) process(command ...string) *exec.Cmd {
 	return cmd
 }
 
-// run starts a process of the application; it ends with the test.
-func (a *application) run(command ...string) {
+// run starts a process of the application; it ends with stop, or with the test.
+func (a *application) run(command ...string) (stop func()) {
 	a.t.Helper()
 	cmd := a.process(command...)
 	log := &logBuffer{}
@@ -119,15 +124,19 @@ func (a *application) run(command ...string) {
 	if err := cmd.Start(); err != nil {
 		a.t.Fatal(err)
 	}
-	a.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		timer := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 		_ = cmd.Wait() // by the signal
 		timer.Stop()
+	})
+	a.t.Cleanup(func() {
+		stop()
 		if a.t.Failed() {
 			a.t.Logf("log of %q:\n%s", command, log)
 		}
 	})
+	return stop
 }
 
 // post posts a text to one of the application's pages, through the gateway.
@@ -163,6 +172,15 @@ func (a *application) open(t *testing.T, path string, header ...string) *stream 
 	}
 	return readStream(t, resp, cancel)
 }
+
+// dial opens a WebSocket; it ends with the test.
+func (a *application) dial(t *testing.T, path string) *wsConn {
+	t.Helper()
+	return dial(t, "ws"+strings.TrimPrefix(a.url, "http")+path)
+}
+
+// notKeepAlive is true for what a page wants to know.
+func notKeepAlive(b block) bool { return b.fires && b.name != "keep-alive" }
 
 // wantListeners waits until so many listen to a channel.
 func (a *application) wantListeners(t *testing.T, channel string, want int) {
@@ -262,6 +280,35 @@ func (a *application) testKeepAlive(t *testing.T, path string) {
 	})
 }
 
+// testChat has two clients of a chat over WebSockets, of which the first is
+// called ann where the application knows names.
+func (a *application) testChat(t *testing.T, path, called string) {
+	t.Run("chat", func(t *testing.T) {
+		ann, bob := a.dial(t, path), a.dial(t, path)
+		for i := range 10 {
+			ann.send(fmt.Sprintf("hello %d größer", i))
+		}
+		for i := range 10 {
+			want := called + fmt.Sprintf("hello %d größer", i)
+			ann.want(websocket.MessageText, want)
+			bob.want(websocket.MessageText, want)
+		}
+		bob.send("")
+		ann.want(websocket.MessageText, called)
+		bob.want(websocket.MessageText, called)
+		if err := ann.conn.Close(websocket.StatusNormalClosure, "bye"); err != nil {
+			t.Errorf("close: got %v, want that the application closes too", err)
+		}
+		bob.send("still here")
+		bob.want(websocket.MessageText, called+"still here")
+	})
+	t.Run("no WebSocket", func(t *testing.T) {
+		if resp, body := fetch(t, a.url+path); resp.StatusCode < 400 || resp.StatusCode >= 500 {
+			t.Errorf("got %s %q, want that the application refuses", resp.Status, body)
+		}
+	})
+}
+
 const libraryKey = "a-key-that-is-long-enough-for-hs256" // libraries refuse or warn of shorter ones
 
 func djangoApp(t *testing.T) *application {
@@ -277,6 +324,7 @@ func TestDjangoGrip(t *testing.T) {
 	a := djangoApp(t)
 	a.testHolds(t, "/")
 	a.testKeepAlive(t, "/stream/")
+	a.testChat(t, "/chat/?name=ann", "ann: ")
 }
 
 func TestExpress(t *testing.T) {
@@ -287,6 +335,19 @@ func TestExpress(t *testing.T) {
 	})
 	a.testHolds(t, "")
 	a.testKeepAlive(t, "/stream")
+	a.testChat(t, "/chat", "")
+	t.Run("in a browser", func(t *testing.T) {
+		b := openBrowser(t)
+		b.open(a.url + "/")
+		b.await("it is connected", `opened === 1`)
+		var sent bool
+		b.evaluate(`(socket.send("hello"), true)`, &sent)
+		b.await("its own message", `got.join() === "hello"`)
+		a.post(t, "/say", "from the application")
+		b.await("a message of the application", `got.join() === "hello,from the application"`)
+		b.evaluate(`(socket.close(), true)`, &sent)
+		b.await("the end", `ended && errors === 0`)
+	})
 	t.Run("eventstream", func(t *testing.T) {
 		s := a.open(t, "/events")
 		if b := s.next(); b.name != "stream-open" {
@@ -304,31 +365,73 @@ func TestGripcontrol(t *testing.T) {
 		command: []string{"python3", "app.py", "PORT"},
 	})
 	a.testHolds(t, "/")
+	a.testChat(t, "/chat/", "")
+}
+
+// The function answers by itself. It does not publish: faas-grip 1.0.1 asks for
+// pubcontrol before 3, which cannot with Python from 3.10 on.
+func TestFaasGrip(t *testing.T) {
+	t.Parallel()
+	a := behindGateway(t, appConfig{
+		dir: "faas", command: []string{"python3", "app.py", "PORT"},
+	})
+	ann, bob := a.dial(t, "/"), a.dial(t, "/")
+	ann.send("größer")
+	ann.want(websocket.MessageText, "you said größer")
+	publish := spillway(t, []string{"GRIP_URL=" + a.control}, "publish", "chat", "hello")
+	if out, err := publish.CombinedOutput(); err != nil {
+		t.Fatalf("publish: %v: %s", err, out)
+	}
+	ann.want(websocket.MessageText, "hello")
+	bob.want(websocket.MessageText, "hello")
+	if err := ann.conn.Close(websocket.StatusNormalClosure, "bye"); err != nil {
+		t.Errorf("close: got %v, want that the application closes too", err)
+	}
+	if resp, body := fetch(t, a.url+"/"); resp.StatusCode != http.StatusBadRequest || body != "not a WebSocket\n" {
+		t.Errorf("no WebSocket: got %s %q, want that the application refuses", resp.Status, body)
+	}
 }
 
 // TestKafkaDemo has the demo of old, a Django application and a relay that is
-// written with gripcontrol, on our gateway instead of Pushpin.
+// written with gripcontrol, on our gateway instead of Pushpin; and then with our
+// relay instead of its own.
 func TestKafkaDemo(t *testing.T) {
 	t.Parallel()
 	if !kafkatest.Full() {
 		t.Skip("libraries of others run with SPILLWAY_E2E=full")
 	}
 	kafkatest.Each(t, func(t *testing.T, k *kafkatest.Cluster) {
+		demo := appConfig{dir: "kafka-sse", command: []string{"python3", "app.py", "runserver", "--noreload", "PORT"}}
 		topic := kafkatest.UniqueTopic(t)
 		k.CreateTopic(topic, 1)
-		a := behindGateway(t, appConfig{
-			dir:     "kafka-sse",
-			command: []string{"python3", "app.py", "runserver", "--noreload", "PORT"},
-		})
-		s := a.open(t, "/events/"+topic+"/")
-		a.wantListeners(t, "events-"+topic, 1)
-		a.env = append(a.env, consumerConfig(k, fmt.Sprintf(`"group.id":%q,"auto.offset.reset":"earliest"`, topic)))
-		a.run("python3", "relay.py", topic)
-		k.Produce(values(topic, 0, "hello", "two\nlines", "größer")...)
-		for _, want := range []string{"hello", "two\nlines", "größer"} {
-			if got := s.next(); got.name != "message" || got.data != want {
-				t.Fatalf("event: got %+v, want a message %q", got, want)
+		group := fmt.Sprintf(`"group.id":%q,"auto.offset.reset":"earliest"`, topic)
+		want := func(s *stream, want ...string) {
+			t.Helper()
+			for _, want := range want {
+				got := s.block("an event", notKeepAlive)
+				if got.name != "message" || got.data != want {
+					t.Fatalf("event: got %+v, want a message %q", got, want)
+				}
 			}
 		}
+
+		a := behindGateway(t, demo)
+		s := a.open(t, "/events/"+topic+"/")
+		a.env = append(a.env, consumerConfig(k, group))
+		stop := a.run("python3", "relay.py", topic)
+		k.Produce(values(topic, 0, "hello", "two\nlines", "größer")...)
+		want(s, "hello", "two\nlines", "größer")
+		stop()
+
+		demo.env = []string{"CHANNEL_PREFIX="}
+		a = behindGateway(t, demo)
+		s = a.open(t, "/events/"+topic+"/")
+		relay := newServer(t, consumerConfig(k, group), "GRIP_URL="+a.control, "TOPICS="+topic, "RELAY_CHANNELS=topic")
+		relay.command = "relay"
+		relay.start()
+		k.Produce(values(topic, 0, "again", "two\nlines")...)
+		// What the other relay has not committed may come once more.
+		s.block("again", func(b block) bool { return b.data == "again" })
+		want(s, "two\nlines")
 	})
 }

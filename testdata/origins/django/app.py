@@ -93,7 +93,10 @@ def chat(request):
         ws.subscribe("chat")
         ws.meta["name"] = request.GET.get("name", "nobody")
     while ws.can_recv():
-        message = ws.recv()
+        try:
+            message = ws.recv()
+        except OSError:  # the client is gone, without a word
+            break
         if message is None:
             ws.close(ws.close_code)
             break

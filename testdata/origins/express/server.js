@@ -66,7 +66,12 @@ app.post('/chat', async (req, res) => {
     wsContext.subscribe('chat');
   }
   while (wsContext.canRecv()) {
-    const message = wsContext.recv();
+    let message;
+    try {
+      message = wsContext.recv();
+    } catch { // the client is gone, without a word
+      break;
+    }
     if (message == null) { // the client closes
       wsContext.close();
       break;

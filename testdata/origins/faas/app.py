@@ -1,19 +1,20 @@
 """A function of AWS Lambda's kind that serves WebSockets, with faas-grip.
 
   pip install -r requirements.txt
-  GRIP_URL='http://localhost:5561/?key=secret' python app.py 8000
-  ROUTES='* localhost:8000,over_http' CONTROL_KEY=secret spillway gateway
+  python app.py 8000
+  ROUTES='* localhost:8000,over_http' spillway gateway
+  spillway publish chat hello
 
-handler is the function. What calls it here is a small HTTP server, in place of
-the API gateway that would do so in a cloud.
+handler is the function: it answers what clients say, and they get what others
+publish to the channel "chat". What calls it here is a small HTTP server, in
+place of the API gateway that would do so in a cloud.
 """
 
 import sys
 from base64 import b64decode, b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from faas_grip import lambda_get_websocket, publish
-from gripcontrol import WebSocketMessageFormat
+from faas_grip import lambda_get_websocket
 
 
 def handler(event, context):
@@ -25,11 +26,14 @@ def handler(event, context):
         ws.accept()
         ws.subscribe("chat")
     while ws.can_recv():
-        message = ws.recv()
+        try:
+            message = ws.recv()
+        except OSError:  # the client is gone, without a word
+            break
         if message is None:  # the client closes
             ws.close()
             break
-        publish("chat", WebSocketMessageFormat(message))
+        ws.send("you said " + message)
     return ws.to_response()
 
 

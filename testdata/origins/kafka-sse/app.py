@@ -8,10 +8,13 @@
   curl http://localhost:7999/events/greetings/
 
 The way of old, in two parts: this one subscribes clients to events-TOPIC, and
-relay.py publishes a topic's records to it. With spillway serve in place of all
-three, /events/TOPIC/ stays where it is, and clients resume.
+relay.py publishes a topic's records to it. spillway relay can take the place of
+relay.py: with RELAY_CHANNELS=topic it publishes to TOPIC, so CHANNEL_PREFIX is
+to be empty here. spillway serve takes the place of all three at the same
+/events/TOPIC/, and lets clients resume.
 """
 
+import os
 import sys
 
 from django.conf import settings
@@ -21,12 +24,14 @@ from django.urls import path
 
 settings.configure(ALLOWED_HOSTS=["*"], DEBUG=True, ROOT_URLCONF=__name__, SECRET_KEY="only for this example")
 
+CHANNEL_PREFIX = os.environ.get("CHANNEL_PREFIX", "events-")
+
 
 def events(request, topic):
     response = HttpResponse(content_type="text/event-stream")
     response["Cache-Control"] = "no-cache"
     response["Grip-Hold"] = "stream"
-    response["Grip-Channel"] = "events-" + topic
+    response["Grip-Channel"] = CHANNEL_PREFIX + topic
     response["Grip-Keep-Alive"] = r"event: keep-alive\ndata:\n\n; format=cstring; timeout=20"
     return response
 
