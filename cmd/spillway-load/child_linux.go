@@ -30,6 +30,7 @@ type child struct {
 	stderr *tailBuffer
 	exited chan struct{}
 	err    error // set before exited is closed
+	lost   error // an answer was not waited for: what comes next is no answer to what is asked next
 }
 
 // start starts a child. Call it from the main goroutine, which is locked to its
@@ -89,6 +90,9 @@ func (c *child) pid() int { return c.cmd.Process.Pid }
 
 // ask sends a command, unless it is nil, and reads the answer.
 func (c *child) ask(ctx context.Context, command, answer any) error {
+	if c.lost != nil {
+		return c.lost
+	}
 	if command != nil {
 		line, err := json.Marshal(command)
 		if err != nil {
@@ -107,7 +111,8 @@ func (c *child) ask(ctx context.Context, command, answer any) error {
 		}
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%s: %w", c.label, ctx.Err())
+		c.lost = fmt.Errorf("%s: %w", c.label, ctx.Err())
+		return c.lost
 	}
 }
 
