@@ -94,6 +94,29 @@ type Config struct {
 	// JSON-P, as the option aco does on one.
 	AutoCrossOrigin bool `envconfig:"AUTO_CROSS_ORIGIN" default:"false"`
 
+	// SockJSURL is the script that browsers load in a frame, for routes with sockjs,
+	// where a page may not ask another site itself: a URL of sockjs-client.
+	SockJSURL string `envconfig:"SOCKJS_URL" default:"https://cdn.jsdelivr.net/npm/sockjs-client@1.6.1"`
+
+	// SockJSHeartbeat is how long a SockJS client hears nothing at most. 1s to 10m.
+	SockJSHeartbeat time.Duration `envconfig:"SOCKJS_HEARTBEAT" default:"25s"`
+
+	// SockJSSessionTimeout is how long a SockJS session lasts while no request of
+	// its client waits for messages. 1s to 10m.
+	SockJSSessionTimeout time.Duration `envconfig:"SOCKJS_SESSION_TIMEOUT" default:"5s"`
+
+	// SockJSResponseBytes is what a streaming response of SockJS carries before the
+	// client has to come again, since browsers keep all of it. 1KiB to 1GiB.
+	SockJSResponseBytes bytesize.Bytes `envconfig:"SOCKJS_RESPONSE_BYTES" default:"128KiB"`
+
+	// SockJSBufferBytes is what waits for the next request of a SockJS session;
+	// beyond it, messages stay with the channel for WRITE_TIMEOUT. 1KiB to 1GiB.
+	SockJSBufferBytes bytesize.Bytes `envconfig:"SOCKJS_BUFFER_BYTES" default:"256KiB"`
+
+	// SockJSSendBytes is the largest request or message with which a SockJS client
+	// may send. 1KiB to 1GiB.
+	SockJSSendBytes bytesize.Bytes `envconfig:"SOCKJS_SEND_BYTES" default:"256KiB"`
+
 	// ProxyDebug tells clients what went wrong between gateway and HTTP origin,
 	// on all routes, as the option debug does on one.
 	ProxyDebug bool `envconfig:"PROXY_DEBUG" default:"false"`
@@ -319,6 +342,7 @@ func (c *Config) Validate() error {
 	if d := c.WriteTimeout; d < time.Second || d > 10*time.Minute {
 		bad("WRITE_TIMEOUT", d, "must be between 1s and 10m")
 	}
+	c.checkSockJS(bad, between)
 	if d := c.ConnectionMaxAge; d != 0 && d < time.Second {
 		bad("CONNECTION_MAX_AGE", d, "must be 0 or at least 1s")
 	}

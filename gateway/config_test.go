@@ -32,7 +32,10 @@ func TestValidateReportsEverything(t *testing.T) {
 		{"off", func(c *Config) { c.ControlAddr, c.EventsPath = "", "" }, nil},
 		{"paths", func(c *Config) { c.EventsPath = "/events/?x" }, []string{"EVENTS_PATH=/events/?x: write a plain path"}},
 		{"routes", func(c *Config) { c.Routes, c.RoutesFile = "nonsense", "" }, []string{"ROUTES:1 (nonsense): no target"}},
-		{"routes of which not all is built", func(c *Config) { c.Routes = "* a:1; b,sockjs=/s a:1" }, []string{"ROUTES:2 (b): sockjs"}},
+		{"SockJS", func(c *Config) {
+			c.SockJSURL, c.SockJSHeartbeat, c.SockJSSessionTimeout, c.SockJSSendBytes = "x", 0, time.Hour, 1
+		},
+			[]string{"SOCKJS_URL=x", "SOCKJS_HEARTBEAT=0s", "SOCKJS_SESSION_TIMEOUT=1h", "SOCKJS_SEND_BYTES=1"}},
 		{"a public key cannot sign", func(c *Config) { c.SigKey = Secret(publicKey) }, []string{"SIG_KEY: sign: the key is a public one; give"}},
 		{"origins", func(c *Config) {
 			c.UpstreamConnectTimeout, c.UpstreamTimeout, c.SetXForwardedProtocol, c.CDNLoop = 0, 0, "yes", "a,b"

@@ -30,6 +30,7 @@ import (
 	"spillway/gateway/control"
 	"spillway/gateway/fanout"
 	"spillway/gateway/route"
+	"spillway/gateway/sockjs"
 	"spillway/gateway/upstream"
 	"spillway/grip"
 )
@@ -66,7 +67,8 @@ type Gateway struct {
 	proxied     proxiedRules
 
 	clients *http.Server
-	returns *returns     // to clients, of what has left it
+	returns *returns // to clients, of what has left it
+	sockjs  *sockjs.Server
 	control *http.Server // nil: off
 
 	mu              sync.Mutex
@@ -115,6 +117,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 		Spawn:           g.drain.spawn,
 		Base:            base,
 	}, reg)
+	g.sockjs = newSockJS(g, log, reg)
 	g.clients = &http.Server{
 		Handler:           g,
 		BaseContext:       func(net.Listener) context.Context { return base },
@@ -392,9 +395,12 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
+	rest, isSockJS := sockJSRest(r, rt)
 	switch {
 	case local:
 		g.serveLocal(out, r)
+	case isSockJS:
+		g.serveSockJS(out, r, rt, rest)
 	case rt == nil:
 		out.text(http.StatusBadGateway, "Route not found")
 	case isWebSocket(r):

@@ -42,6 +42,8 @@ func testConfig() Config {
 		MessageMaxBytes: testMessageMax, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10,
 		UpstreamConnectTimeout: patience, UpstreamTimeout: patience, SetXForwardedProtocol: "proto-only",
 		CacheMaxAnswer: 1 << 20, CachePublishInterval: 50 * time.Millisecond,
+		SockJSURL: "/sockjs.js", SockJSHeartbeat: 25 * time.Second, SockJSSessionTimeout: 5 * time.Second,
+		SockJSResponseBytes: 128 << 10, SockJSBufferBytes: 256 << 10, SockJSSendBytes: 256 << 10,
 	}
 }
 

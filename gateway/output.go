@@ -97,6 +97,9 @@ func (o *output) flush() error {
 	return err
 }
 
+// FlushError is for http.ResponseController.
+func (o *output) FlushError() error { return o.flush() }
+
 // deadline bounds the writes from now on. Where the connection does not know
 // deadlines (a recorder in a test), there are none.
 //

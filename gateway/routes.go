@@ -31,11 +31,7 @@ func (c *Config) routes() (*route.Table, error) {
 		sources = append(sources, route.Source{Name: c.RoutesFile, Text: text})
 	}
 	sources = append(sources, route.Source{Name: "ROUTES", Text: c.Routes, Semicolons: true})
-	table, err := route.ParseSources(sources...)
-	if err != nil {
-		return nil, err
-	}
-	return table, notBuilt(table)
+	return route.ParseSources(sources...)
 }
 
 func readRoutesFile(name string) (string, error) {
@@ -52,22 +48,6 @@ func readRoutesFile(name string) (string, error) {
 		return "", fmt.Errorf("%s: more than %d bytes; write fewer routes", name, maxRoutesFile)
 	}
 	return string(text), nil
-}
-
-// notBuilt refuses options that are read but not carried out: a route that
-// quietly does something else is worse than none.
-func notBuilt(table *route.Table) error {
-	for _, rt := range table.Routes() {
-		option := ""
-		switch {
-		case rt.SockJS != "":
-			option = "sockjs: SockJS is not spoken"
-		}
-		if option != "" {
-			return fmt.Errorf("%s:%d (%s): %s; remove it", rt.Source, rt.Line, rt.Host, option)
-		}
-	}
-	return nil
 }
 
 // routes is the table of routes in force. A request keeps the route that it was
