@@ -171,6 +171,15 @@ type Config struct {
 	// write is one of its own, and the log says so at the start.
 	IOUring bool `envconfig:"IO_URING" default:"true"`
 
+	// MessageWait is how long an item published to a channel waits for those
+	// that its prev-id says come before it. 10ms to 1m.
+	MessageWait time.Duration `envconfig:"MESSAGE_WAIT" default:"5s"`
+
+	// UpdateOnFirstSubscription lets long polls, and streams with a next link,
+	// ask their origin again a second after the first of them has subscribed to a
+	// channel, so that nothing is missed between an answer and its subscription.
+	UpdateOnFirstSubscription bool `envconfig:"UPDATE_ON_FIRST_SUBSCRIPTION" default:"true"`
+
 	// MemoryLimit is the memory that the process may use, from which shares
 	// are derived. 0 means the limit of the container, or else all memory of
 	// the machine.
@@ -339,6 +348,9 @@ func (c *Config) Validate() error {
 	if n := c.MaxSubscriptions; n < 1 || n > 1000 {
 		bad("MAX_SUBSCRIPTIONS", n, "must be between 1 and 1000")
 	}
+	if d := c.MessageWait; d < 10*time.Millisecond || d > time.Minute {
+		bad("MESSAGE_WAIT", d, "must be between 10ms and 1m")
+	}
 	if d := c.WriteTimeout; d < time.Second || d > 10*time.Minute {
 		bad("WRITE_TIMEOUT", d, "must be between 1s and 10m")
 	}
@@ -419,7 +431,13 @@ func (c *Config) checkMemory(bad func(env string, got any, want string)) {
 // Fanout is what the engine of this configuration is made with.
 func (c *Config) Fanout() fanout.Config {
 	_, logMemory := c.Memory()
+	var firstUpdate time.Duration
+	if c.UpdateOnFirstSubscription {
+		firstUpdate = time.Second
+	}
 	return fanout.Config{
+		MessageWait:      c.MessageWait,
+		FirstUpdate:      firstUpdate,
 		ChannelLogBytes:  int64(c.ChannelLogBytes),
 		ChannelLogMinAge: c.ChannelLogMinAge,
 		ChannelLogAge:    c.ChannelLogAge,

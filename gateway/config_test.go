@@ -55,8 +55,10 @@ func TestValidateReportsEverything(t *testing.T) {
 		{"more than anyone has", func(c *Config) { c.MaxConnections = 1 << 40 }, []string{"MAX_CONNECTIONS=1099511627776: must be between 0 and 100000000"}},
 		{"numbers", func(c *Config) { c.MaxConnections, c.MaxConnectionsPerIP, c.MaxSubscriptions = -1, -1, 0 },
 			[]string{"MAX_CONNECTIONS=-1", "MAX_CONNECTIONS_PER_IP=-1", "MAX_SUBSCRIPTIONS=0"}},
-		{"times", func(c *Config) { c.WriteTimeout, c.ConnectionMaxAge, c.ChannelLogAge = 0, time.Millisecond, 0 },
-			[]string{"CHANNEL_LOG_AGE=0s", "WRITE_TIMEOUT=0s", "CONNECTION_MAX_AGE=1ms"}},
+		{"times", func(c *Config) {
+			c.WriteTimeout, c.ConnectionMaxAge, c.ChannelLogAge, c.MessageWait = 0, time.Millisecond, 0, 0
+		},
+			[]string{"CHANNEL_LOG_AGE=0s", "MESSAGE_WAIT=0s", "WRITE_TIMEOUT=0s", "CONNECTION_MAX_AGE=1ms"}},
 		{"half a certificate", func(c *Config) { c.TLSCertFile = "x" }, []string{"TLS_CERT_FILE and TLS_KEY_FILE: set both or none"}},
 		{"no certificate", func(c *Config) { c.TLSCertFile, c.TLSKeyFile = "/nowhere/x", "/nowhere/y" }, []string{"TLS_CERT_FILE=/nowhere/x: "}},
 		{"a prefix of metrics", func(c *Config) { c.PrometheusPrefix = "pushpin-" }, []string{"PROMETHEUS_PREFIX=pushpin-: write letters"}},

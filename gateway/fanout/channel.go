@@ -15,6 +15,7 @@ type channel struct {
 	name   string
 	ids    grip.IDs // nil: foreign
 
+	sequence   sequence   // of foreign channels
 	publishing sync.Mutex // held while items are written; taken before mu
 
 	mu      sync.Mutex
@@ -34,7 +35,10 @@ type channel struct {
 	// Of foreign channels only.
 	lastID    string            // of the newest item; empty when it had none
 	byID      map[string]uint64 // newest item of each id in the log; made when first asked for
+	follow    string            // the id that the next item has to follow; empty: any does
 	idleSince time.Duration     // when the last member left, or the last item came
+
+	lingerUntil time.Duration // until when a long poll that has left counts as a subscriber
 }
 
 // A lane is the members of a channel that one loop writes for. The first lane
@@ -246,6 +250,27 @@ func (ch *channel) seqOf(id string) (uint64, bool) {
 	return 0, false
 }
 
+// followers is how many items are looked at for one that follows an id.
+const followers = 1000
+
+// seqBefore returns the place in front of the newest item that follows one with
+// this id, which need not be in the log. Foreign channels only.
+func (ch *channel) seqBefore(id string) (uint64, bool) {
+	left := followers
+	if id == "" { // what follows nothing is called so, too
+		return 0, false
+	}
+	for i := len(ch.segs) - 1; i >= 0; i-- {
+		s := ch.segs[i]
+		for j := len(s.items) - 1; j >= 0 && left > 0; j, left = j-1, left-1 {
+			if s.ids[j].prev == id {
+				return s.first + uint64(j) - 1, true
+			}
+		}
+	}
+	return 0, false
+}
+
 // join makes m a member that was given everything up to seq.
 func (ch *channel) join(m *member, seq uint64) {
 	if ch.lanes == nil {
@@ -260,6 +285,11 @@ func (ch *channel) join(m *member, seq uint64) {
 	m.ch, m.cursor, m.attached, m.status = ch, seq, seq, Ready
 	if c := m.sub.conn; c != nil && c.code != nil && ch.coders == nil {
 		ch.coders = new(coders)
+	}
+	if d := ch.engine.cfg.FirstUpdate; d > 0 && ch.foreign() && ch.readers == 0 {
+		if now := ch.engine.now(); !ch.present(now) {
+			ch.engine.agenda.add(now+d, ch, updateFirst)
+		}
 	}
 	ln := ch.lane(m)
 	m.index = int32(len(ln.members))
@@ -326,8 +356,15 @@ func (ch *channel) leave(m *member) {
 	m.index = -1
 	ch.readers--
 	ch.engine.subscribers.Add(-1)
+	now := ch.engine.now()
+	if m.sub.form == Response {
+		ch.lingerUntil = now + ch.engine.cfg.Linger
+	}
 	if ch.readers == 0 {
-		ch.idleSince = ch.engine.now()
+		ch.idleSince = now
+		if !ch.present(now) {
+			ch.follow = ""
+		}
 	}
 }
 

@@ -48,6 +48,15 @@ type Config struct {
 	IDCacheAge  time.Duration
 	IDCacheSize int
 
+	// MessageWait is how long an item of a foreign channel waits for those that
+	// its prev-id says are missing; default 5s (Pushpin's message_wait).
+	MessageWait time.Duration
+
+	// FirstUpdate is how long after the first subscription to a foreign channel
+	// its subscribers ask their origins: what was published before nobody has got
+	// (GRIP reference, 4.2). 0: never.
+	FirstUpdate time.Duration
+
 	// Portable makes goroutines write to all connections, as where there is no
 	// epoll.
 	Portable bool
@@ -69,6 +78,7 @@ func (c *Config) defaults() {
 	set(&c.PrivateMemory, 128<<20)
 	set((*int64)(&c.Linger), int64(60*time.Second))
 	set((*int64)(&c.IDCacheAge), int64(60*time.Second))
+	set((*int64)(&c.MessageWait), int64(5*time.Second))
 	if c.IDCacheSize == 0 {
 		c.IDCacheSize = 100_000
 	}
@@ -89,7 +99,8 @@ type Engine struct {
 	mu       sync.RWMutex
 	channels map[string]*channel // guarded by mu
 
-	seen idCache
+	seen   idCache
+	agenda agenda
 
 	coders       sync.Pool      // of *[]byte, for what is to be compressed
 	loops        []*loop        // shards, and last the portable one
@@ -114,6 +125,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Engine {
 	}
 	e.coders.New = func() any { return new([]byte) }
 	e.seen.init(cfg.IDCacheAge, cfg.IDCacheSize)
+	e.agenda.news = make(chan struct{}, 1)
 	var mechs []mechanism
 	if !cfg.Portable {
 		mechs = newMechanisms(cfg)
@@ -160,8 +172,14 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer rouse()
 	tick := time.NewTicker(max(time.Second, min(e.cfg.ChannelLogAge, e.cfg.Linger)/12))
 	defer tick.Stop()
+	next := time.NewTimer(e.agenda.keep(e.now))
+	defer next.Stop()
 	for {
 		select {
+		case <-next.C:
+			next.Reset(e.agenda.keep(e.now))
+		case <-e.agenda.news:
+			next.Reset(e.agenda.keep(e.now))
 		case <-ctx.Done():
 			err := loops.Wait()
 			e.telling.Wait()
@@ -317,7 +335,7 @@ func (e *Engine) publish(items []grip.Item) int {
 			}
 			return readers
 		}
-		if _, ok := ch.append(items); ok {
+		if ch.publish(items) {
 			return readers
 		}
 		e.forget(ch)
@@ -337,15 +355,11 @@ func (e *Engine) Recover(pause func(subscribers int) bool) {
 		}
 	}
 	e.mu.RUnlock()
-	again := grip.Item{
-		HTTPStream:   &grip.HTTPStream{Action: grip.ActionHint},
-		HTTPResponse: &grip.HTTPResponse{Action: grip.ActionHint},
-	}
 	for _, ch := range all {
 		ch.mu.Lock()
-		ch.lastID = ""
+		ch.lastID, ch.follow = "", ""
 		ch.mu.Unlock()
-		ch.signal(&again)
+		ch.signal(&askAgain)
 		if !pause(ch.subscribers()) {
 			return
 		}
@@ -422,7 +436,7 @@ func (e *Engine) Subscribe(form Form, wants []Want, openOnly bool) (_ *Subscribe
 // not exist are made, unless they would have to be open.
 func (e *Engine) Marks(wants []Want, openOnly bool) {
 	for i := range wants[:min(len(wants), MaxSubscriptions)] {
-		if wants[i].HasPrevID {
+		if wants[i].HasPrevID && openOnly { // it is found by its id, or not at all
 			continue
 		}
 		if ch := e.locked(wants[i].Channel, openOnly); ch != nil {
@@ -449,10 +463,15 @@ func (e *Engine) attach(m *member, want Want, openOnly bool) bool {
 	case ch.foreign():
 		seq, found := ch.seqOf(want.PrevID)
 		if !found {
-			if ch.lastID != "" && ch.lastID != want.PrevID {
+			seq, found = ch.seqBefore(want.PrevID)
+		}
+		if !found {
+			if ch.lastID != "" && ch.lastID != want.PrevID && uint64(want.Since) != ch.next {
 				return false
 			}
-			seq = last
+			if seq = last; want.Mark != 0 {
+				seq = min(max(uint64(want.Mark)-1, first-1), last)
+			}
 		}
 		m.prev, m.follows = want.PrevID, true
 		ch.join(m, seq)

@@ -454,7 +454,10 @@ func TestForeign(t *testing.T) {
 	t.Run("an item that does not follow", func(t *testing.T) {
 		e := newEngine(t, Config{})
 		s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "1", HasPrevID: true})
-		publish(t, e, foreignItem("c", "1", "0", "a"), foreignItem("c", "2", "1", "b"), foreignItem("c", "5", "4", "e"))
+		publish(t, e, foreignItem("c", "1", "0", "a"), foreignItem("c", "2", "1", "b"))
+		gap := foreignItem("c", "5", "4", "e")
+		gap.NoSeq = true
+		publish(t, e, gap)
 		wantNext(t, s, "b", Ready) // 1 was in the response already
 		wantNext(t, s, "", Behind)
 		wantLasts(t, s, grip.Last{Channel: "c", ID: "2"})
@@ -462,7 +465,7 @@ func TestForeign(t *testing.T) {
 	t.Run("a hint's id becomes the last one", func(t *testing.T) {
 		e := newEngine(t, Config{})
 		s := subscribe(t, e, Stream, Want{Channel: "c", PrevID: "1", HasPrevID: true})
-		publish(t, e, grip.Item{Channel: "c", ID: "8", HTTPStream: &grip.HTTPStream{Action: grip.ActionHint}})
+		publish(t, e, grip.Item{Channel: "c", ID: "8", PrevID: "1", HTTPStream: &grip.HTTPStream{Action: grip.ActionHint}})
 		wantNext(t, s, "", Hint)
 		wantLasts(t, s, grip.Last{Channel: "c", ID: "8"})
 	})

@@ -21,12 +21,26 @@ const (
 
 var evictReasonNames = [evictReasons]string{"bytes", "age", "memory", "closed"}
 
+// An orderFate is what became of an item that came before those that its prev-id
+// says are before it. It is a metric label.
+type orderFate uint8
+
+const (
+	orderWaited  orderFate = iota // for them
+	orderOverdue                  // it went without them
+	orderDropped                  // too many waited already, or one for the same
+	orderFates
+)
+
+var orderFateNames = [orderFates]string{"waited", "overdue", "dropped"}
+
 type metrics struct {
 	appended, published, duplicates atomic.Int64
 	evicted                         [evictReasons]atomic.Int64
 	fellBehind                      atomic.Int64
 	deliveredItems, deliveredBytes  atomic.Int64 // to those who pull
 	keepAlives, filtered            atomic.Int64
+	outOfOrder                      [orderFates]atomic.Int64
 }
 
 // sum adds up what the loops have counted.
@@ -90,6 +104,10 @@ func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 	for i := range m.evicted {
 		count("evicted_items_total", "Items that left a channel's log, by what made them.", &m.evicted[i],
 			prometheus.Labels{"reason": evictReasonNames[i]})
+	}
+	for i := range m.outOfOrder {
+		count("out_of_order_items_total", "Items from outside that came before those that they follow, by what became of them.", &m.outOfOrder[i],
+			prometheus.Labels{"fate": orderFateNames[i]})
 	}
 	count("fell_behind_total", "Times that a log dropped items before a subscriber had taken them.", &m.fellBehind, nil)
 	count("filtered_items_total", "Items that filters kept from a subscriber, each counted for each of them.", &m.filtered, nil)

@@ -21,8 +21,14 @@ type Want struct {
 	HasPrevID bool
 
 	// Mark, where it is not zero, is what Engine.Marks said earlier: without
-	// PrevID it is attached behind what was the newest item then.
+	// PrevID, or where that is in no item of the log, it is attached behind what
+	// was the newest item then.
 	Mark Mark
+
+	// Since, where it is not zero, is what Engine.Marks said when the origin was
+	// asked for PrevID: a newest item that was there already does not speak
+	// against it.
+	Since Mark
 
 	// Filter is what items have to pass; nil: nothing.
 	Filter Filter
@@ -402,7 +408,7 @@ func (m *member) scan(b *Batch, maxBytes int) Status {
 				}
 				m.cursor = s.first + uint64(i) - 1
 				code, reason := s.close(i)
-				if k == hint && m.follows && s.ids[i].id != "" {
+				if k == hint && m.follows && s.ids[i].id != "" && s.ids[i].prev == m.prev {
 					m.prev = s.ids[i].id
 				}
 				status := m.act(b, k, code, reason)
