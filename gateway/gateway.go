@@ -62,6 +62,8 @@ type Gateway struct {
 	answers    *cache.Cache
 	limits     *limits
 	drain      drain
+	services   *services  // of filters
+	farewells  *farewells // of sessions that have ended
 
 	compression compression
 	proxied     proxiedRules
@@ -92,6 +94,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 		returns:    newReturns(),
 	}
 	g.drain.init()
+	g.services, g.farewells = newServices(g, reg), newFarewells(g, reg)
 	g.metrics.asPushpin(cfg.PrometheusPrefix, engine, reg)
 	g.compression, _ = parseCompression(cfg.Compression) // it was validated
 	g.proxied = newProxiedRules(int(cfg.MessageMaxBytes))

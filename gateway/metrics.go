@@ -83,6 +83,7 @@ type metrics struct {
 	asked         map[askReason]prometheus.Counter
 	refused       map[refusal]prometheus.Counter
 	overSubscribe prometheus.Counter
+	filterErrors  prometheus.Counter
 	requests      atomic.Int64
 	present       presence
 	eventsAgain   prometheus.Counter
@@ -95,6 +96,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		closed:  make(map[closeReason]prometheus.Counter),
 		asked:   make(map[askReason]prometheus.Counter),
 		refused: make(map[refusal]prometheus.Counter),
+		filterErrors: with.NewCounter(prometheus.CounterOpts{Name: "spillway_filter_errors_total",
+			Help: "Items that a subscriber did not get because a filter could not be carried out."}),
 		overSubscribe: with.NewCounter(prometheus.CounterOpts{Name: "spillway_subscriptions_ignored_total",
 			Help: "Streams that were not started because a WebSocket had MAX_SUBSCRIPTIONS of them."}),
 	}

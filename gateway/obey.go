@@ -87,7 +87,7 @@ func (s *session) subscribe(by *substream, c grip.Control) {
 	if c.Name != "" {
 		s.stop(by, func(st *substream) bool { return st.name == c.Name })
 	}
-	attach := wants(ins.Channels, s.from)
+	attach := wants(ins, s.from)
 	s.mark(attach)
 	s.start(c.Name, c.Channel, ins, attach)
 }

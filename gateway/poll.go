@@ -39,6 +39,7 @@ type poll struct {
 	rounds   int // links asked
 	crossing *crossing
 	ending   pollEnd
+	bye      *farewell // nil: none
 
 	busy   bool // someone is at the end of the wait, or asks the link; guarded by held.mu
 	timeUp bool // guarded by held.mu
@@ -88,7 +89,7 @@ func (g *Gateway) poll(out *output, r *http.Request, first *page, status int, fr
 	if !from.local() {
 		timeout = max(timeout, grip.MinTimeout)
 	}
-	p := &poll{held: held{g: g}, page: waiting(first, from), status: status, from: from, origin: origin, endAt: time.Now().Add(timeout), crossing: out.crossing}
+	p := &poll{held: held{g: g}, page: waiting(first, from), status: status, from: from, origin: origin, bye: newFarewell(&first.ins, from), endAt: time.Now().Add(timeout), crossing: out.crossing}
 	out.visit.become(byPoll)
 	attach := p.wants()
 	for {
@@ -118,7 +119,7 @@ func waiting(p *page, from source) *page {
 
 // wants is what the newest hold attaches to, from this moment on.
 func (p *poll) wants() []fanout.Want {
-	attach := wants(p.page.ins.Channels, p.from)
+	attach := wants(&p.page.ins, p.from)
 	p.g.engine.Marks(attach, p.from.local())
 	attachAt(attach, p.page.marks)
 	return attach
@@ -359,6 +360,7 @@ func (p *poll) TimeOver() {
 func (p *poll) Gone(why fanout.Ending) {
 	switch {
 	case why != fanout.Returned:
+		p.g.farewells.say(p.bye)
 		p.left(why)
 	case p.gone != nil:
 		p.came = true
@@ -393,6 +395,7 @@ func (p *poll) back() net.Conn {
 // abandon ends a poll that cannot be answered any more.
 func (p *poll) abandon() {
 	p.g.metrics.closed[closedAborted].Inc()
+	p.g.farewells.say(p.bye)
 	p.visit.leave()
 }
 
@@ -429,6 +432,7 @@ func (p *poll) answer(out *output, r *http.Request) (lasts []grip.Last, redo boo
 		p.crossing.script.held = true
 	}
 	g, end := p.g, p.ending
+	g.farewells.say(p.bye)
 	switch {
 	case r.Context().Err() != nil:
 		g.metrics.closed[lostReason(r.Context())].Inc()
@@ -458,8 +462,9 @@ func (g *Gateway) answerItem(out *output, p *page, item *grip.HTTPResponse) {
 	named := make(map[string]bool)
 	for _, field := range item.Headers {
 		name := http.CanonicalHeaderKey(field.Name)
-		if strings.HasPrefix(strings.ToLower(name), "grip-") {
-			continue
+		switch {
+		case strings.HasPrefix(name, "Grip-"), name == "Content-Length", name == "Transfer-Encoding", name == "Connection", name == "Keep-Alive":
+			continue // ours to say
 		}
 		if !named[name] {
 			h.Del(name)

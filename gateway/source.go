@@ -226,9 +226,10 @@ func readPage(resp *http.Response, wait bool) (*page, error) {
 			resp.Body.Close()
 			return nil, &badInstructions{err}
 		}
+		endWithoutLink(&p.ins)
 		// A response that is complete in itself is, too, but for the last page
 		// of many.
-		whole = p.ins.Hold == grip.HoldResponse || p.ins.Hold == grip.HoldNone && p.ins.Next == nil && !wait
+		whole = p.ins.Hold == grip.HoldResponse || (p.ins.Hold == grip.HoldNone && p.ins.Next == nil || buildsID(&p.ins)) && !wait
 	}
 	if whole || wait {
 		if buf, err = readStart(resp.Body, whole); err != nil && !errors.Is(err, io.EOF) {
@@ -245,12 +246,25 @@ func readPage(resp *http.Response, wait bool) (*page, error) {
 			resp.Body.Close()
 			return nil, &badInstructions{err}
 		}
+		endWithoutLink(&p.ins)
 	}
 	if whole {
 		resp.Body.Close()
 		p.rest = nil
 	}
+	if err := p.build(); err != nil {
+		p.close()
+		return nil, &badInstructions{err}
+	}
 	return p, nil
+}
+
+// endWithoutLink makes a response of a stream that cannot be reliable, since there
+// is no link to ask for what it misses (GRIP reference, 4.1).
+func endWithoutLink(ins *grip.Instruct) {
+	if ins.Hold == grip.HoldStream && ins.Next == nil && hasPrevID(ins.Channels) {
+		ins.Hold = grip.HoldNone
+	}
 }
 
 // badInstructions are those of an origin that are not understood.

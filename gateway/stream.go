@@ -40,7 +40,8 @@ type ending struct {
 type stream struct {
 	held
 	follow follow
-	retry  bool // at a drain the client is told when to come again
+	retry  bool      // at a drain the client is told when to come again
+	bye    *farewell // nil: none
 }
 
 // stream sends the first response of a stream at once, and follows it.
@@ -71,7 +72,7 @@ func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from
 		g.metrics.closed[reason].Inc()
 		abort()
 	}
-	s := &stream{held: held{g: g}, retry: from.local() && out.isSSE()}
+	s := &stream{held: held{g: g}, retry: from.local() && out.isSSE(), bye: newFarewell(&p.ins, from)}
 	s.follow = follow{held: &s.held, source: from, sink: s}
 	o.Owner = s
 	wait := s.take(out, o)
@@ -92,7 +93,7 @@ func (g *Gateway) marks(ins *grip.Instruct, from source) []fanout.Want {
 	if ins.Hold != grip.HoldStream {
 		return nil
 	}
-	attach := wants(ins.Channels, from)
+	attach := wants(ins, from)
 	g.engine.Marks(attach, from.local())
 	return attach
 }
@@ -109,7 +110,7 @@ func (s *stream) begin(ins *grip.Instruct, attach []fanout.Want) {
 	s.g.drain.spawn(func() { // ends with the connection
 		ctx, done := s.ask()
 		defer done()
-		s.settle(s.follow.run(ctx, ins))
+		s.settle(s.follow.run(ctx, ins, nil))
 	})
 }
 
@@ -157,6 +158,7 @@ func (s *stream) Gone(why fanout.Ending) {
 		s.g.comeBack(&finished{g: s.g, conn: s.conn, sockets: s.visit.sockets})
 		s.visit.sockets = nil
 	}
+	s.g.farewells.say(s.bye)
 	s.left(why)
 }
 
@@ -203,13 +205,19 @@ type follow struct {
 
 // run carries out ins, whose body is written already, until the stream holds
 // (then sub is what it holds by), or ends.
-func (f *follow) run(ctx context.Context, ins *grip.Instruct) (sub *fanout.Subscriber, end ending) {
+//
+// since is what the channels' logs held when ins was asked for.
+func (f *follow) run(ctx context.Context, ins *grip.Instruct, since []fanout.Want) (sub *fanout.Subscriber, end ending) {
 	for {
 		var lasts []grip.Last
 		why := askedForPage
 		switch {
 		case ins.Hold == grip.HoldStream:
-			if sub, end, ok := f.hold(ins, wants(ins.Channels, f.source)); ok {
+			attach := wants(ins, f.source)
+			for i := range attach {
+				attach[i].Since = markOf(since, attach[i].Channel)
+			}
+			if sub, end, ok := f.hold(ins, attach); ok {
 				return sub, end
 			}
 			lasts, why = lastsOf(ins.Channels), askedForAttach
@@ -218,6 +226,7 @@ func (f *follow) run(ctx context.Context, ins *grip.Instruct) (sub *fanout.Subsc
 		case ins.Next == nil:
 			return nil, ending{reason: closedByOrigin}
 		}
+		since = f.marks(lasts)
 		p, end := f.ask(ctx, ins.Next, lasts, why)
 		if end != nil {
 			return nil, *end
@@ -292,6 +301,7 @@ func (f *follow) resume(ctx context.Context, sub *fanout.Subscriber, status fano
 	default: // End
 		return nil, ending{reason: closedByPublisher, code: max(b.Code, 1000), text: b.Reason}
 	}
+	since := f.marks(lasts)
 	p, end := f.ask(ctx, &grip.Link{URL: f.next}, lasts, why)
 	if end != nil {
 		return nil, *end
@@ -302,7 +312,30 @@ func (f *follow) resume(ctx context.Context, sub *fanout.Subscriber, status fano
 	if err := f.sink.page(p); err != nil {
 		return nil, f.lost(err)
 	}
-	return f.run(ctx, &p.ins)
+	return f.run(ctx, &p.ins, since)
+}
+
+// marks notes the ends of the logs of channels whose ids the origin is asked with.
+// In this process it names only ids that the logs know.
+func (f *follow) marks(lasts []grip.Last) []fanout.Want {
+	if f.source.local() {
+		return nil
+	}
+	marks := make([]fanout.Want, len(lasts))
+	for i, l := range lasts {
+		marks[i].Channel = f.source.prefix() + l.Channel
+	}
+	f.held.g.engine.Marks(marks, false)
+	return marks
+}
+
+func markOf(marks []fanout.Want, channel string) fanout.Mark {
+	for _, m := range marks {
+		if m.Channel == channel {
+			return m.Mark
+		}
+	}
+	return 0
 }
 
 // ask follows a link, as long as the client is there.
@@ -404,10 +437,14 @@ func hasPrevID(channels []grip.Subscription) bool {
 type implier interface{ implied() []string }
 
 // wants are the channels of a hold, as items are published to them.
-func wants(channels []grip.Subscription, from source) []fanout.Want {
-	wants := make([]fanout.Want, 0, len(channels))
-	for _, c := range channels {
-		wants = append(wants, fanout.Want{Channel: from.prefix() + c.Channel, PrevID: c.PrevID, HasPrevID: c.HasPrevID})
+func wants(ins *grip.Instruct, from source) []fanout.Want {
+	wants := make([]fanout.Want, 0, len(ins.Channels))
+	for _, c := range ins.Channels {
+		want := fanout.Want{Channel: from.prefix() + c.Channel, PrevID: c.PrevID, HasPrevID: c.HasPrevID}
+		if from, ok := from.(filterer); ok && len(c.Filters) > 0 {
+			want.Filter = from.filter(c.Filters, ins.Meta)
+		}
+		wants = append(wants, want)
 	}
 	if from, ok := from.(implier); ok {
 		for _, channel := range from.implied() {

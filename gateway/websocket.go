@@ -348,7 +348,7 @@ func (st *substream) begin(ins *grip.Instruct, attach []fanout.Want) {
 	st.s.g.drain.spawn(func() { // ends with the connection, or when the stream holds
 		ctx, done := st.s.ask()
 		defer done()
-		st.settle(st.follow.run(ctx, ins))
+		st.settle(st.follow.run(ctx, ins, nil))
 	})
 }
 

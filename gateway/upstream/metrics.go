@@ -13,6 +13,8 @@ const (
 	kindLink    kind = "link"    // the gateway's own, after a next link
 	kindEvents  kind = "events"  // the gateway's own, for a WebSocket over HTTP
 	kindSocket  kind = "websocket"
+	kindFilter  kind = "filter" // the gateway's own, about an item
+	kindGone    kind = "gone"   // the gateway's own, after a gone link
 )
 
 // A result is how a request to an origin ended; a metric label.
@@ -48,7 +50,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}),
 	}
-	for _, k := range []kind{kindRequest, kindLink, kindEvents, kindSocket} {
+	for _, k := range []kind{kindRequest, kindLink, kindEvents, kindSocket, kindFilter, kindGone} {
 		for _, r := range []result{answered, unreachable, broken, canceled} {
 			m.requests.WithLabelValues(string(k), string(r))
 		}

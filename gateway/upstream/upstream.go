@@ -171,19 +171,27 @@ func (f *Forwarder) Do(ctx context.Context, r *http.Request, rt *route.Route) (*
 //
 // The caller judges the status: only 2xx is a page.
 func (f *Forwarder) DoLink(ctx context.Context, rawURL string, base *url.URL, rt *route.Route, lasts []grip.Last) (*http.Response, error) {
+	return f.follow(ctx, &outgoing{kind: kindLink, method: http.MethodGet, header: http.Header{}}, rawURL, base, rt, lasts)
+}
+
+// DoGone tells the origin that a session has ended: a POST of nothing to a gone
+// link, in all else as DoLink.
+func (f *Forwarder) DoGone(ctx context.Context, rawURL string, base *url.URL, rt *route.Route) (*http.Response, error) {
+	return f.follow(ctx, &outgoing{kind: kindGone, method: http.MethodPost, header: http.Header{}}, rawURL, base, rt, nil)
+}
+
+// DoFilter asks a service about an item: a POST with this header, which it keeps,
+// and body, in all else as DoLink.
+func (f *Forwarder) DoFilter(ctx context.Context, rawURL string, base *url.URL, rt *route.Route, header http.Header, body []byte, lasts []grip.Last) (*http.Response, error) {
+	return f.follow(ctx, &outgoing{kind: kindFilter, method: http.MethodPost, header: header, events: body}, rawURL, base, rt, lasts)
+}
+
+func (f *Forwarder) follow(ctx context.Context, out *outgoing, rawURL string, base *url.URL, rt *route.Route, lasts []grip.Last) (*http.Response, error) {
 	u, rt, err := Resolve(rawURL, base, rt)
 	if err != nil {
 		return nil, err
 	}
-	out := &outgoing{
-		kind:       kindLink,
-		method:     http.MethodGet,
-		path:       u.EscapedPath(),
-		query:      u.RawQuery,
-		forceQuery: u.ForceQuery,
-		host:       u.Host,
-		header:     http.Header{},
-	}
+	out.path, out.query, out.forceQuery, out.host = u.EscapedPath(), u.RawQuery, u.ForceQuery, u.Host
 	if rt == nil {
 		out.direct, rt = true, directRoute(u)
 	} else if u.Scheme == "https" {

@@ -362,7 +362,7 @@ func TestDoFailover(t *testing.T) {
 				ended = broken
 			}
 			want := map[string]float64{}
-			for _, k := range []kind{kindRequest, kindLink, kindEvents, kindSocket} {
+			for _, k := range []kind{kindRequest, kindLink, kindEvents, kindSocket, kindFilter, kindGone} {
 				for _, r := range []string{"answered", "unreachable", "broken", "canceled"} {
 					want["spillway_upstream_requests_total "+string(k)+" "+r] = 0
 				}
