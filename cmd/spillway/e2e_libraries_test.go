@@ -327,6 +327,96 @@ func TestDjangoGrip(t *testing.T) {
 	a.testChat(t, "/chat/?name=ann", "ann: ")
 }
 
+// TestDjangoEventstream has events that the application stores, and a client
+// that is to miss none of them, whatever happens.
+func TestDjangoEventstream(t *testing.T) {
+	t.Parallel()
+	a := djangoApp(t)
+	send := func(texts ...string) {
+		t.Helper()
+		for _, text := range texts {
+			a.post(t, "/send/", text)
+		}
+	}
+	s := a.open(t, "/events/")
+	opened := func() {
+		t.Helper()
+		if b := s.next(); b.name != "stream-open" {
+			t.Fatalf("first event: got %+v, want stream-open", b)
+		}
+	}
+	want := func(ids ...int) {
+		t.Helper()
+		for _, id := range ids {
+			want := block{name: "message", id: fmt.Sprintf("test:%d", id), data: fmt.Sprintf(`{"text": "%d"}`, id), fires: true}
+			got := s.block("an event", notKeepAlive)
+			if got != want {
+				t.Fatalf("event: got %+v, want %+v", got, want)
+			}
+		}
+	}
+	opened()
+	send("1", "2")
+	want(1, 2)
+
+	// Its connection is lost.
+	s.close()
+	send("3", "4")
+	s = a.open(t, "/events/", "Last-Event-ID: test:2")
+	opened()
+	want(3, 4)
+	send("5")
+	want(5)
+
+	// The application crashes between storing an event and publishing it.
+	a.post(t, "/store/", "6")
+	send("7")
+	want(6, 7)
+
+	// The gateway crashes.
+	a.kill()
+	s.close()
+	a.start()
+	s = a.open(t, "/events/", "Last-Event-ID: test:6")
+	opened()
+	want(7)
+	send("8")
+	want(8)
+
+	// More is missing than one page holds.
+	s.close()
+	var ids []int
+	for id := 9; id <= 230; id++ {
+		a.post(t, "/store/", fmt.Sprint(id))
+		ids = append(ids, id)
+	}
+	s = a.open(t, "/events/", "Last-Event-ID: test:8")
+	opened()
+	want(ids...)
+	send("231")
+	want(231)
+
+	// It asks for what was never there.
+	s = a.open(t, "/events/", "Last-Event-ID: test:1000")
+	opened()
+	s.wantEvent("stream-reset", `{"channels":["test"]}`)
+}
+
+// The library's own script in a browser, which is to come back by itself.
+func TestDjangoEventstreamInBrowser(t *testing.T) {
+	t.Parallel()
+	a := djangoApp(t)
+	b := openBrowser(t)
+	b.open(a.url + "/")
+	b.await("it is connected", `opened === 1`)
+	a.post(t, "/send/", "hello")
+	b.await("an event", `got.join() === "hello"`)
+	a.kill()
+	a.start()
+	a.post(t, "/send/", "again")
+	b.await("an event after it came back", `got.join() === "hello,again"`)
+}
+
 func TestExpress(t *testing.T) {
 	t.Parallel()
 	a := behindGateway(t, appConfig{
