@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"maps"
+	"sync/atomic"
 	"time"
 
 	"spillway/gateway/fanout"
@@ -14,9 +16,8 @@ type extra struct {
 	sayAt time.Time // when delayed is sent; zero: there is none
 	say   []byte    // a frame
 
-	meta    map[string]string   // of all subscriptions, for filters: set-meta
-	filters map[string][]string // by channel
-	marks   []fanout.Want       // of the channels that the first answer subscribes to, as of before the client had it
+	meta  atomic.Pointer[map[string]string] // of all subscriptions, for filters: set-meta; replaced as a whole
+	marks []fanout.Want                     // of the channels that the first answer subscribes to, as of before the client had it
 }
 
 // more returns what few have. It is called with s.mu.
@@ -88,28 +89,46 @@ func (s *session) subscribe(by *substream, c grip.Control) {
 		s.stop(by, func(st *substream) bool { return st.name == c.Name })
 	}
 	attach := wants(ins, s.from)
+	for i := range attach {
+		if attach[i].Channel == s.from.prefix()+c.Channel {
+			s.mu.Lock()
+			attach[i].Filter = s.filter(c.Filters)
+			s.mu.Unlock()
+		}
+	}
 	s.mark(attach)
 	s.start(c.Name, c.Channel, ins, attach)
 }
 
-// refilter notes the filters of a subscription, and reports whether there is one
-// already.
+// filter makes one of the names that an origin has sent; nil: there is nothing to
+// filter. It is called with s.mu.
+func (s *session) filter(names []string) fanout.Filter {
+	from, ok := s.from.(linkless)
+	if !ok || len(names) == 0 {
+		return nil
+	}
+	meta := &s.more().meta // read with the connection's lock: s.mu must not be needed
+	return s.g.newFilter(names, from.prefix(), func() map[string]string {
+		if m := meta.Load(); m != nil {
+			return *m
+		}
+		return nil
+	}, from.base, from.route)
+}
+
+// refilter gives a subscription that there is already other filters, and reports
+// whether there is one.
 func (s *session) refilter(c grip.Control) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(c.Filters) > 0 {
-		x := s.more()
-		if x.filters == nil {
-			x.filters = make(map[string][]string)
-		}
-		x.filters[c.Channel] = c.Filters
-	} else if s.extra != nil {
-		delete(s.extra.filters, c.Channel)
-	}
 	for _, st := range s.streams {
-		if st.is(c.Channel) {
-			return true
+		if !st.is(c.Channel) {
+			continue
 		}
+		if st.sub != nil {
+			s.conn.SetFilter(st.sub, s.from.prefix()+c.Channel, s.filter(c.Filters))
+		}
+		return true
 	}
 	return false
 }
@@ -117,17 +136,16 @@ func (s *session) refilter(c grip.Control) bool {
 func (s *session) setMeta(c grip.Control) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !c.HasValue {
-		if s.extra != nil {
-			delete(s.extra.meta, c.Name)
-		}
-		return
-	}
 	x := s.more()
-	if x.meta == nil {
-		x.meta = make(map[string]string)
+	meta := make(map[string]string)
+	if old := x.meta.Load(); old != nil {
+		maps.Copy(meta, *old)
 	}
-	x.meta[c.Name] = c.Value
+	delete(meta, c.Name)
+	if c.HasValue {
+		meta[c.Name] = c.Value
+	}
+	x.meta.Store(&meta)
 }
 
 // premark notes where the channels end that an answer subscribes to, so that the

@@ -320,7 +320,7 @@ func (g *Gateway) part(d *dialogue) {
 // relay makes the session of an HTTP origin that has taken a handshake. What
 // another gateway in front of this one is to do is left to it.
 func (g *Gateway) relay(rt *route.Route, r *http.Request, answer http.Header, t *talk) *session {
-	s := &session{held: held{g: g}, from: linkless{rt.Prefix}, relays: true, talk: t, posting: true}
+	s := &session{held: held{g: g}, from: linkless{g.upstream.URL(r, rt), rt}, relays: true, talk: t, posting: true}
 	if !rt.NoGrip && !g.upstream.Trusted(r) {
 		s.speech = speechOf(answer)
 	}

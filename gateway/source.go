@@ -83,10 +83,13 @@ func (s localSource) next(ctx context.Context, link *grip.Link, lasts []grip.Las
 
 // A linkless is an HTTP origin whose subscriptions have no next link: that of a
 // WebSocket.
-type linkless struct{ named string }
+type linkless struct {
+	base  *url.URL
+	route *route.Route
+}
 
 func (linkless) local() bool      { return false }
-func (l linkless) prefix() string { return l.named }
+func (l linkless) prefix() string { return l.route.Prefix }
 
 func (linkless) next(context.Context, *grip.Link, []grip.Last) (*page, error) {
 	return nil, errors.New("next link: on the WebSocket of an HTTP origin there is none")

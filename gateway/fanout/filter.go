@@ -183,6 +183,7 @@ func (m *member) alone(b *Batch, s *segment, i int) {
 // pass carries out the filter of a batch that is one item. asking is true when
 // that is to be done on a goroutine, by change.
 func (m *member) pass(b *Batch) (ok, asking bool) {
+	b.filter = m.filter
 	if m.filter == nil || m.filter.Effort() == NoEffort {
 		b.Content = b.passing.Content
 		return true, false
@@ -203,7 +204,7 @@ func (m *member) pass(b *Batch) (ok, asking bool) {
 
 // change makes the content that the member gets; false: it gets none.
 func (b *Batch) change() (ok bool) {
-	content, ok := b.member.filter.Change(b.passing)
+	content, ok := b.filter.Change(b.passing)
 	if !ok {
 		b.member.sub.engine.metrics.filtered.Add(1)
 		return false
@@ -234,6 +235,18 @@ func (c *Conn) ask(s *Subscriber, b Batch) {
 		}
 		c.kick()
 	})
+}
+
+// SetFilter puts a filter in the place of the one that a subscription has on a
+// channel. What a filter is being asked about goes on with the old one.
+func (c *Conn) SetFilter(s *Subscriber, channel string, f Filter) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range s.members {
+		if m.ch.name == channel {
+			m.filter = f
+		}
+	}
 }
 
 // emit sends a batch that is one item with bytes of its own. It is called with

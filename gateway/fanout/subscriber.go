@@ -86,6 +86,7 @@ type Batch struct {
 	prev    string // of the same
 
 	passing *Passing // of an item that goes out alone
+	filter  Filter   // that has it in its hands
 	typ     grip.MessageType
 }
 
