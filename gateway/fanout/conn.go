@@ -510,7 +510,7 @@ func (c *Conn) said(now time.Duration) {
 	case c.framing == Framed && (c.client.hungUp || !c.client.closing):
 		c.cut(c.ending)
 		return
-	case c.framing != Framed && !c.hangUp():
+	case (c.framing != Framed || c.client.deaf) && !c.hangUp(): // who is not heard cannot say that it has understood
 		c.cut(c.ending)
 		return
 	}

@@ -829,6 +829,15 @@ func TestWebSocketRefusals(t *testing.T) {
 				if err != nil || f.op != ws.OpClose || string(f.payload[:2]) != string(tt.want.payload) {
 					t.Fatalf("got %v and error %v, want %v", f, err, tt.want)
 				}
+				if f, err := readFrame(p.client); !errors.Is(err, io.EOF) {
+					t.Errorf("behind the close: got %v and error %v, want the end", f, err)
+				}
+				p.conn.mu.Lock()
+				state := p.conn.state
+				p.conn.mu.Unlock()
+				if state != lingering {
+					t.Errorf("state: got %d, want %d: the client is to hang up", state, lingering)
+				}
 				_ = p.client.Close()
 				p.wantGone(tt.why)
 				close(p.received)
