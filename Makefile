@@ -67,6 +67,10 @@ grip-record: ## ask a real Pushpin 1.36 again what the gateway is compared with 
 grip-check: ## fail when a real Pushpin does not answer as was recorded
 	go test -count=1 -run TestPushpin ./gateway/pushpintest -check
 
+.PHONY: autobahn
+autobahn: build ## Autobahn's test suite on WebSockets to HTTP origins (needs Python 2.7: PYTHON2)
+	@tools/autobahn.sh
+
 .PHONY: kafka
 kafka: ## a real Kafka on localhost:9092, until Ctrl-C (with Java, or docker)
 	testdata/kafka/kafka.sh start --foreground
