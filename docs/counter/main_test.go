@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kelseyhightower/envconfig"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"spillway/gateway"
@@ -114,13 +115,15 @@ func TestLaterClientsSeeTheChange(t *testing.T) {
 
 func startGateway(t *testing.T, routes string) *gateway.Gateway {
 	t.Helper()
-	cfg := gateway.Config{
-		HTTPAddr: "127.0.0.1:0", ControlAddr: "127.0.0.1:0", Routes: routes, ControlMaxBody: 1e6,
-		SigKey: "changeme", SigIss: "pushpin", SetXForwardedProtocol: "proto-only",
-		ChannelLogBytes: 4 << 20, ChannelLogAge: time.Minute, MaxSubscriptions: 1, MaxConnections: 5000, MemoryLimit: 1 << 30,
-		WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
-		UpstreamConnectTimeout: 10 * time.Second, UpstreamTimeout: 10 * time.Second,
-		CacheMaxAnswer: 1 << 20, CachePublishInterval: 50 * time.Millisecond,
+	for name, value := range map[string]string{
+		"HTTP_ADDR": "127.0.0.1:0", "CONTROL_ADDR": "127.0.0.1:0", "ROUTES": routes,
+		"MAX_CONNECTIONS": "5000", "MEMORY_LIMIT": "1GiB", "CACHE_PUBLISH_INTERVAL": "50ms",
+	} {
+		t.Setenv(name, value)
+	}
+	var cfg gateway.Config
+	if err := envconfig.Process("", &cfg); err != nil {
+		t.Fatal(err)
 	}
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
