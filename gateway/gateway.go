@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,6 +68,7 @@ type Gateway struct {
 
 	compression compression
 	proxied     proxiedRules
+	again       atomic.Int64 // requests with events that wait to be made once more
 
 	clients *http.Server
 	returns *returns // to clients, of what has left it

@@ -322,7 +322,7 @@ func TestMetricsExistFromTheStart(t *testing.T) {
 	}
 	for _, name := range []string{"spillway_channels", "spillway_subscribers", "spillway_log_bytes", "spillway_fell_behind_total",
 		"spillway_evicted_items_total", "spillway_refused_total", "spillway_subscriptions_ignored_total",
-		"spillway_websocket_waiting_bytes", "spillway_websocket_requests_repeated_total"} {
+		"spillway_websocket_waiting_bytes", "spillway_websocket_requests_repeated_total", "spillway_websocket_requests_lost_total"} {
 		f.metric(t, name, nil)
 	}
 }

@@ -87,6 +87,7 @@ type metrics struct {
 	requests      atomic.Int64
 	present       presence
 	eventsAgain   prometheus.Counter
+	eventsLost    prometheus.Counter
 	waiting       prometheus.Gauge
 }
 
@@ -103,6 +104,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	m.waiting = with.NewGauge(prometheus.GaugeOpts{Name: "spillway_websocket_waiting_bytes",
 		Help: "What clients of WebSockets have said and their origins have not been given yet."})
+	m.eventsLost = with.NewCounter(prometheus.CounterOpts{Name: "spillway_websocket_requests_lost_total",
+		Help: "WebSocket-over-HTTP requests that no origin could be given, often enough tried, or with too many others waiting."})
 	m.eventsAgain = with.NewCounter(prometheus.CounterOpts{Name: "spillway_websocket_requests_repeated_total",
 		Help: "WebSocket-over-HTTP requests that were made once more, because an origin had not got all of them."})
 	connections := with.NewGaugeVec(prometheus.GaugeOpts{Name: "spillway_connections",

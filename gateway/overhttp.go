@@ -183,9 +183,18 @@ func (o *httpEvents) ask(ctx context.Context, header http.Header, body []byte) (
 	return &page{status: resp.StatusCode, ins: grip.Instruct{Header: resp.Header, Body: buf}}, nil
 }
 
+// maxAgain bounds how many requests wait to be made once more: an origin that is
+// away must not cost more than so many goroutines, whoever leaves meanwhile.
+const maxAgain = 10_000
+
 // again waits as long as before a next link is asked once more.
 func (o *httpEvents) again(ctx context.Context, err error, n int) bool {
-	if !errors.Is(err, upstream.ErrUnreachable) && !errors.Is(err, upstream.ErrNotSent) || n == len(retries) {
+	if !errors.Is(err, upstream.ErrUnreachable) && !errors.Is(err, upstream.ErrNotSent) {
+		return false
+	}
+	defer o.g.again.Add(-1)
+	if o.g.again.Add(1) > maxAgain || n == len(retries) {
+		o.g.metrics.eventsLost.Inc()
 		return false
 	}
 	o.g.metrics.eventsAgain.Inc()

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -873,16 +874,32 @@ func TestOverHTTPPartly(t *testing.T) {
 
 func TestOverHTTPAgain(t *testing.T) {
 	short(t, &retries, []time.Duration{time.Millisecond, time.Millisecond})
-	f, o := startOverHTTP(t, "* ORIGIN,over_http")
-	c := opened(t, f, o, "")
-	o.CloseClientConnections()
-	o.Listener.Close()
-	c.say(ws.OpText, "a")
-	c.wantCut() // nobody there, three times
-	if got := f.metric(t, "spillway_websocket_requests_repeated_total", nil); got != 2 {
-		t.Errorf("repeated: got %v, want 2", got)
+	for _, tt := range []struct {
+		name     string
+		waiting  int64
+		repeated float64
+	}{
+		{"as often as it may be", 0, 2},
+		{"with too many others waiting", maxAgain, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, o := startOverHTTP(t, "* ORIGIN,over_http")
+			c := opened(t, f, o, "")
+			f.again.Store(tt.waiting)
+			o.CloseClientConnections()
+			o.Listener.Close()
+			c.say(ws.OpText, "a")
+			c.wantCut()
+			for name, want := range map[string]float64{"spillway_websocket_requests_repeated_total": tt.repeated, "spillway_websocket_requests_lost_total": 1} {
+				if got := f.metric(t, name, nil); got != want {
+					t.Errorf("%s: got %v, want %v", name, got, want)
+				}
+			}
+			if got := f.again.Load(); got != tt.waiting {
+				t.Errorf("waiting in the end: got %d, want %d", got, tt.waiting)
+			}
+		})
 	}
-
 }
 
 func TestOverHTTPAgainInTime(t *testing.T) {
@@ -973,4 +990,61 @@ func TestOverHTTPIdle(t *testing.T) {
 	f.listening(t, "x", n+1)
 	eventually(t, fmt.Sprintf("no goroutines for %d quiet WebSockets over HTTP (%d before)", n, before), func() bool { return settled() <= before+2 })
 	o.answerAll()
+}
+
+// anyAnswer is an origin of which a fuzz test makes the answer.
+type anyAnswer struct{ page }
+
+func (o *anyAnswer) ask(context.Context, http.Header, []byte) (*page, error) { return &o.page, nil }
+func (o *anyAnswer) again(context.Context, error, int) bool                  { return false }
+
+// Whatever an origin answers, what it has not taken stays in its order, and all
+// bytes are counted.
+func FuzzDialogue(f *testing.F) {
+	f.Add("", "", "", uint8(3), false)
+	f.Add("TEXT 5\r\nhello\r\n", "4", "20", uint8(5), true)
+	f.Add("CLOSE\r\n", "0", "-1", uint8(0), true)
+	f.Add("OPEN\r\n", "99999999999999999999", "x", uint8(9), false)
+	f.Fuzz(func(t *testing.T, body, accepted, interval string, size uint8, closed bool) {
+		h := http.Header{"Content-Type": {grip.ContentTypeEvents}, "Keep-Alive-Interval": {interval}, "Set-Meta-A": {interval}}
+		if accepted != "" {
+			h.Set("Content-Bytes-Accepted", accepted)
+		}
+		d := &dialogue{origin: &anyAnswer{page{status: 200, ins: grip.Instruct{Header: h, Body: []byte(body)}}}}
+		tk := &talk{partner: d, manners: &overHTTPManners}
+		said := make([]byte, size)
+		for i := range said {
+			said[i] = byte(i)
+		}
+		tk.add(grip.Event{Type: grip.EventText, Content: said})
+		tk.add(grip.Event{Type: grip.EventPing})
+		tk.add(grip.Event{Type: grip.EventBinary, Content: said})
+		if closed {
+			tk.sayLast(grip.Event{Type: grip.EventClose})
+		}
+		events, replayed := tk.next()
+		if len(tk.pending) != 0 || tk.weight != 0 || replayed != 0 {
+			t.Fatalf("%d events are left, of weight %d; replayed %d", len(tk.pending), tk.weight, replayed)
+		}
+		re, err := d.give(t.Context(), events, replayed)
+		if err != nil {
+			return
+		}
+		if d.askAfter != 0 && d.askAfter < minInterval {
+			t.Errorf("interval: got %v", d.askAfter)
+		}
+		if tk.untaken(events, re.accepted) != nil {
+			return
+		}
+		var left []byte
+		weight := 0
+		for _, e := range tk.pending {
+			left = append(left, e.Content...)
+			weight += len(e.Content) + eventWeight
+		}
+		all := append(append([]byte(nil), said...), said...)
+		if want := all[re.accepted:]; string(left) != string(want) || tk.replayed != len(want) || tk.weight != weight {
+			t.Errorf("accepted %d: left %x, replayed %d, weight %d, want %x, %d, %d", re.accepted, left, tk.replayed, tk.weight, want, len(want), weight)
+		}
+	})
 }
