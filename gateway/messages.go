@@ -280,6 +280,9 @@ func (s *session) count(t *talk) {
 
 // detach makes the partner hear a last word, and the client be heard by nobody.
 func (s *session) detach() {
+	if s.relays { // before the origin knows that nobody but the engine answers the client now
+		s.conn.EndRelay()
+	}
 	s.mu.Lock()
 	code := 0
 	switch t := s.talk; {
@@ -292,9 +295,6 @@ func (s *session) detach() {
 		s.endTalk()
 	}
 	s.mu.Unlock()
-	if s.relays {
-		s.conn.EndRelay()
-	}
 	s.conn.Resume()
 	if code != 0 {
 		s.finish(ending{reason: closedByClient, code: code})
