@@ -13,6 +13,13 @@ import (
 	"spillway/grip"
 )
 
+// features are told to origins (Grip-Feature), besides those of package upstream.
+var features = []string{
+	"link:gone",
+	"filter:" + grip.FilterSkipSelf, "filter:" + grip.FilterSkipUsers, "filter:" + grip.FilterRequireSub,
+	"filter:" + grip.FilterBuildID, "filter:" + grip.FilterVarSubst, "filter:" + grip.FilterHTTPCheck, "filter:" + grip.FilterHTTPModify,
+}
+
 // A filterer is a source whose subscriptions may have filters. nil means that
 // there is nothing to filter.
 type filterer interface {

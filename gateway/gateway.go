@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -198,6 +199,7 @@ func newUpstream(cfg Config, trusted []netip.Prefix, log *slog.Logger, reg prome
 		return nil, fmt.Errorf("X_FORWARDED_FOR_TRUSTED: %w", err)
 	}
 	return upstream.New(upstream.Config{
+		Features:       slices.Concat(upstream.Features, features),
 		SigKey:         sigKey,
 		SigIss:         cfg.SigIss,
 		UpstreamKey:    upstreamKey,
