@@ -330,7 +330,9 @@ func TestConnEndsInTheMiddle(t *testing.T) {
 		{"foreign, behind", "f", func(r *rig, _ grip.Channel, i int) { _ = r.Publish(t.Context(), foreign(i)) },
 			func(r *rig, _ grip.Channel) {
 				for i := 1; r.subscribers.Load() > 0; i++ {
-					_ = r.Publish(t.Context(), foreignItem("f", fmt.Sprint("y", i), "?", strings.Repeat("y", size)))
+					it := foreignItem("f", fmt.Sprint("y", i), "?", strings.Repeat("y", size))
+					it.NoSeq = true
+					_ = r.Publish(t.Context(), it)
 				}
 			}, Behind},
 	} {
