@@ -286,10 +286,8 @@ func (ch *channel) join(m *member, seq uint64) {
 	if c := m.sub.conn; c != nil && c.code != nil && ch.coders == nil {
 		ch.coders = new(coders)
 	}
-	if d := ch.engine.cfg.FirstUpdate; d > 0 && ch.foreign() && ch.readers == 0 {
-		if now := ch.engine.now(); !ch.present(now) {
-			ch.engine.agenda.add(now+d, ch, updateFirst)
-		}
+	if ch.foreign() && ch.readers == 0 {
+		ch.first()
 	}
 	ln := ch.lane(m)
 	m.index = int32(len(ln.members))
@@ -299,6 +297,18 @@ func (ch *channel) join(m *member, seq uint64) {
 	}
 	ch.readers++
 	ch.engine.subscribers.Add(1)
+}
+
+// first is what the first subscription of a foreign channel brings with it.
+func (ch *channel) first() {
+	now, after := ch.engine.now(), ch.engine.cfg.FirstUpdate
+	if ch.present(now) {
+		return
+	}
+	ch.follow = ""
+	if after > 0 {
+		ch.engine.agenda.add(now+after, ch, updateFirst)
+	}
 }
 
 // subscribers is how many members there are.

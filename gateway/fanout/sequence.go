@@ -32,7 +32,11 @@ func (ch *channel) publish(items []grip.Item) bool {
 	defer q.mu.Unlock()
 	now := ch.engine.now()
 	ch.mu.Lock()
-	last, present := ch.follow, ch.present(now)
+	present := ch.present(now)
+	if !present {
+		ch.follow = "" // what is appended now is not counted
+	}
+	last := ch.follow
 	ch.mu.Unlock()
 	if !present {
 		_, ok := ch.append(items)

@@ -88,6 +88,19 @@ func TestSequenceWithoutSubscribers(t *testing.T) {
 	publish(t, e, named("12", "11"), named("11", "10"), named("10", "9"))
 	wantNext(t, s, "10 11 12 ", Ready)
 	s.Close()
+
+	// What was published in between is not what the next has to follow, even if
+	// the last subscriber left just when something was.
+	e = newEngine(t, Config{})
+	s = subscribe(t, e, Stream, Want{Channel: "a"})
+	publish(t, e, named("1", ""))
+	s.Close()
+	ch := e.channels["a"]
+	ch.follow = "1"
+	publish(t, e, named("2", "1"))
+	s = subscribe(t, e, Stream, Want{Channel: "a"})
+	publish(t, e, named("3", "2"))
+	wantNext(t, s, "3 ", Ready)
 }
 
 func TestSequenceIsBounded(t *testing.T) {
