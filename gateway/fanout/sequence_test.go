@@ -121,7 +121,7 @@ func TestSequenceIsBounded(t *testing.T) {
 // came meanwhile.
 func TestFirstUpdate(t *testing.T) {
 	eachMechanism(t, func(t *testing.T, cfg Config) {
-		cfg.FirstUpdate = 20 * time.Millisecond
+		cfg.FirstUpdate = time.Second // by when all three are there
 		r := newRig(t, cfg)
 		hold := func(h Hold) (*peer, *Subscriber) {
 			p := r.take(Options{Framing: Chunked})

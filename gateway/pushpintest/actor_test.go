@@ -299,7 +299,10 @@ func (c *conns) entries() []*entry {
 	defer c.mu.Unlock()
 	var out []*entry
 	for _, n := range c.order {
-		out = append(out, n.entry)
+		n.from.mu.Lock()
+		request := *n.entry // its connection may still read
+		n.from.mu.Unlock()
+		out = append(out, &request)
 		if !c.framed[n.from] {
 			continue
 		}

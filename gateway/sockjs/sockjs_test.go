@@ -392,6 +392,11 @@ func TestTimes(t *testing.T) {
 // newest is the origin's side of the session that was opened last.
 func (f *fixture) newest() (c *websocket.Conn) {
 	f.t.Helper()
+	select { // the client may know of it before the origin does
+	case c = <-f.conns:
+	case <-time.After(patience):
+		f.t.Fatal("no session was opened")
+	}
 	for {
 		select {
 		case c = <-f.conns:
