@@ -29,6 +29,9 @@ const (
 	pendingPatience = time.Second // of scenarios that are known to fail
 )
 
+// raceEnabled is set where the race detector is on.
+var raceEnabled bool
+
 func TestMain(m *testing.M) {
 	flag.Parse()
 	// Most of a scenario is waiting.
@@ -81,6 +84,9 @@ func readPending(t *testing.T) map[string]bool {
 
 // The gateway does what Pushpin does, but for what the two lists say.
 func TestAsPushpin(t *testing.T) {
+	if raceEnabled {
+		t.Skip("transcripts need the program's own pace; the gateway's tests look for races")
+	}
 	if *record || *check {
 		t.Skip("Pushpin itself is asked")
 	}
@@ -106,8 +112,11 @@ func TestAsPushpin(t *testing.T) {
 			if isPending && !s.slow {
 				limit = pendingPatience
 			}
-			got := play(t, s, i, limit)
-			delta := diff(want, got)
+			delta := diff(want, play(t, s, i, limit, settle))
+			if asWished := isPending || delta == "" && !isWanted || isWanted && changes(reason) == delta; !asWished {
+				// A machine that is busy may be slow to show the last of it.
+				delta = diff(want, play(t, s, i, limit, 20*settle))
+			}
 			switch {
 			case isWanted && isPending:
 				t.Error("it is in differences.txt and in pending.txt; it can be in one of them")
@@ -129,7 +138,7 @@ func TestAsPushpin(t *testing.T) {
 }
 
 // play plays a scenario against the gateway.
-func play(t *testing.T, s *scenario, number int, limit time.Duration) string {
+func play(t *testing.T, s *scenario, number int, limit, settle time.Duration) string {
 	t.Helper()
 	w, err := newWorld(t, number)
 	if err != nil {
@@ -140,7 +149,7 @@ func play(t *testing.T, s *scenario, number int, limit time.Duration) string {
 		w.origin.close()
 		return "the gateway does not start: " + strings.NewReplacer(w.word, "fruit", w.origin.addr(), "$origin").Replace(err.Error()) + "\n"
 	}
-	return w.run(s, p, limit)
+	return w.run(s, p, limit, settle)
 }
 
 // changes are the lines of an entry of differences.txt that begin with - or +;
@@ -282,7 +291,7 @@ func askOnce(t *testing.T, scenarios []*scenario, conf string) book {
 	for i, s := range scenarios {
 		all.Go(func() {
 			turn <- struct{}{}
-			text := worlds[i].run(s, p, patience)
+			text := worlds[i].run(s, p, patience, settle)
 			<-turn
 			mu.Lock()
 			defer mu.Unlock()

@@ -15,7 +15,7 @@ var websockets = []scenario{
 	{name: "9/ping", steps: []step{proxied(), frame(0x89, "hi"), originReads("ping"), originFrame(0x8a, "hi"), reads("pong")}},
 	{name: "9/ping-from-origin", steps: []step{proxied(), originFrame(0x89, "hi"), reads("ping"), frame(0x8a, "hi"), originReads("pong")}},
 	{name: "9/client-closes", steps: []step{proxied(), frame(0x88, "\x0f\xa0own"), originReads("own"), originFrame(0x88, "\x0f\xa0own"), reads("own"), closed()}},
-	{name: "9/origin-closes", steps: []step{proxied(), originFrame(0x88, "\x0f\xa0own"), reads("own"), frame(0x88, "\x0f\xa0own"), originReads("own")}},
+	{name: "9/origin-closes", steps: []step{proxied(), originFrame(0x88, "\x0f\xa0own"), reads("own"), frame(0x88, "\x0f\xa0own"), originReads("own"), closed(), originClosed()}},
 	{name: "9/refused", steps: []step{open("/"), answer("HTTP/1.1 403 Stay out\nX-A: 1\n\nno\n"), ended()}},
 	{name: "9/answered-200", steps: []step{open("/"), answer("X-A: 1\n\nhello\n"), ended()}},
 	{name: "9/client-vanishes", steps: []step{proxied(), hangUp(), originClosed()}},

@@ -85,7 +85,7 @@ func (w *world) routes(s *scenario) string {
 }
 
 // run plays a scenario and returns its transcript.
-func (w *world) run(s *scenario, p proxy, patience time.Duration) string {
+func (w *world) run(s *scenario, p proxy, patience, settle time.Duration) string {
 	w.proxy, w.patience, w.tls = p, patience, s.tls
 	defer w.close()
 	if err := w.play(s.steps); err != nil {

@@ -1,0 +1,5 @@
+//go:build race
+
+package pushpintest
+
+func init() { raceEnabled = true }
