@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -258,7 +260,8 @@ func TestBrokerEndsWithItsProcess(t *testing.T) {
 	kafkatest.Real(t) // skips where there is none
 
 	cmd := exec.Command(os.Args[0], "-test.run=^TestBrokerEndsWithItsProcess$")
-	cmd.Env = append(os.Environ(), "KAFKATEST_START=1", "TMPDIR="+t.TempDir())
+	dir := t.TempDir()
+	cmd.Env = append(os.Environ(), "KAFKATEST_START=1", "TMPDIR="+dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -271,21 +274,40 @@ func TestBrokerEndsWithItsProcess(t *testing.T) {
 		_ = cmd.Process.Kill()
 		t.Fatalf("the other process did not start a broker: %v", err)
 	}
+	broker := brokerPID(t, dir)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
 
+	// Its process, not its port, which it closes while it still writes files.
 	deadline := time.Now().Add(30 * time.Second)
-	for {
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			return // gone
-		}
-		_ = conn.Close()
+	for syscall.Kill(broker, 0) == nil {
 		if time.Now().After(deadline) {
-			t.Fatalf("the broker at %s outlives the process that started it", addr)
+			t.Fatalf("the broker outlives the process that started it")
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+	if conn, err := net.Dial("tcp", addr); err == nil {
+		_ = conn.Close()
+		t.Errorf("%s still takes connections after the broker's end", addr)
+	}
+}
+
+// brokerPID is the process of the one broker whose files are below dir.
+func brokerPID(t *testing.T, dir string) int {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*", "pid"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("pid files of brokers below %s: got %v, %v, want one", dir, files, err)
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatalf("%s: %v", files[0], err)
+	}
+	return pid
 }
