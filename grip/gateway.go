@@ -77,6 +77,11 @@ type Entry struct {
 	Stream  []byte // what a held stream appends; nil: nothing, and skipped
 	Message []byte // content of a WebSocket message; nil: none, and skipped
 	Type    MessageType
+
+	// Key is what the item is the newest word about, for subscriptions that
+	// conflate (see Subscription); nil: it stands for itself, as every item that is
+	// added without one. It is copied where it is needed.
+	Key []byte
 }
 
 // IDs knows what the sequence numbers of one open channel mean to its

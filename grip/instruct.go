@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // A HoldMode says what a proxy does with a response.
@@ -30,6 +31,14 @@ type Subscription struct {
 	HasPrevID bool
 
 	Filters []string // in order
+
+	// Conflate says that an item need not be sent when a later one of the same
+	// key is there. Every, where it is not 0, is how long there has to be between
+	// two items of the channel (rate=N/s); it conflates, too. They count for a
+	// stream hold, and exclude Filters. Neither is part of GRIP; other proxies
+	// skip them.
+	Conflate bool
+	Every    time.Duration
 }
 
 // A KeepAlive is what a held stream sends when it is quiet.
@@ -118,8 +127,9 @@ func ParseInstruct(status int, h http.Header, body []byte) (Instruct, error) {
 		}
 		return in, nil
 	}
-	in.Header = exposed(h)
-	return in, nil
+	var err error
+	in.Header, err = exposed(h)
+	return in, err
 }
 
 func (in *Instruct) readHeaders(h http.Header) error {
@@ -177,6 +187,12 @@ func (in *Instruct) readChannels(values []string) error {
 				s.Filters = append(s.Filters, p.value)
 			}
 		}
+		_, s.Conflate = e.get("conflate")
+		if rate, ok := e.get("rate"); ok {
+			if err := s.slow(rate); err != nil {
+				return fmt.Errorf("channel %q: %w", s.Channel, err)
+			}
+		}
 		if err := in.subscribe(s); err != nil {
 			return err
 		}
@@ -196,6 +212,9 @@ func (in *Instruct) subscribe(s Subscription) error {
 	if len(s.Filters) > MaxFilters {
 		return fmt.Errorf("channel %q: %d filters, more than %d", s.Channel, len(s.Filters), MaxFilters)
 	}
+	if s.Conflate && len(s.Filters) > 0 {
+		return fmt.Errorf("channel %q: conflate and rate exclude filters", s.Channel)
+	}
 	same := func(old Subscription) bool { return old.Channel == s.Channel }
 	if i := slices.IndexFunc(in.Channels, same); i >= 0 {
 		in.Channels[i] = s
@@ -203,6 +222,12 @@ func (in *Instruct) subscribe(s Subscription) error {
 	}
 	in.Channels = append(in.Channels, s)
 	return nil
+}
+
+func (s *Subscription) slow(rate string) (err error) {
+	s.Conflate = true
+	s.Every, err = ParseRate(rate)
+	return err
 }
 
 func parseKeepAlive(value string) (*KeepAlive, error) {
@@ -345,10 +370,13 @@ func (in *Instruct) readLinks(values []string) error {
 }
 
 // exposed returns what of h reaches the client.
-func exposed(h http.Header) http.Header {
+func exposed(h http.Header) (http.Header, error) {
 	expose := func(string) bool { return true }
 	if v := h.Values("Grip-Expose-Headers"); len(v) > 0 {
 		list := names(v)
+		if len(list) == 0 {
+			return nil, errors.New("Grip-Expose-Headers: no name")
+		}
 		expose = func(name string) bool {
 			return slices.ContainsFunc(list, func(s string) bool { return strings.EqualFold(s, name) })
 		}
@@ -359,10 +387,13 @@ func exposed(h http.Header) http.Header {
 			out[name] = slices.Clone(values)
 		}
 	}
-	return out
+	return out, nil
 }
 
 func (in *Instruct) readDocument(body []byte) error {
+	if !utf8.Valid(body) {
+		return errors.New("not UTF-8; bytes go into body-bin")
+	}
 	v, err := decodeJSON(body)
 	if err != nil {
 		return fmt.Errorf("not JSON: %w", err)
@@ -446,6 +477,19 @@ func (in *Instruct) readChannel(v value) error {
 	}
 	if s.Filters, err = o.filters(); err != nil {
 		return err
+	}
+	if v, ok := o.find("conflate"); ok {
+		if k := v.kind(); k != 't' && k != 'f' {
+			return o.wrongType("conflate")
+		}
+		s.Conflate = v.kind() == 't'
+	}
+	if rate, ok, err := o.str("rate"); err != nil {
+		return err
+	} else if ok {
+		if err := s.slow(rate); err != nil {
+			return fmt.Errorf("channel %q: %w", s.Channel, err)
+		}
 	}
 	return in.subscribe(s)
 }

@@ -59,6 +59,16 @@ func TestParseInstructHeaders(t *testing.T) {
 			},
 		},
 		{
+			"for slow clients", fields("Grip-Channel: a; conflate; prev-id=3, b; rate=5/s, c; rate=30/m; conflate"),
+			func(in *Instruct) {
+				in.Channels = []Subscription{
+					{Channel: "a", PrevID: "3", HasPrevID: true, Conflate: true},
+					{Channel: "b", Conflate: true, Every: 200 * time.Millisecond},
+					{Channel: "c", Conflate: true, Every: 2 * time.Second},
+				}
+			},
+		},
+		{
 			"lists and repeats add up", fields("Grip-Hold: response", "Grip-Channel: a, b", "Grip-Channel: c"),
 			func(in *Instruct) {
 				in.Hold = HoldResponse
@@ -139,7 +149,6 @@ func TestParseInstructHeaders(t *testing.T) {
 			"only exposed headers", fields("Grip-Expose-Headers: x-a, X-B", "Grip-Expose-Headers: grip-hold", "X-A: 1", "X-C: 2", "Content-Type: text/plain", "Grip-Hold: stream"),
 			func(in *Instruct) { in.Hold, in.Header = HoldStream, fields("X-A: 1") },
 		},
-		{"nothing exposed", fields("Grip-Expose-Headers: ", "X-A: 1"), func(*Instruct) {}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			want := none()
@@ -163,6 +172,11 @@ func TestParseInstructHeaderErrors(t *testing.T) {
 		{`Grip-Channel: a; prev-id="1`, "Grip-Channel: quote without end"},
 		{`Grip-Channel: a; prev-id="1\`, "Grip-Channel: quote without end"},
 		{"Grip-Channel: a" + strings.Repeat("; filter=f", 6), `Grip-Channel: channel "a": 6 filters, more than 5`},
+		{"Grip-Channel: a; rate=1000/s", `Grip-Channel: channel "a": rate "1000/s" is more than 100/s`},
+		{"Grip-Channel: a; rate", `Grip-Channel: channel "a": rate "" is not N/s or N/m`},
+		{"Grip-Channel: a; rate=1; filter=f", `Grip-Channel: channel "a": conflate and rate exclude filters`},
+		{"Grip-Channel: a; conflate; filter=f", `Grip-Channel: channel "a": conflate and rate exclude filters`},
+		{"Grip-Expose-Headers: ,", "Grip-Expose-Headers: no name"},
 		{"Grip-Timeout: soon", `Grip-Timeout: "soon": not a number of seconds`},
 		{"Grip-Timeout: ", `Grip-Timeout: "": not a number of seconds`},
 		{"Grip-Timeout: -1", `Grip-Timeout: "-1": is negative`},
@@ -248,6 +262,10 @@ func TestParseInstructDocument(t *testing.T) {
 			},
 		},
 		{
+			"for slow clients", `{"hold": {"mode": "stream", "channels": [{"name": "a", "conflate": true}, {"name": "b", "conflate": false}, {"name": "c", "rate": "0.5/s"}]}}`, nil,
+			Instruct{Hold: HoldStream, Channels: []Subscription{{Channel: "a", Conflate: true}, {Channel: "b"}, {Channel: "c", Conflate: true, Every: 2 * time.Second}}},
+		},
+		{
 			"a keep-alive of nothing is none", `{"hold": {"channels": [], "keep-alive": {"timeout": 3}}}`, nil,
 			Instruct{Hold: HoldResponse},
 		},
@@ -281,6 +299,7 @@ func TestParseInstructDocument(t *testing.T) {
 func TestParseInstructDocumentErrors(t *testing.T) {
 	for _, tt := range []struct{ doc, want string }{
 		{``, "not JSON: EOF"},
+		{"{\"response\": {\"body\": \"\xff\"}}", "not UTF-8; bytes go into body-bin"},
 		{`{} {}`, "not JSON: text after the value"},
 		{`[]`, "instruct is not an object"},
 		{`{"hold": 1}`, "instruct contains 'hold' with wrong type"},
@@ -297,6 +316,9 @@ func TestParseInstructDocumentErrors(t *testing.T) {
 		{`{"hold": {"channels": [{"name": "a", "filters": "f"}]}}`, "channel contains 'filters' with wrong type"},
 		{`{"hold": {"channels": [{"name": "a", "filters": [1]}]}}`, "channel contains 'filters' with wrong type of value"},
 		{`{"hold": {"channels": [{"name": "a", "filters": ["","","","","",""]}]}}`, `channel "a": 6 filters, more than 5`},
+		{`{"hold": {"channels": [{"name": "a", "conflate": "yes"}]}}`, "channel contains 'conflate' with wrong type"},
+		{`{"hold": {"channels": [{"name": "a", "rate": 5}]}}`, "channel contains 'rate' with wrong type"},
+		{`{"hold": {"channels": [{"name": "a", "rate": "5/h"}]}}`, `channel "a": rate "5/h" is not N/s or N/m`},
 		{`{"hold": {"channels": [], "timeout": -1}}`, "hold contains 'timeout' with invalid value"},
 		{`{"hold": {"channels": [], "timeout": "soon"}}`, "hold contains 'timeout' with invalid value"},
 		{`{"hold": {"channels": [], "timeout": 1e99999}}`, "hold contains 'timeout' with invalid value"},
@@ -356,6 +378,7 @@ func checkInstruct(t *testing.T, in Instruct) {
 
 func FuzzParseInstructHeaders(f *testing.F) {
 	f.Add("stream", `fruit; prev-id="3,\"4\\"; filter=f, b`, `:\n\n; format=cstring; timeout=20`, "</a?b=1,2>; rel=next; timeout=0", `a=b, c="d"`, "404 No", "X-A")
+	f.Add("stream", "a; conflate, b; rate=0.5/m", "", "", "", "", "")
 	f.Add("response", "a,,b;", "AAE=; format=base64; mode=interval", "<a>; rel=gone", "=;,=", "", "")
 	f.Fuzz(func(t *testing.T, hold, channel, keepAlive, link, meta, status, expose string) {
 		in, err := ParseInstruct(200, http.Header{
@@ -372,6 +395,7 @@ func FuzzParseInstructDocument(f *testing.F) {
 	f.Add([]byte(`{"hold": {"mode": "stream", "timeout": 55, "channels": [{"name": "fruit", "prev-id": "3", "filters": ["skip-self"]}],
 		"keep-alive": {"content": "|", "timeout": 20}, "meta": {"user": "bob"}},
 		"response": {"code": 200, "reason": "OK", "headers": {"Content-Type": "text/plain"}, "body": "welcome\n"}}`))
+	f.Add([]byte(`{"hold":{"channels":[{"name":"a","conflate":true},{"name":"b","rate":"30/m"}]}}`))
 	f.Add([]byte(`{"hold":{"channels":[{"name":"a"},{"name":"a"},{"name":""}],"timeout":"1e3"},"response":{"headers":[["Grip-A","b"]],"body-bin":"AA"}}`))
 	f.Fuzz(func(t *testing.T, doc []byte) {
 		in, err := ParseInstruct(200, document, doc)

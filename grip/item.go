@@ -19,6 +19,11 @@ type Item struct {
 	HTTPResponse *HTTPResponse
 	WSMessage    *WSMessage
 
+	// Key is what the item is the newest word about, for subscriptions that
+	// conflate (see Subscription); empty: it stands for itself. It is not part of
+	// GRIP; other proxies skip it.
+	Key string
+
 	// Meta is read by filters: sender, skip_users, require_sub.
 	Meta map[string]string
 

@@ -213,6 +213,9 @@ func (p *itemParser) item() (it Item, err error) {
 	if it.PrevID, err = o.text("prev-id"); err != nil {
 		return it, err
 	}
+	if v, ok := o.find("key"); ok { // not GRIP's: of another type it is something else
+		it.Key, _ = v.str()
+	}
 	if p.strange {
 		return it, o.wrongType("formats")
 	}
@@ -494,6 +497,9 @@ func appendItem(dst []byte, it *Item) []byte {
 	}
 	if it.PrevID != "" {
 		dst = appendText(dst, "prev-id", it.PrevID)
+	}
+	if it.Key != "" {
+		dst = appendText(dst, "key", it.Key)
 	}
 	dst = append(appendMember(dst, "formats"), '{')
 	if f := it.HTTPStream; f != nil {

@@ -36,6 +36,8 @@ func TestParseItems(t *testing.T) {
 			},
 		},
 		{"old form", `{"channel": "a", "http-stream": {"content": "x"}}`, Item{Channel: "a", HTTPStream: stream("x")}},
+		{"a key", `{"channel": "a", "key": "k", "http-stream": {"content": "x"}}`, Item{Channel: "a", Key: "k", HTTPStream: stream("x")}},
+		{"a key that is somebody else's", `{"channel": "a", "key": {"k": 1}, "http-stream": {"content": "x"}}`, Item{Channel: "a", HTTPStream: stream("x")}},
 		{"formats hide the old form", `{"channel": "a", "formats": {"ws-message": {"content": ""}}, "http-stream": {"content": "x"}}`, Item{Channel: "a", WSMessage: &WSMessage{Content: []byte{}}}},
 		{"formats nobody knows", `{"channel": "a", "formats": {"carrier-pigeon": 1}}`, Item{Channel: "a"}},
 		{"numbers as strings", `{"channel": "a", "size": "7", "formats": {"http-response": {"code": "404", "body": ""}}}`, Item{Channel: "a", Size: 7, HTTPResponse: &HTTPResponse{Code: 404, Body: []byte{}}}},
@@ -166,7 +168,7 @@ func TestParseItemsFor(t *testing.T) {
 func TestItemsRoundTrip(t *testing.T) {
 	want := []Item{
 		{
-			Channel: "a\"\\\n\u2028é", ID: "1", PrevID: "0", NoSeq: true, Size: 9, Meta: map[string]string{"b": "2", "a": "1"},
+			Channel: "a\"\\\n\u2028é", ID: "1", PrevID: "0", Key: "k\n", NoSeq: true, Size: 9, Meta: map[string]string{"b": "2", "a": "1"},
 			HTTPStream:   &HTTPStream{Content: []byte("\x00\x1f\r\t<é>"), ContentFilters: []string{"build-id", "var-subst"}},
 			HTTPResponse: &HTTPResponse{Code: 404, Reason: "No", Headers: []Header{{"B", "1"}, {"A", "2"}, {"B", "3"}}, Body: []byte{0xff}},
 			WSMessage:    &WSMessage{Content: []byte{0xff}, ContentFilters: []string{}},
@@ -223,7 +225,7 @@ func FuzzAppendString(f *testing.F) {
 }
 
 func FuzzParseItems(f *testing.F) {
-	f.Add([]byte(`{"items": [{"channel": "fruit", "id": "4", "prev-id": "3", "formats": {"http-stream": {"content": "apple\n"},
+	f.Add([]byte(`{"items": [{"channel": "fruit", "id": "4", "prev-id": "3", "key": "k", "formats": {"http-stream": {"content": "apple\n"},
 		"http-response": {"code": 200, "headers": {"Content-Type": "text/plain"}, "body": "apple\n"}, "ws-message": {"content": "apple"}},
 		"meta": {"sender": "bob"}, "no-seq": false, "size": 6}]}`))
 	f.Add([]byte(`{"items": [{"channel": "", "http-response": {"body-patch": [1e3, {"<": null}], "content-filters": []}, "size": "1.5"}]}`))
