@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -487,6 +488,11 @@ func (g *Gateway) answerItem(out *output, p *page, item *grip.HTTPResponse) {
 			g.log.Debug("body-patch does not apply", "channel", p.ins.Channels[0].Channel, "err", err)
 			body = nil // as Pushpin 2.0
 		}
+	}
+	if out.request.Method == http.MethodHead && bodyAllowed(status) {
+		h.Set("Content-Length", strconv.Itoa(len(body)))
+		out.WriteHeader(status)
+		return
 	}
 	_ = out.body(status, body)
 }

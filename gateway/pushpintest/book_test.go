@@ -80,26 +80,6 @@ func (b book) names() []string {
 	return names
 }
 
-// readNames reads a file with a name a line; # begins a comment.
-func readNames(file string) (map[string]bool, error) {
-	b, err := os.ReadFile(filepath.Join(books, file))
-	if err != nil {
-		return nil, err
-	}
-	names := map[string]bool{}
-	for i, l := range strings.Split(string(b), "\n") {
-		name, _, _ := strings.Cut(l, "#")
-		if name = strings.TrimSpace(name); name == "" {
-			continue
-		}
-		if names[name] {
-			return nil, fmt.Errorf("%s:%d: %s stands there twice", file, i+1, name)
-		}
-		names[name] = true
-	}
-	return names, nil
-}
-
 // diff is what has to be taken out of was (-) and put in (+) to get is.
 func diff(was, is string) string {
 	a, b := lines(was), lines(is)

@@ -23,11 +23,8 @@ var (
 // sections are the scenarios, as the reference has its sections.
 var sections = [][]scenario{forwarding, fields, documents, holds, publishing, filters, reliability, overhttp, websockets, browsers, routes}
 
-// Waits end when what is waited for is there; these are for when it does not come.
-const (
-	patience        = 8 * time.Second
-	pendingPatience = time.Second // of scenarios that are known to fail
-)
+// patience is how long what is waited for may take to come.
+const patience = 8 * time.Second
 
 // raceEnabled is set where the race detector is on.
 var raceEnabled bool
@@ -73,16 +70,7 @@ func read(t *testing.T, name string) book {
 	return b
 }
 
-func readPending(t *testing.T) map[string]bool {
-	t.Helper()
-	names, err := readNames("pending.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return names
-}
-
-// The gateway does what Pushpin does, but for what the two lists say.
+// The gateway does what Pushpin does, but for what differences.txt says.
 func TestAsPushpin(t *testing.T) {
 	if raceEnabled {
 		t.Skip("transcripts need the program's own pace; the gateway's tests look for races")
@@ -97,7 +85,7 @@ func TestAsPushpin(t *testing.T) {
 			recorded[s.section()] = read(t, s.section()+".txt")
 		}
 	}
-	wanted, pending := read(t, "differences.txt"), readPending(t)
+	wanted := read(t, "differences.txt")
 	for i, s := range scenarios {
 		want, ok := recorded[s.section()][s.name]
 		if !ok {
@@ -105,25 +93,14 @@ func TestAsPushpin(t *testing.T) {
 			continue
 		}
 		reason, isWanted := wanted[s.name]
-		isPending := pending[s.name]
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
-			limit := patience
-			if isPending && !s.slow {
-				limit = pendingPatience
-			}
-			delta := diff(want, play(t, s, i, limit, settle))
-			if asWished := isPending || delta == "" && !isWanted || isWanted && changes(reason) == delta; !asWished {
+			delta := diff(want, play(t, s, i, patience, settle))
+			if delta != changes(reason) {
 				// A machine that is busy may be slow to show the last of it.
-				delta = diff(want, play(t, s, i, limit, 20*settle))
+				delta = diff(want, play(t, s, i, 4*patience, 20*settle))
 			}
 			switch {
-			case isWanted && isPending:
-				t.Error("it is in differences.txt and in pending.txt; it can be in one of them")
-			case isPending && delta == "":
-				t.Error("it does what Pushpin does now: take it out of testdata/grip/pending.txt")
-			case isPending:
-				t.Logf("pending:\n%s", delta)
 			case isWanted && delta == "":
 				t.Error("it does what Pushpin does now: take it out of testdata/grip/differences.txt")
 			case isWanted && changes(reason) != delta:
@@ -164,8 +141,8 @@ func changes(entry string) string {
 	return out.String()
 }
 
-// The lists name scenarios that exist, and every difference has a reason.
-func TestLists(t *testing.T) {
+// The list names scenarios that exist, and every difference has a reason.
+func TestDifferences(t *testing.T) {
 	for _, e := range everywhere {
 		t.Logf("%sdoes not count: %s: %s", e.from, e.field, e.reason)
 	}
@@ -173,11 +150,6 @@ func TestLists(t *testing.T) {
 	for _, list := range sections {
 		for _, s := range list {
 			known[s.name] = true
-		}
-	}
-	for name := range readPending(t) {
-		if !known[name] {
-			t.Errorf("pending.txt: there is no scenario %s", name)
 		}
 	}
 	for name, text := range read(t, "differences.txt") {

@@ -7,10 +7,9 @@
 //
 //	testdata/grip/SECTION.txt      Pushpin's transcripts, by section of the reference
 //	testdata/grip/differences.txt  where we want to differ, how, and why
-//	testdata/grip/pending.txt      where we differ and do not want to
 //
-// Both lists are as short as they can be: an entry that is no longer true fails
-// the test. make grip-record asks a real Pushpin (Debian's 1.36) and writes its
+// That list is as short as it can be: an entry that is no longer true fails the
+// test. make grip-record asks a real Pushpin (Debian's 1.36) and writes its
 // transcripts; make grip-check only says whether they are still true.
 //
 // Begin with a scenario of holds_test.go, then scenario_test.go for its words.

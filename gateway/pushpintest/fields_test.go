@@ -17,8 +17,8 @@ var fields = []scenario{
 	{name: "2/timeout-not-a-number", steps: answered(poll + "Grip-Timeout: soon\n\nnone\n")},
 	{name: "2/timeout-negative", steps: answered(poll + "Grip-Timeout: -1\n\nnone\n")},
 	{name: "2/timeout-fraction", steps: answered(poll + "Grip-Timeout: 5.5\n\nnone\n")},
-	{name: "2/timeout-least", slow: true, steps: []step{get("/"), answer(poll + "Grip-Timeout: 0\n\nnone\n"), answers(1, poll+"Grip-Timeout: 0\n\nnone again\n"), ended()}},
-	{name: "2/timeout", slow: true, steps: []step{get("/"), answer(poll + "Grip-Timeout: 6\n\nnone\n"), answers(1, poll+"Grip-Timeout: 6\n\nnone again\n"), ended()}},
+	{name: "2/timeout-least", steps: []step{get("/"), answer(poll + "Grip-Timeout: 0\n\nnone\n"), answers(1, poll+"Grip-Timeout: 0\n\nnone again\n"), ended()}},
+	{name: "2/timeout", steps: []step{get("/"), answer(poll + "Grip-Timeout: 6\n\nnone\n"), answers(1, poll+"Grip-Timeout: 6\n\nnone again\n"), ended()}},
 	{name: "2/timeout-of-stream-is-nothing", steps: []step{streaming("Grip-Timeout: 9"), until("apple")}},
 	{name: "2/timeout-of-stream-bad", steps: answered(stream + "Grip-Timeout: x\n\nhello\n")},
 	{name: "2/status", steps: answered("Grip-Status: 404\n\nhello\n")},
@@ -85,8 +85,8 @@ var fields = []scenario{
 	{name: "2.2/mode-unknown", steps: []step{get("/"), answer(stream + "Grip-Keep-Alive: a; mode=own\n\nhello\n"), quiet()}},
 	{name: "2.2/comma", steps: []step{streaming(`Grip-Keep-Alive: a,b; timeout=1`), reads("a,b"), hangUp()}},
 	{name: "2.2/quotes", steps: []step{streaming(`Grip-Keep-Alive: "a"; timeout=1`), reads(`"a"`), hangUp()}},
-	{name: "2.2/mode-idle", slow: true, steps: []step{streaming("Grip-Keep-Alive: a; timeout=4; mode=idle"), pass(2500 * time.Millisecond), publish(line("apple")), reads("apple\n"), pass(2500 * time.Millisecond), until("pear")}},
-	{name: "2.2/of-long-poll", slow: true, steps: []step{get("/"), answer(poll + "Grip-Keep-Alive: a; timeout=1\n\nnone\n"), answer(poll + "Grip-Keep-Alive: a; timeout=1\n\nnone\n"), listening(1), pass(1200 * time.Millisecond), publish(result("apple")), ended()}},
+	{name: "2.2/mode-idle", steps: []step{streaming("Grip-Keep-Alive: a; timeout=4; mode=idle"), pass(2500 * time.Millisecond), publish(line("apple")), reads("apple\n"), pass(2500 * time.Millisecond), until("pear")}},
+	{name: "2.2/of-long-poll", steps: []step{get("/"), answer(poll + "Grip-Keep-Alive: a; timeout=1\n\nnone\n"), answer(poll + "Grip-Keep-Alive: a; timeout=1\n\nnone\n"), listening(1), pass(1200 * time.Millisecond), publish(result("apple")), ended()}},
 }
 
 // channels are fruit-0 to fruit-(n-1).

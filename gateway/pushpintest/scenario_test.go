@@ -17,7 +17,6 @@ type scenario struct {
 	route string // lines of the routes file; empty: fruit.test $origin
 	conf  string // settings of pushpin.conf, NAME=VALUE a line
 	tls   bool   // the clients come by TLS
-	slow  bool   // it waits for a clock
 	alone bool   // it disturbs others at the same Pushpin
 	steps []step
 }
