@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -99,6 +100,21 @@ func (r *rig) request(lines ...string) *Request {
 		},
 		Pass: func(ctx context.Context) (*http.Response, error) { return ask(ctx, h.Clone()) },
 	}
+}
+
+// requestOf is a request that the origin answers after a while, with a body of its
+// own.
+func (r *rig) requestOf(body string, lines ...string) *Request {
+	rq := r.request()
+	rq.Pass = func(ctx context.Context) (*http.Response, error) { return rq.Ask(ctx, nil) }
+	rq.Ask = func(ctx context.Context, h http.Header) (*http.Response, error) {
+		r.mu.Lock()
+		r.asked = append(r.asked, &http.Request{Header: h})
+		r.mu.Unlock()
+		time.Sleep(time.Second)
+		return respond(200, header(lines...), []byte(body)).Response, nil
+	}
+	return rq
 }
 
 type got struct {
@@ -295,6 +311,76 @@ func TestOneRequestForAllWhoWait(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A crowd costs the origin one request, each time that what is kept is of no more
+// use, however large the crowd.
+func TestCrowds(t *testing.T) {
+	const crowd = 10_000
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.does(func(*http.Request) (*http.Response, error) {
+			time.Sleep(time.Second)
+			return respond(200, header(streamHold...), []byte("one")).Response, nil
+		})
+		want := 0
+		for _, tt := range []struct {
+			name   string
+			before func()
+			asks   int
+		}{
+			{"nothing is kept", func() {}, 1},
+			{"it is kept", func() {}, 0},
+			{"it is too old", func() { time.Sleep(time.Minute) }, 1},
+			{"dropped by an operator", func() { r.Purge("http://a/") }, 1},
+			{"changed by somebody", func() { r.Changed("http://a/") }, 1},
+			{"something was published", func() { r.publish("c", "") }, 1},
+			{"much was published", func() {
+				for range 1000 {
+					r.publish("c", "")
+				}
+			}, 1},
+			{"publications may have been missed", r.Recovered, 1},
+			{"it is still kept", func() { time.Sleep(30 * time.Second) }, 0},
+			{"nobody has come for long", func() { time.Sleep(time.Hour) }, 1},
+		} {
+			tt.before()
+			var all sync.WaitGroup
+			for range crowd {
+				all.Go(func() {
+					if g := r.get(); g.status != 200 || g.body != "one" || len(g.attach) != 1 {
+						t.Errorf("got %d %q at %v, want the hold", g.status, g.body, g.attach)
+					}
+				})
+			}
+			all.Wait()
+			want += tt.asks
+			if got := r.requests(); got != want {
+				t.Fatalf("%s: got %d requests to the origin in all, want %d", tt.name, got, want)
+			}
+		}
+	})
+}
+
+// What goes to one of two routes is not answered by the other, also while it is
+// on its way.
+func TestRoutesDoNotShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var all sync.WaitGroup
+		for i := range 100 {
+			name := []string{"one", "two"}[i%2]
+			rq := r.requestOf(name, "Cache-Control: max-age=60")
+			rq.Route = name
+			all.Go(func() {
+				if g := r.serve(rq); g.body != name {
+					t.Errorf("got %q, want %q", g.body, name)
+				}
+			})
+		}
+		all.Wait()
+		r.wantRequests(2)
+	})
 }
 
 // An answer that is always to be validated is not for who came when the origin
@@ -892,6 +978,46 @@ func TestLinks(t *testing.T) {
 				before := r.requests()
 				r.serve(link(r, grip.Last{Channel: "c", ID: "4"}))
 				r.wantRequests(before + 1)
+			})
+		})
+	}
+}
+
+// Links that differ in anything lead to answers of their own, and those that do
+// not lead to one, whoever asks.
+func TestLinksNeverMix(t *testing.T) {
+	lasts := [][]grip.Last{nil,
+		{{Channel: "c", ID: "1"}}, {{Channel: "c", ID: "2"}}, {{Channel: "d", ID: "1"}}, {{Channel: "c", ID: ""}},
+		{{Channel: "c", ID: "1"}, {Channel: "d", ID: "1"}}, {{Channel: "c", ID: "1\"\n\"d\"=\"1"}}, {{Channel: "c=1", ID: ""}}}
+	urls := []string{"http://a/", "http://a/?", "http://a/?x=1", "http://a/?x=2", "http://a/?x=1&y", "http://a/%3Fx=1"}
+	for _, control := range []string{"", "max-age=60", "public, max-age=60"} {
+		t.Run(control, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				var all sync.WaitGroup
+				for i := range 100 * len(urls) * len(lasts) {
+					url, last := urls[i%len(urls)], lasts[i/len(urls)%len(lasts)]
+					own := fmt.Sprintf("%s %q", url, last)
+					rq := r.requestOf(own, "Cache-Control: "+control, "Grip-Hold: stream", "Grip-Channel: c; prev-id=1")
+					rq.Link, rq.Header, rq.URL, rq.Lasts = true, nil, url, last
+					all.Go(func() {
+						if g := r.serve(rq); g.body != own {
+							t.Errorf("got the answer to %s, want that to %s", g.body, own)
+						}
+					})
+				}
+				all.Wait()
+				r.wantRequests(len(urls) * len(lasts))
+
+				// A client's own request is not one by a link.
+				for _, url := range urls {
+					rq := r.requestOf("own", "Cache-Control: max-age=60")
+					rq.URL = url
+					if g := r.serve(rq); g.body != "own" {
+						t.Errorf("got %q without a link, want its own", g.body)
+					}
+				}
+				r.wantRequests(len(urls) * (len(lasts) + 1))
 			})
 		})
 	}

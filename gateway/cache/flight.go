@@ -18,7 +18,10 @@ import (
 // one who asked first as it comes, and the others ask for themselves.
 const slowBody = time.Second
 
-type flightKey struct{ url, variant string }
+type flightKey struct {
+	url, variant string
+	route        any
+}
 
 // A flight is a request to an origin, and those who wait for its answer.
 type flight struct {
@@ -97,7 +100,7 @@ func (f *flight) attach(at []fanout.Want) []fanout.Want {
 // join waits with others for the same, or begins a flight (leads).
 func (c *Cache) join(rq *Request, known *answer) (f *flight, leads bool) {
 	c.mu.Lock()
-	key := flightKey{rq.URL, c.records[rq.URL].variantOf(rq)}
+	key := flightKey{rq.URL, c.records[rq.URL].variantOf(rq), rq.Route}
 	defer c.mu.Unlock()
 	if f = c.flights[key]; f != nil {
 		return f, false
@@ -118,7 +121,7 @@ func (c *Cache) renew(rq *Request, known *answer) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := flightKey{rq.URL, "own\n" + c.records[rq.URL].variantOf(rq)} // nobody waits for it
+	key := flightKey{rq.URL, "own\n" + c.records[rq.URL].variantOf(rq), rq.Route} // nobody waits for it
 	if c.flights[key] == nil {
 		f := c.newFlight(key, known)
 		f.left = true
