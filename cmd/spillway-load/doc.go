@@ -12,7 +12,7 @@
 // time in it; the server does its work; fleet.serve reads it from a client's
 // socket, and stream, order and histogram say what it was.
 //
-// Broker, gateway, floors, bare consumer and clients are this program in another
+// Broker, gateway, floors, bare consumer, HTTP origin and clients are this program in another
 // role (the first argument), each a process of its own, so that the CPU time of
 // each is known, and that descriptors suffice. The C floor is compiled from
 // floor.c.

@@ -103,6 +103,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			return runLag(ctx, args[1:], stdin, stdout)
 		case "fleet":
 			return runFleet(ctx, stdin, stdout)
+		case "origin":
+			return runOrigin(ctx, stdin, stdout)
+		case "callers":
+			return runCallers(ctx, stdin, stdout)
 		case "inproc":
 			return runInproc(ctx, args[1:], stdin, stdout, stderr)
 		}

@@ -17,18 +17,23 @@ import (
 // a stream, and is published to by POST /publish/: Pushpin, or ours.
 type gripPeer struct {
 	peer
-	origin *http.Server // in this process; nil when it is not running
+	outside netip.AddrPort // of an origin that also takes WebSockets over HTTP; the zero one: it is in this process
+	origin  *http.Server   // in this process; nil when it is not running
 }
 
 func (g *gripPeer) subscribeRequest(channel string, _ int) []byte {
 	return subscribeTo(g.http, "/"+channel, false)
 }
 
-// serveOrigin starts the origin.
-func (g *gripPeer) serveOrigin() (netip.AddrPort, error) {
+// serveOrigin starts the origin, unless there is one, and returns the target of
+// the route to it.
+func (g *gripPeer) serveOrigin() (target string, err error) {
+	if g.outside.IsValid() {
+		return g.outside.String() + ",over_http", nil
+	}
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
-		return netip.AddrPort{}, err
+		return "", err
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{channel}", func(w http.ResponseWriter, r *http.Request) {
@@ -43,7 +48,7 @@ func (g *gripPeer) serveOrigin() (netip.AddrPort, error) {
 			panic(fmt.Sprintf("origin: %v", err)) // it has no other reason to end
 		}
 	}()
-	return netip.ParseAddrPort(ln.Addr().String())
+	return ln.Addr().String(), nil
 }
 
 func (g *gripPeer) stop() {
@@ -75,6 +80,7 @@ func postItems(addr netip.AddrPort) poster {
 type gatewayPeer struct {
 	gripPeer
 	binary string
+	ops    netip.AddrPort
 }
 
 func newGatewayPeer(binary string) *gatewayPeer {
@@ -89,10 +95,11 @@ func (g *gatewayPeer) start(ctx context.Context) error {
 	err = g.prepare(3, func(_ string, free []netip.AddrPort) map[string]string {
 		g.http = free[0]
 		g.poster = postItems(free[1])
+		g.ops = free[2]
 		// It reads .env in its directory; the environment is passed on, so that
 		// settings can be tried.
-		return map[string]string{".env": fmt.Sprintf("HTTP_ADDR=%s\nCONTROL_ADDR=%s\nOPS_ADDR=%s\nROUTES=* %s\nLOG_LEVEL=error\nDRAIN_TIMEOUT=1s\n",
-			g.http, free[1], free[2], origin)}
+		return map[string]string{".env": fmt.Sprintf("HTTP_ADDR=%s\nCONTROL_ADDR=%s\nOPS_ADDR=%s\nROUTES=* %s\nDEBUG=true\nLOG_LEVEL=error\nDRAIN_TIMEOUT=1s\n",
+			g.http, free[1], g.ops, origin)}
 	})
 	if err != nil {
 		return err
@@ -134,7 +141,7 @@ func (p *pushpin) start(ctx context.Context) error {
 	return err
 }
 
-func (p *pushpin) try(ctx context.Context, origin netip.AddrPort) error {
+func (p *pushpin) try(ctx context.Context, origin string) error {
 	err := p.prepare(2, func(dir string, free []netip.AddrPort) map[string]string {
 		p.http = free[0]
 		p.poster = postItems(free[1])

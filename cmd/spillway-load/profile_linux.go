@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
@@ -21,7 +22,12 @@ type profile struct {
 // profile writes the server's CPU profile of the next time, at least a second
 // of it, to a file.
 func (s *server) profile(ctx context.Context, file string, of time.Duration) error {
-	body, err := s.get(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(of.Seconds()))))
+	return profileAt(ctx, s.ops, file, of)
+}
+
+// profileAt does so of a server with that ops port.
+func profileAt(ctx context.Context, ops netip.AddrPort, file string, of time.Duration) error {
+	body, err := getOps(ctx, ops, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(of.Seconds()))))
 	if err != nil {
 		return fmt.Errorf("profile: %w", err)
 	}

@@ -22,6 +22,7 @@ var scenarios = []scenario{
 	{"stalled", "latency of the others while a tenth of the clients reads nothing", runStalled, false},
 	{"accept", "new streams a second, against Nchan", runAccept, false},
 	{"peers", "the most and latency, against Nchan and Pushpin", runPeers, false},
+	{"grip", "publishes, holds and WebSockets over HTTP a second, against Pushpin", runGrip, false},
 	{"instructions", "of user space for each message, by callgrind", runInstructions, false},
 	{"idle-view", "one client that reads everything", runIdle, false},
 }

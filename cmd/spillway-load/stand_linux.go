@@ -77,6 +77,7 @@ type step struct {
 	WireBytes uint64  `json:"wireBytes"` // read by the clients
 	Reads     uint64  `json:"reads"`     // system calls of the clients
 	ClientCPU float64 `json:"clientCpuSeconds"`
+	OriginCPU float64 `json:"originCpuSeconds,omitempty"` // of an HTTP origin in a process of its own
 
 	latency histogram
 }
@@ -194,9 +195,11 @@ func (s *stand) disconnect(ctx context.Context) error {
 
 // quiet waits until the subject does next to nothing, for a few seconds at most:
 // what it does after a load that was too much is not part of the next.
-func (s *stand) quiet(ctx context.Context) error {
+func (s *stand) quiet(ctx context.Context) error { return quiet(ctx, s.pids()...) }
+
+func quiet(ctx context.Context, pids ...int) error {
 	const look = 50 * time.Millisecond
-	before, err := readUsage(s.pids()...)
+	before, err := readUsage(pids...)
 	for range 100 {
 		if err != nil {
 			return err
@@ -207,7 +210,7 @@ func (s *stand) quiet(ctx context.Context) error {
 			return ctx.Err()
 		}
 		var now usage
-		now, err = readUsage(s.pids()...)
+		now, err = readUsage(pids...)
 		if now.cpu-before.cpu < look/10 {
 			return err
 		}

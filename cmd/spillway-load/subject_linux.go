@@ -162,7 +162,11 @@ func (s *server) ready(ctx context.Context) error {
 
 // get asks the ops port.
 func (s *server) get(ctx context.Context, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.ops.String()+path, nil)
+	return getOps(ctx, s.ops, path)
+}
+
+func getOps(ctx context.Context, ops netip.AddrPort, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ops.String()+path, nil)
 	if err != nil {
 		return nil, err
 	}
