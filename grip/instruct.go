@@ -62,7 +62,8 @@ type Link struct {
 }
 
 // An Instruct is what an origin wants done with its response, and what of the
-// response is meant for the client.
+// response is meant for the client. A proxy reads one with ParseInstruct; an
+// origin fills in what it needs and calls SetHeader or WriteDocument.
 type Instruct struct {
 	Hold     HoldMode
 	Channels []Subscription // each name once; not yet cut to MaxChannels
@@ -81,6 +82,10 @@ type Instruct struct {
 	// standard one.
 	Code   int
 	Reason string
+
+	// Expose, unless nil, names the only headers of the origin's response that
+	// the client sees. ParseInstruct obeys it in Header, and leaves it nil.
+	Expose []string
 
 	// Header and Body are what the client sees: those of the response without
 	// what is for the proxy, or those of the instruct document. A
@@ -101,9 +106,12 @@ func IsInstruct(h http.Header) bool {
 	return isDocument(h)
 }
 
-func isDocument(h http.Header) bool {
-	media, _, _ := strings.Cut(h.Get("Content-Type"), ";")
-	return strings.EqualFold(strings.TrimSpace(media), ContentTypeInstruct)
+func isDocument(h http.Header) bool { return isType(h, ContentTypeInstruct) }
+
+// isType reports whether the body that h stands before is of a media type.
+func isType(h http.Header, media string) bool {
+	t, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(t), media)
 }
 
 // ParseInstruct reads the instructions in the headers of a response and, if
