@@ -52,5 +52,9 @@ func quoteParam(s string) string {
 	if !strings.ContainsAny(s, ",;\"\\") && strings.TrimSpace(s) == s {
 		return s
 	}
+	return quote(s)
+}
+
+func quote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
