@@ -31,7 +31,7 @@ func (c *Config) routes() (*route.Table, error) {
 		sources = append(sources, route.Source{Name: c.RoutesFile, Text: text})
 	}
 	sources = append(sources, route.Source{Name: "ROUTES", Text: c.Routes, Semicolons: true})
-	return route.ParseSources(sources...)
+	return route.Parse(sources...)
 }
 
 func readRoutesFile(name string) (string, error) {

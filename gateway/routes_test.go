@@ -135,7 +135,7 @@ func TestPushpinRoute(t *testing.T) {
 
 func mustRoutes(t *testing.T, text string) *route.Table {
 	t.Helper()
-	table, err := route.Parse(text)
+	table, err := route.Parse(route.Source{Text: text, Semicolons: true})
 	if err != nil {
 		t.Fatal(err)
 	}

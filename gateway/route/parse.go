@@ -26,12 +26,7 @@ type Source struct {
 	Semicolons bool
 }
 
-// Parse reads one text without a name, in which ";" ends a line.
-func Parse(text string) (*Table, error) {
-	return ParseSources(Source{Text: text, Semicolons: true})
-}
-
-// ParseSources reads routes, one a line:
+// Parse reads routes, one a line:
 //
 //	CONDITION[,param[=value]]… TARGET[,param[=value]]… [TARGET…]
 //
@@ -41,7 +36,7 @@ func Parse(text string) (*Table, error) {
 //
 // The error joins one error for each mistake. Each names the line, says what is
 // wrong and what would be right, and holds no value of sig_key or header.
-func ParseSources(sources ...Source) (*Table, error) {
+func Parse(sources ...Source) (*Table, error) {
 	t := &Table{byHost: map[string][]*Route{}, byID: map[string]*Route{}}
 	var errs []error
 	conditions := map[string]*Route{}

@@ -10,7 +10,7 @@ import (
 
 func parse(t *testing.T, text string) *Table {
 	t.Helper()
-	table, err := Parse(text)
+	table, err := parseText(text)
 	if err != nil {
 		t.Fatalf("parse %q: %v", text, err)
 	}
@@ -18,6 +18,9 @@ func parse(t *testing.T, text string) *Table {
 }
 
 func ptr[T any](v T) *T { return &v }
+
+// parseText reads one text as that of a variable.
+func parseText(text string) (*Table, error) { return Parse(Source{Text: text, Semicolons: true}) }
 
 func TestParse(t *testing.T) {
 	to := func(addr string) []Target { return []Target{{Addr: addr}} }
@@ -172,7 +175,7 @@ func TestParseErrors(t *testing.T) {
 				"line 4 (c): ssl=x: must be ssl=yes or ssl=no"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			table, err := Parse(tt.text)
+			table, err := parseText(tt.text)
 			if err == nil {
 				t.Fatalf("got routes %v, want an error", table.Routes())
 			}
@@ -183,10 +186,10 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
-func TestParseSources(t *testing.T) {
+func TestParseNamed(t *testing.T) {
 	file := Source{Name: "routes", Text: "\ufeff# first\na,path_beg=/x;y a:1 # ; b\n"}
 	variable := Source{Name: "ROUTES", Text: "b b:1;c c:1", Semicolons: true}
-	table, err := ParseSources(file, variable)
+	table, err := Parse(file, variable)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +200,7 @@ func TestParseSources(t *testing.T) {
 	if want := []string{"routes:2 a/x;y", "ROUTES:1 b", "ROUTES:2 c"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	_, err = ParseSources(file, Source{Name: "ROUTES", Text: "a,path_beg=/x;y a:1;a,path_beg=\"/x;y\" a:1", Semicolons: true}, Source{Name: "more", Text: "* a"})
+	_, err = Parse(file, Source{Name: "ROUTES", Text: "a,path_beg=/x;y a:1;a,path_beg=\"/x;y\" a:1", Semicolons: true}, Source{Name: "more", Text: "* a"})
 	want := `ROUTES:1 (a): no target; write CONDITION TARGET, such as: * localhost:8000
 ROUTES:3 (a): same condition as routes:2; put all targets on one line
 more:1 (*): target a: write HOST:PORT, [IPv6]:PORT or test`
@@ -211,7 +214,7 @@ more:1 (*): target a: write HOST:PORT, [IPv6]:PORT or test`
 func TestParseRefuses(t *testing.T) {
 	for name, reason := range notCarriedOut {
 		for _, text := range []string{"*," + name + " a:1", "*," + name + "=x a:1", "* a:1," + name, "* a:1," + name + "=x"} {
-			_, err := Parse(text)
+			_, err := parseText(text)
 			want := "line 1 (*): " + name + ": not carried out here: " + reason + "; remove it"
 			if err == nil || err.Error() != want {
 				t.Errorf("%s: got %v, want %s", text, err, want)
@@ -234,7 +237,7 @@ func TestParseErrorsHideSecrets(t *testing.T) {
 		"*,header=\"Connection: hunter2\" a:1",
 		"* a:1,sig_key=hunter2",
 	} {
-		if _, err := Parse(text); err == nil || strings.Contains(err.Error(), "hunter2") {
+		if _, err := parseText(text); err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: got %v, want an error without the secret", text, err)
 		}
 	}
@@ -252,7 +255,7 @@ func FuzzParse(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		table, err := Parse(text)
+		table, err := parseText(text)
 		if err != nil {
 			for _, s := range strings.Split(err.Error(), "\n") {
 				if !strings.HasPrefix(s, "line ") {
@@ -263,7 +266,7 @@ func FuzzParse(f *testing.F) {
 		}
 		for _, r := range table.Routes() {
 			_ = r.String()
-			again, err := Parse(r.format(true))
+			again, err := parseText(r.format(true))
 			if err != nil {
 				t.Fatalf("parse %q again: %v", r.format(true), err)
 			}

@@ -11,12 +11,9 @@ import (
 	"sync/atomic"
 )
 
-// A Body is the client's request body on its way to the origin. It counts, for
-// an answer with GRIP instructions is only accepted to a small request.
-type Body struct {
-	r   io.ReadCloser
-	n   atomic.Int64
-	eof atomic.Bool
+// A requestBody is that of a client on its way to the origin.
+type requestBody struct {
+	r io.ReadCloser
 
 	conn  atomic.Pointer[conn] // to the origin; set before the transport reads
 	reads atomic.Bool          // Read was called: a target was connected
@@ -36,35 +33,18 @@ type readDone struct {
 }
 
 // newBody reads r, which has length bytes, -1 if that is unknown.
-func newBody(r io.ReadCloser, length int64) *Body {
+func newBody(r io.ReadCloser, length int64) *requestBody {
 	const most = 32 << 10 // what net/http copies at a time
 	if length < 0 || length > most {
 		length = most
 	}
-	return &Body{r: r, end: make(chan struct{}), got: make(chan readDone, 1), buf: make([]byte, length)}
+	return &requestBody{r: r, end: make(chan struct{}), got: make(chan readDone, 1), buf: make([]byte, length)}
 }
-
-// RequestBody returns the body of the request that resp answers, nil if it had
-// none.
-func RequestBody(resp *http.Response) *Body {
-	if resp.Request == nil {
-		return nil
-	}
-	b, _ := resp.Request.Body.(*Body)
-	return b
-}
-
-// Bytes returns how many bytes have been read from the client so far.
-func (b *Body) Bytes() int64 { return b.n.Load() }
-
-// Done reports whether the body has been read to its end. Before that, the
-// client's connection is still being read from and cannot be taken over.
-func (b *Body) Done() bool { return b.eof.Load() }
 
 // Read implements io.Reader for the transport. It returns when the connection
 // to the origin is closed, even while the client is silent: net/http waits for
 // it before it reports that the origin is gone or the request canceled.
-func (b *Body) Read(p []byte) (int, error) {
+func (b *requestBody) Read(p []byte) (int, error) {
 	b.reads.Store(true)
 	var gone chan struct{} // nil, which never closes, for a transport not of ours
 	if c := b.conn.Load(); c != nil {
@@ -80,10 +60,6 @@ func (b *Body) Read(p []byte) (int, error) {
 		// after the handler; got has room, so nobody needs to wait for it.
 		go func() {
 			n, err := b.r.Read(b.buf)
-			b.n.Add(int64(n))
-			if errors.Is(err, io.EOF) {
-				b.eof.Store(true)
-			}
 			b.got <- readDone{n, err}
 		}()
 		select {
@@ -106,20 +82,20 @@ func (b *Body) Read(p []byte) (int, error) {
 
 // Close implements io.Closer for the transport. A transport that could not
 // connect closes the body too, but has not read from it: the next target will.
-func (b *Body) Close() error {
+func (b *requestBody) Close() error {
 	if b.reads.Load() {
 		b.stop()
 	}
 	return nil
 }
 
-func (b *Body) stop() { b.ended.Do(func() { close(b.end) }) }
+func (b *requestBody) stop() { b.ended.Do(func() { close(b.end) }) }
 
 // closeBoth ends the request with the response: once the caller is done with
 // the answer, its handler may return, and then nobody may read from the client.
 type closeBoth struct {
 	io.ReadCloser
-	request *Body
+	request *requestBody
 }
 
 func (c *closeBoth) Close() error {

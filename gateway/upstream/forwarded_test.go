@@ -180,7 +180,7 @@ func FuzzRequestHeader(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
-	table, err := route.Parse("*,id=plain test;*,path_beg=/o,id=orig,orig_headers test")
+	table, err := route.Parse(route.Source{Text: "*,id=plain test\n*,path_beg=/o,id=orig,orig_headers test"})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -142,9 +142,8 @@ func (f *Forwarder) Close() {
 
 // Do forwards a server's request by rt and returns the origin's response as it
 // came, redirects and GRIP headers included; the caller closes its body. The
-// request's body is streamed: part of it may still be unread when Do returns
-// (see RequestBody), and what is unread when the response's body is closed is
-// never sent.
+// request's body is streamed: part of it may still be unread when Do returns,
+// and what is unread when the response's body is closed is never sent.
 //
 // A target that cannot be reached is passed over for the next; any other
 // failure is final. The error is ErrUnreachable if no target was left.
@@ -276,10 +275,10 @@ type outgoing struct {
 	forceQuery bool // a "?" with nothing after it
 	host       string
 	header     http.Header
-	body       *Body // nil: none
-	length     int64 // of body; -1: unknown
+	body       *requestBody // nil: none
+	length     int64        // of body; -1: unknown
 
-	events  []byte   // the body, in place of Body
+	events  []byte   // the body, in place of body
 	upgrade bool     // a WebSocket is asked for
 	taken   net.Conn // that was used, when it is one
 }
