@@ -59,12 +59,17 @@ fuzz: ## each fuzz test for FUZZTIME (5s)
 		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$(dirname $$file)" </dev/null || exit 1; \
 	done
 
+# Debian's Pushpin, with all its parts.
+.PHONY: pushpin
+pushpin:
+	@for part in pushpin condure zurl; do command -v $$part >/dev/null || exec tools/peers.sh pushpin condure zurl; done
+
 .PHONY: grip-record
-grip-record: ## ask a real Pushpin 1.36 again what the gateway is compared with (tools/peers.sh installs it)
+grip-record: pushpin ## ask a real Pushpin 1.36, installed by apt, again what the gateway is compared with
 	go test -count=1 -run TestPushpin ./gateway/pushpintest -record
 
 .PHONY: grip-check
-grip-check: ## fail when a real Pushpin does not answer as was recorded
+grip-check: pushpin ## fail when a real Pushpin does not answer as was recorded
 	go test -count=1 -run TestPushpin ./gateway/pushpintest -check
 
 .PHONY: autobahn
@@ -118,7 +123,7 @@ generated: ## fail when make generate would change something
 	if [ "$$before" != "$$after" ]; then echo "what is generated was not up to date; now it is: commit it"; git status --short; exit 1; fi
 
 .PHONY: check
-check: lint cross chart generated race test ## what CI runs
+check: lint cross chart generated race grip-check test ## what CI runs
 
 .PHONY: clean
 clean: ## remove what was built (Go's caches make it quick to build again)
