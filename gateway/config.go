@@ -175,6 +175,10 @@ type Config struct {
 	// that its prev-id says come before it. 10ms to 1m.
 	MessageWait time.Duration `envconfig:"MESSAGE_WAIT" default:"5s"`
 
+	// MessageWaitMemory is what items that wait so may take, of all channels
+	// together; others are dropped. 64KiB to 1GiB.
+	MessageWaitMemory bytesize.Bytes `envconfig:"MESSAGE_WAIT_MEMORY" default:"16MiB"`
+
 	// UpdateOnFirstSubscription lets long polls, and streams with a next link,
 	// ask their origin again a second after the first of them has subscribed to a
 	// channel, so that nothing is missed between an answer and its subscription.
@@ -351,6 +355,7 @@ func (c *Config) Validate() error {
 	if d := c.MessageWait; d < 10*time.Millisecond || d > time.Minute {
 		bad("MESSAGE_WAIT", d, "must be between 10ms and 1m")
 	}
+	between("MESSAGE_WAIT_MEMORY", c.MessageWaitMemory, 64<<10, 1<<30)
 	if d := c.WriteTimeout; d < time.Second || d > 10*time.Minute {
 		bad("WRITE_TIMEOUT", d, "must be between 1s and 10m")
 	}
@@ -437,6 +442,7 @@ func (c *Config) Fanout() fanout.Config {
 	}
 	return fanout.Config{
 		MessageWait:      c.MessageWait,
+		WaitingMemory:    int64(c.MessageWaitMemory),
 		FirstUpdate:      firstUpdate,
 		ChannelLogBytes:  int64(c.ChannelLogBytes),
 		ChannelLogMinAge: c.ChannelLogMinAge,

@@ -45,9 +45,9 @@ func TestValidateReportsEverything(t *testing.T) {
 		{"a routes file that is not there", func(c *Config) { c.RoutesFile = "/nowhere/routes" }, []string{"ROUTES_FILE: open /nowhere/routes"}},
 		{"keys", func(c *Config) { c.SigKey, c.UpstreamKey = "base64:!", "changeme" }, []string{"SIG_KEY: ", "UPSTREAM_KEY: changeme is public"}},
 		{"sizes", func(c *Config) {
-			c.ControlMaxBody, c.ChannelLogBytes, c.LogMemory, c.MemoryLimit, c.MaxHeaderBytes = 1, 1, 1, 1, 1
+			c.ControlMaxBody, c.ChannelLogBytes, c.LogMemory, c.MessageWaitMemory, c.MemoryLimit, c.MaxHeaderBytes = 1, 1, 1, 1, 1, 1
 		},
-			[]string{"CONTROL_MAX_BODY=1: must be between 1KiB and 1GiB", "CHANNEL_LOG_BYTES=1", "LOG_MEMORY=1", "MEMORY_LIMIT=1", "MAX_HEADER_BYTES=1"}},
+			[]string{"CONTROL_MAX_BODY=1: must be between 1KiB and 1GiB", "CHANNEL_LOG_BYTES=1", "LOG_MEMORY=1", "MEMORY_LIMIT=1", "MESSAGE_WAIT_MEMORY=1", "MAX_HEADER_BYTES=1"}},
 		{"more memory than there is", func(c *Config) { c.LogMemory, c.MemoryLimit = 1<<30, 1<<29 }, []string{"LOG_MEMORY=1GiB: must not be more than the memory there is (512MiB)"}},
 		{"more logs than leave room for connections", func(c *Config) { c.LogMemory, c.MemoryLimit = 32<<20-1, 32<<20 }, []string{"LOG_MEMORY=33554431: leaves connections less than 8MiB of the memory there is (32MiB)"}},
 		{"more connections than memory", func(c *Config) { c.MaxConnections, c.MemoryLimit = 100_000, 1<<30 },

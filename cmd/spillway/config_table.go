@@ -115,6 +115,8 @@ var configTable = []setting{
 		doc: "Lets writes to many clients share a system call, on Linux 5.19 and later. Where io_uring is missing or forbidden, as in many containers, each write is one of its own, and the log says so at the start."},
 	{part: "Gateway", name: "MESSAGE_WAIT", deflt: "5s", twin: false,
 		doc: "How long an item published to a channel waits for those that its prev-id says come before it. 10ms to 1m."},
+	{part: "Gateway", name: "MESSAGE_WAIT_MEMORY", deflt: "16MiB", twin: false,
+		doc: "What items that wait so may take, of all channels together; others are dropped. 64KiB to 1GiB."},
 	{part: "Gateway", name: "UPDATE_ON_FIRST_SUBSCRIPTION", deflt: "true", twin: false,
 		doc: "Lets long polls, and streams with a next link, ask their origin again a second after the first of them has subscribed to a channel, so that nothing is missed between an answer and its subscription."},
 	{part: "Gateway", name: "MEMORY_LIMIT", deflt: "0", twin: false,

@@ -52,6 +52,10 @@ type Config struct {
 	// its prev-id says are missing; default 5s (Pushpin's message_wait).
 	MessageWait time.Duration
 
+	// WaitingMemory is how many bytes of such items may wait, of all channels
+	// together; default 16 MiB. Others are dropped.
+	WaitingMemory int64
+
 	// FirstUpdate is how long after the first subscription to a foreign channel
 	// its subscribers ask their origins: what was published before nobody has got
 	// (GRIP reference, 4.2). 0: never.
@@ -79,6 +83,7 @@ func (c *Config) defaults() {
 	set((*int64)(&c.Linger), int64(60*time.Second))
 	set((*int64)(&c.IDCacheAge), int64(60*time.Second))
 	set((*int64)(&c.MessageWait), int64(5*time.Second))
+	set(&c.WaitingMemory, 16<<20)
 	if c.IDCacheSize == 0 {
 		c.IDCacheSize = 100_000
 	}
@@ -99,8 +104,9 @@ type Engine struct {
 	mu       sync.RWMutex
 	channels map[string]*channel // guarded by mu
 
-	seen   idCache
-	agenda agenda
+	seen         idCache
+	agenda       agenda
+	waitingBytes atomic.Int64 // of items that wait for those before them
 
 	coders       sync.Pool      // of *[]byte, for what is to be compressed
 	loops        []*loop        // shards, and last the portable one

@@ -28,7 +28,7 @@ type orderFate uint8
 const (
 	orderWaited  orderFate = iota // for them
 	orderOverdue                  // it went without them
-	orderDropped                  // too many waited already, or one for the same
+	orderDropped                  // too many or too much waited already, or one for the same
 	orderFates
 )
 
@@ -109,6 +109,12 @@ func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 		count("out_of_order_items_total", "Items from outside that came before those that they follow, by what became of them.", &m.outOfOrder[i],
 			prometheus.Labels{"fate": orderFateNames[i]})
 	}
+	gauge("out_of_order_bytes", "Memory of items from outside that wait for those that they follow, in bytes.", func() float64 {
+		return float64(e.waitingBytes.Load())
+	})
+	gauge("out_of_order_limit_bytes", "What MESSAGE_WAIT_MEMORY allows them; others are dropped.", func() float64 {
+		return float64(e.cfg.WaitingMemory)
+	})
 	count("fell_behind_total", "Times that a log dropped items before a subscriber had taken them.", &m.fellBehind, nil)
 	count("filtered_items_total", "Items that filters kept from a subscriber, each counted for each of them.", &m.filtered, nil)
 	count("keep_alives_total", "Keep-alives sent on quiet streams and WebSockets.", &m.keepAlives, nil)

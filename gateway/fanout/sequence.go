@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"spillway/grip"
 )
@@ -21,6 +22,7 @@ type sequence struct {
 
 type waitingItem struct {
 	item  grip.Item
+	size  int64         // of it, in bytes
 	until time.Duration // when it goes anyway, on the engine's clock
 }
 
@@ -48,16 +50,17 @@ func (ch *channel) publish(items []grip.Item) bool {
 	var ready []grip.Item
 	for _, it := range items {
 		if mayGo(&it, last) {
-			ready, last = q.follow(append(ready, it))
+			ready, last = ch.followed(append(ready, it))
 			continue
 		}
 		same := func(w waitingItem) bool { return w.item.PrevID == it.PrevID }
-		if len(q.waiting) >= maxWaiting || slices.ContainsFunc(q.waiting, same) {
+		size := sizeOf(&it)
+		if len(q.waiting) >= maxWaiting || slices.ContainsFunc(q.waiting, same) || !ch.engine.mayWait(size) {
 			ch.engine.metrics.outOfOrder[orderDropped].Add(1)
 			continue
 		}
 		ch.engine.metrics.outOfOrder[orderWaited].Add(1)
-		q.waiting = append(q.waiting, waitingItem{it, now + ch.engine.cfg.MessageWait})
+		q.waiting = append(q.waiting, waitingItem{it, size, now + ch.engine.cfg.MessageWait})
 		ch.engine.agenda.add(now+ch.engine.cfg.MessageWait, ch, overdueItems)
 	}
 	return ch.appendUpTo(ready)
@@ -79,17 +82,57 @@ func inOrder(items []grip.Item, last string) bool {
 	return true
 }
 
-// follow adds what has waited for the last of ready, and returns the id of what is
-// the last then.
-func (q *sequence) follow(ready []grip.Item) ([]grip.Item, string) {
+// mayWait counts an item in among those of all channels that wait, unless they
+// would have more than their share of memory then.
+func (e *Engine) mayWait(size int64) bool {
+	if e.waitingBytes.Add(size) > e.cfg.WaitingMemory {
+		e.waitingBytes.Add(-size)
+		return false
+	}
+	return true
+}
+
+// sizeOf is about what an item takes while it waits, in bytes.
+func sizeOf(it *grip.Item) int64 {
+	n := int(unsafe.Sizeof(waitingItem{})) + len(it.ID) + len(it.PrevID) + len(it.Key)
+	for name, value := range it.Meta {
+		n += len(name) + len(value)
+	}
+	if f := it.HTTPStream; f != nil {
+		n += int(unsafe.Sizeof(*f)) + len(f.Content)
+	}
+	if f := it.HTTPResponse; f != nil {
+		n += int(unsafe.Sizeof(*f)) + len(f.Reason) + len(f.Body) + len(f.BodyPatch)
+		for _, h := range f.Headers {
+			n += int(unsafe.Sizeof(h)) + len(h.Name) + len(h.Value)
+		}
+	}
+	if f := it.WSMessage; f != nil {
+		n += int(unsafe.Sizeof(*f)) + len(f.Content) + len(f.Reason)
+	}
+	return int64(n)
+}
+
+// take ends the wait of the ith item.
+func (ch *channel) take(i int) grip.Item {
+	q := &ch.sequence
+	w := q.waiting[i]
+	q.waiting = slices.Delete(q.waiting, i, i+1)
+	ch.engine.waitingBytes.Add(-w.size)
+	return w.item
+}
+
+// followed adds what has waited for the last of ready, and returns the id of what
+// is the last then.
+func (ch *channel) followed(ready []grip.Item) ([]grip.Item, string) {
+	q := &ch.sequence
 	for {
 		last := ready[len(ready)-1].ID
 		i := slices.IndexFunc(q.waiting, func(w waitingItem) bool { return last != "" && w.item.PrevID == last })
 		if i < 0 {
 			return ready, last
 		}
-		ready = append(ready, q.waiting[i].item)
-		q.waiting = slices.Delete(q.waiting, i, i+1)
+		ready = append(ready, ch.take(i))
 	}
 }
 
@@ -114,12 +157,13 @@ func overdueItems(ch *channel, now time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.waiting) > 0 && q.waiting[0].until <= now {
-		first := q.waiting[0].item
-		q.waiting = slices.Delete(q.waiting, 0, 1)
+		first := ch.take(0)
 		ch.engine.metrics.outOfOrder[orderOverdue].Add(1)
-		ready, _ := q.follow([]grip.Item{first})
+		ready, _ := ch.followed([]grip.Item{first})
 		if !ch.appendUpTo(ready) {
-			q.waiting = nil // with its channel
+			for len(q.waiting) > 0 { // they end with their channel
+				ch.take(0)
+			}
 		}
 	}
 }

@@ -117,6 +117,37 @@ func TestSequenceIsBounded(t *testing.T) {
 	wantNext(t, s, "", Wait)
 }
 
+// What waits is bounded for all channels together, and not counted any more when it
+// has left or its channel is gone.
+func TestSequenceIsBoundedTogether(t *testing.T) {
+	late := named("3", "2")
+	e := newEngine(t, Config{WaitingMemory: 2*sizeOf(&late) + 1, MessageWait: time.Millisecond})
+	subs := make([]*Subscriber, 3)
+	for i, name := range []string{"a", "b", "c"} {
+		subs[i] = subscribe(t, e, Stream, Want{Channel: name})
+		first, late := named("1", ""), late
+		first.Channel, late.Channel = name, name
+		publish(t, e, first, late)
+	}
+	if got, want := e.waitingBytes.Load(), 2*sizeOf(&late); got != want {
+		t.Errorf("waiting: got %d bytes, want %d", got, want)
+	}
+	if got := e.metrics.outOfOrder[orderDropped].Load(); got != 1 {
+		t.Errorf("dropped: got %d, want 1", got)
+	}
+	publish(t, e, named("2", "1"))
+	wantNext(t, subs[0], "1 2 3 ", Ready)
+	if got, want := e.waitingBytes.Load(), sizeOf(&late); got != want {
+		t.Errorf("one is in order: got %d bytes, want %d", got, want)
+	}
+	ch := e.channels["b"]
+	ch.retire(ch.leave)
+	overdueItems(ch, e.now()+time.Hour)
+	if got := e.waitingBytes.Load(); got != 0 {
+		t.Errorf("in the end: got %d bytes, want 0", got)
+	}
+}
+
 // The first who subscribes to a channel is asked to ask, once; others are too who
 // came meanwhile.
 func TestFirstUpdate(t *testing.T) {
