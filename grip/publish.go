@@ -85,7 +85,10 @@ const (
 	wsMessage
 )
 
-var formatNames = [3]string{httpResponse: "http-response", httpStream: "http-stream", wsMessage: "ws-message"}
+var (
+	formatNames   = [3]string{httpResponse: "http-response", httpStream: "http-stream", wsMessage: "ws-message"}
+	formatObjects = [3]string{httpResponse: "'http-response'", httpStream: "'http-stream'", wsMessage: "'ws-message'"} // in errors
+)
 
 func (f *formats) reset() {
 	f.given, f.count = false, 0
@@ -98,13 +101,14 @@ func (f *formats) reset() {
 // the first that is wrong with the items.
 func (p *itemParser) root() (refusal, err error) {
 	o := object{name: "object"}
-	refusal = o.missing("items")
+	found := false
 	err = p.each(func(name []byte) error {
-		switch {
-		case string(name) != "items":
+		if string(name) != "items" {
 			_, err := p.value()
 			return err
-		case p.PeekKind() != '[':
+		}
+		found = true
+		if p.PeekKind() != '[' {
 			refusal = o.wrongType("items")
 			_, err := p.value()
 			return err
@@ -113,6 +117,9 @@ func (p *itemParser) root() (refusal, err error) {
 		refusal, err = p.list()
 		return err
 	})
+	if !found {
+		refusal = o.missing("items")
+	}
 	if refusal != nil {
 		refusal = bodyError("Invalid format: " + refusal.Error())
 	}
@@ -282,7 +289,7 @@ func (it *Item) parseFormats(given *formats) (err error) {
 		if !f.given {
 			continue
 		}
-		o := object{name: "'" + formatNames[i] + "'", members: f.members}
+		o := object{name: formatObjects[i], members: f.members}
 		if f.other != nil {
 			return fmt.Errorf("%s is not an object", o.name)
 		}

@@ -3,6 +3,7 @@ package grip
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -36,7 +37,8 @@ func (e *StatusError) Temporary() bool {
 }
 
 // An HTTPPublisher posts items to the control APIs of one or more proxies. It
-// is safe for concurrent use; items of concurrent calls have no order.
+// is safe for concurrent use; items of concurrent calls have no order. Make one,
+// and keep it: it keeps connections.
 type HTTPPublisher struct {
 	client  *http.Client
 	targets []*target
@@ -47,12 +49,23 @@ var _ Publisher = (*HTTPPublisher)(nil)
 // defaultPublishTimeout is for callers that bring no client and no deadline.
 const defaultPublishTimeout = 30 * time.Second
 
+// maxIdlePublishers is how many connections to a proxy wait for the next
+// Publish. With the two of net/http's own, a handler that publishes would open
+// one for nearly each of its requests as soon as there are many at once.
+const maxIdlePublishers = 64
+
 // NewHTTPPublisher returns a publisher to all of proxies. A nil client means
-// one with a timeout of 30 seconds. Redirects are not followed unless the
-// client says how: a POST that ends as a GET would look like a success.
+// one with a timeout of 30 seconds and connections of its own. Redirects are
+// not followed unless the client says how: a POST that ends as a GET would look
+// like a success.
 func NewHTTPPublisher(proxies []Proxy, client *http.Client) *HTTPPublisher {
 	if client == nil {
 		client = &http.Client{Timeout: defaultPublishTimeout}
+		if t, ok := http.DefaultTransport.(*http.Transport); ok {
+			t = t.Clone()
+			t.MaxIdleConnsPerHost = maxIdlePublishers
+			client.Transport = t
+		}
 	}
 	c := *client
 	if c.CheckRedirect == nil {
@@ -67,17 +80,29 @@ func NewHTTPPublisher(proxies []Proxy, client *http.Client) *HTTPPublisher {
 
 var errNoProxies = errors.New("publish: no proxies")
 
+// CloseIdleConnections ends the connections to proxies that no Publish uses
+// now. A publisher that is no longer needed is left with that; one that is
+// connects again.
+func (p *HTTPPublisher) CloseIdleConnections() { p.client.CloseIdleConnections() }
+
 // Publish posts items to all proxies at once, and to each in the order given,
 // as few bodies of up to MaxPublishBody bytes. It returns nil when each proxy
 // has taken everything. Otherwise the error joins those of the proxies that
 // have not, a *StatusError among them where one answered; a proxy gets nothing
-// after what it has not taken. Publish does not try again.
+// after what it has not taken. An item that no proxy would take is an error
+// before anything is sent. Publish does not try again: whoever does gives the
+// items an ID, by which proxies drop those that they have already.
 func (p *HTTPPublisher) Publish(ctx context.Context, items ...Item) error {
 	if len(p.targets) == 0 {
 		return errNoProxies
 	}
 	if len(items) == 0 {
 		return nil
+	}
+	for i := range items {
+		if err := items[i].check(); err != nil {
+			return fmt.Errorf("publish: item %d of %d: %w", i+1, len(items), err)
+		}
 	}
 	bodies := splitItems(items, MaxPublishBody)
 	errs := make([]error, len(p.targets))
@@ -88,6 +113,23 @@ func (p *HTTPPublisher) Publish(ctx context.Context, items ...Item) error {
 	errs[0] = p.targets[0].publish(ctx, p.client, bodies)
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+// check finds what makes a proxy refuse the whole request.
+func (it *Item) check() error {
+	switch f := it.HTTPResponse; {
+	case it.Channel == "":
+		return errors.New("no channel")
+	case it.HTTPStream == nil && f == nil && it.WSMessage == nil:
+		return fmt.Errorf("channel %q: no format; set HTTPStream, HTTPResponse or WSMessage", it.Channel)
+	case f == nil:
+		return nil
+	case f.Code < 0 || f.Code > 999:
+		return fmt.Errorf("channel %q: HTTPResponse: %d is no status", it.Channel, f.Code)
+	case len(f.BodyPatch) > 0 && !json.Valid(f.BodyPatch):
+		return fmt.Errorf("channel %q: HTTPResponse: BodyPatch is not JSON", it.Channel)
+	}
+	return nil
 }
 
 // splitItems encodes items into bodies of at most limit bytes each. An item

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -335,4 +336,92 @@ func TestPublishConcurrently(t *testing.T) {
 	if slices.Sort(got); !slices.Equal(got, someIDs(8)) {
 		t.Errorf("got %q, want all of them", got)
 	}
+}
+
+// What every proxy would refuse, together with all that is published with it, is
+// sent to none.
+func TestPublishMistakes(t *testing.T) {
+	good := Item{Channel: "a", HTTPStream: &HTTPStream{}}
+	for _, tt := range []struct {
+		item Item
+		want string
+	}{
+		{Item{HTTPStream: &HTTPStream{}}, "publish: item 2 of 3: no channel"},
+		{Item{Channel: "b"}, `publish: item 2 of 3: channel "b": no format; set HTTPStream, HTTPResponse or WSMessage`},
+		{Item{Channel: "b", HTTPResponse: &HTTPResponse{Code: 1000}}, `publish: item 2 of 3: channel "b": HTTPResponse: 1000 is no status`},
+		{Item{Channel: "b", HTTPResponse: &HTTPResponse{BodyPatch: []byte("[")}}, `publish: item 2 of 3: channel "b": HTTPResponse: BodyPatch is not JSON`},
+	} {
+		t.Run(tt.want, func(t *testing.T) {
+			p := newProxy(t, nil)
+			err := NewHTTPPublisher([]Proxy{{ControlURI: p.URL}}, nil).Publish(t.Context(), good, tt.item, good)
+			if errorText(err) != tt.want {
+				t.Errorf("got error %v, want %s", err, tt.want)
+			}
+			if got := p.ids(t); len(got) > 0 {
+				t.Errorf("got %d items sent, want none", len(got))
+			}
+		})
+	}
+}
+
+// Many publishes at once keep their connections for those that follow, and a
+// publisher that is no longer needed keeps none.
+func TestPublisherKeepsConnections(t *testing.T) {
+	const atOnce = 20
+	var mu sync.Mutex
+	conns := make(map[net.Conn]http.ConnState)
+	together := make(chan chan struct{})
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		goOn := make(chan struct{})
+		together <- goOn
+		<-goOn
+	}))
+	server.Config.ConnState = func(c net.Conn, s http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		if s == http.StateClosed {
+			delete(conns, c)
+			return
+		}
+		conns[c] = s
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	count := func(want int, states ...http.ConnState) {
+		t.Helper()
+		got := -1
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end) && got != want; time.Sleep(time.Millisecond) {
+			mu.Lock()
+			got = 0
+			for _, s := range conns {
+				if slices.Contains(states, s) {
+					got++
+				}
+			}
+			mu.Unlock()
+		}
+		if got != want {
+			t.Fatalf("got %d connections in %v, want %d", got, states, want)
+		}
+	}
+	p := NewHTTPPublisher([]Proxy{{ControlURI: server.URL}}, nil)
+	var all sync.WaitGroup
+	for range atOnce {
+		all.Go(func() {
+			if err := p.Publish(t.Context(), Item{Channel: "a", HTTPStream: &HTTPStream{}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	var waiting []chan struct{}
+	for range atOnce {
+		waiting = append(waiting, <-together)
+	}
+	for _, goOn := range waiting {
+		close(goOn)
+	}
+	all.Wait()
+	count(atOnce, http.StateIdle)
+	p.CloseIdleConnections()
+	count(0, http.StateNew, http.StateActive, http.StateIdle)
 }
