@@ -1,0 +1,5 @@
+//go:build race
+
+package projection
+
+func init() { raceEnabled = true }
