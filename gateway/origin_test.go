@@ -21,6 +21,7 @@ type listOrigin struct {
 	wait   string        // of long polls, in seconds
 	pad    string        // makes lines longer
 	keep   string        // value of Grip-Keep-Alive; empty: none
+	params string        // of the channel of a stream, behind its prev-id
 	gate   chan struct{} // where set, pages and detach wait until it is closed
 
 	mu      sync.Mutex // also keeps lines and the channel in the same order
@@ -192,7 +193,7 @@ func (o *listOrigin) serveLink(w http.ResponseWriter, r *http.Request, rest stri
 	h.Set("Grip-Link", fmt.Sprintf("</events/~next/%s/%d>; rel=next", via, end))
 	if end == len(o.lines) {
 		h.Set("Grip-Hold", "stream")
-		h.Set("Grip-Channel", fmt.Sprintf("list; prev-id=%d", end))
+		h.Set("Grip-Channel", fmt.Sprintf("list; prev-id=%d%s", end, o.params))
 		if o.keep != "" {
 			h.Set("Grip-Keep-Alive", o.keep)
 		}

@@ -440,7 +440,10 @@ type implier interface{ implied() []string }
 func wants(ins *grip.Instruct, from source) []fanout.Want {
 	wants := make([]fanout.Want, 0, len(ins.Channels))
 	for _, c := range ins.Channels {
-		want := fanout.Want{Channel: from.prefix() + c.Channel, PrevID: c.PrevID, HasPrevID: c.HasPrevID}
+		want := fanout.Want{
+			Channel: from.prefix() + c.Channel, PrevID: c.PrevID, HasPrevID: c.HasPrevID,
+			Conflate: c.Conflate, Every: c.Every,
+		}
 		if from, ok := from.(filterer); ok && len(c.Filters) > 0 {
 			want.Filter = from.filter(c.Filters, ins.Meta)
 		}

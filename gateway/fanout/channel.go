@@ -23,7 +23,8 @@ type channel struct {
 	next    uint64     // sequence number of the next item
 	class   int        // capacity of the next segment's byte slices
 	bytes   int64      // cost of all segs
-	sealed  int        // segs[:sealed] hold nothing of the newest batch
+	keys    *keys      // nil: nobody conflates
+	sealed  int32      // segs[:sealed] hold nothing of the newest batch
 	writing bool       // someone writes behind the end of the last of segs
 	dead    bool       // no longer the engine's; nothing is appended any more
 
@@ -128,7 +129,7 @@ func (ch *channel) write(fill func(*writer)) (last uint64, ok bool) {
 // seal hands the segments that are complete to the engine's order of eviction.
 // It is called when a new batch begins, so that the newest batch never is in it.
 func (ch *channel) seal() {
-	for ch.sealed < len(ch.segs)-1 {
+	for int(ch.sealed) < len(ch.segs)-1 {
 		ch.engine.order.push(ch.segs[ch.sealed])
 		ch.sealed++
 	}
@@ -167,7 +168,7 @@ func (ch *channel) evict(why evictReason) bool {
 	for i := range ch.lanes {
 		ln := &ch.lanes[i]
 		for j := len(ln.members) - 1; j >= 0; j-- {
-			if m := ln.members[j]; m.cursor < s.last() {
+			if m := ln.members[j]; m.cursor < s.last() && !m.passOver(s) {
 				ch.expel(m, Behind)
 				ch.engine.metrics.fellBehind.Add(1)
 			}
@@ -195,6 +196,7 @@ func (ch *channel) drop(s *segment, why evictReason) {
 			delete(ch.byID, id.id)
 		}
 	}
+	ch.dropKeys(s)
 	ch.account(s, 0)
 }
 
@@ -297,6 +299,9 @@ func (ch *channel) join(m *member, seq uint64) {
 	}
 	ch.readers++
 	ch.engine.subscribers.Add(1)
+	if m.conflates != nil {
+		ch.joinKeys()
+	}
 }
 
 // first is what the first subscription of a foreign channel brings with it.
@@ -366,6 +371,9 @@ func (ch *channel) leave(m *member) {
 	m.index = -1
 	ch.readers--
 	ch.engine.subscribers.Add(-1)
+	if m.conflates != nil {
+		ch.leaveKeys()
+	}
 	now := ch.engine.now()
 	if m.sub.form == Response {
 		ch.lingerUntil = now + ch.engine.cfg.Linger
@@ -468,7 +476,7 @@ func (ch *channel) retire(part func(*member)) bool {
 		ch.drop(ch.segs[0], evictedWithChannel)
 		ch.segs = ch.segs[1:]
 	}
-	ch.segs, ch.byID, ch.pulling = nil, nil, nil
+	ch.segs, ch.byID, ch.pulling, ch.keys = nil, nil, nil, nil
 	return true
 }
 

@@ -112,6 +112,9 @@ type Conn struct {
 	lastKept time.Duration // when a keep-alive was
 	progress time.Duration // when the socket took something, since it is blocked; or when it began to close
 	endAt    time.Duration // or never
+	// restUntil is when a subscription with a rate, also the next one, may be given
+	// something again.
+	restUntil time.Duration
 
 	framing Framing
 	sending bool // in a ring; the loop's own
@@ -389,6 +392,9 @@ func (c *Conn) next(b *Batch, now time.Duration) (private []byte, ok bool) {
 			if status = s.next(b, batchBytes); status != Wait {
 				break
 			}
+		}
+		if status == Ready && s.paced {
+			c.arm()
 		}
 		switch {
 		case status == Wait:

@@ -79,6 +79,7 @@ func (c *Conn) due() time.Duration {
 		if s.linkAfter > 0 && !s.asking {
 			due = min(due, s.quiet+s.linkAfter)
 		}
+		due = min(due, s.restsUntil())
 	}
 	return due
 }
@@ -131,6 +132,9 @@ func (c *Conn) tickAt(now time.Duration) {
 			c.client.relay.alarmAt = never
 		}
 		for i := len(c.subs) - 1; i >= 0; i-- {
+			if c.subs[i].goOn(now) {
+				c.kick()
+			}
 			if s := c.subs[i]; s.linkAfter > 0 && !s.asking && now >= s.quiet+s.linkAfter {
 				c.tell(s, Quiet, Batch{})
 			}

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -95,6 +96,7 @@ type Engine struct {
 	log     *slog.Logger
 	started time.Time
 	metrics *metrics
+	secret  [16]byte // in the hashes of keys
 
 	logBytes    atomic.Int64 // memory of all logs
 	subscribers atomic.Int64 // members of all channels
@@ -129,6 +131,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Engine {
 		started:  time.Now(),
 		channels: make(map[string]*channel),
 	}
+	_, _ = rand.Read(e.secret[:]) // never fails
 	e.coders.New = func() any { return new([]byte) }
 	e.seen.init(cfg.IDCacheAge, cfg.IDCacheSize)
 	e.agenda.news = make(chan struct{}, 1)
@@ -215,6 +218,7 @@ func (e *Engine) sweep() {
 	for _, ch := range all {
 		ch.mu.Lock()
 		ch.limit(now)
+		ch.forgetKeys(now)
 		idle := ch.foreign() && ch.readers == 0 && now-ch.idleSince > e.cfg.Linger
 		ch.mu.Unlock()
 		if idle {
@@ -380,6 +384,13 @@ func HasContent(it *grip.Item) bool {
 		it.HTTPResponse != nil && it.HTTPResponse.Action == grip.ActionSend
 }
 
+// hasAction reports whether an item is an action, in any form.
+func hasAction(it *grip.Item) bool {
+	return it.HTTPStream != nil && it.HTTPStream.Action != grip.ActionSend ||
+		it.WSMessage != nil && it.WSMessage.Action != grip.ActionSend ||
+		it.HTTPResponse != nil && it.HTTPResponse.Action != grip.ActionSend
+}
+
 // signal gives the actions of an item to the members that are there now, to be
 // carried out after what is in the log.
 func (ch *channel) signal(it *grip.Item) {
@@ -460,6 +471,7 @@ func (e *Engine) attach(m *member, want Want, openOnly bool) bool {
 	}
 	defer ch.mu.Unlock()
 	m.began, m.hasBegan, m.filter = want.PrevID, want.HasPrevID, want.Filter
+	m.conflatesBy(&want)
 	first, last := ch.retained()
 	switch {
 	case !want.HasPrevID && want.Mark != 0:

@@ -101,13 +101,17 @@ func (s *segment) termsAt(i int) *terms {
 type passage uint8
 
 const (
-	shared  passage = iota // its bytes in the log are what the member gets
-	private                // the member gets bytes of its own
-	none                   // it gets nothing
+	shared     passage = iota // its bytes in the log are what the member gets
+	private                   // the member gets bytes of its own
+	none                      // it gets nothing
+	superseded                // the same: it conflates, and there is a later item
 )
 
 // passage says so of item i of s. It is called with the channel's lock.
 func (m *member) passage(s *segment, i int) passage {
+	if m.conflates != nil && s.isStale(i) {
+		return superseded
+	}
 	if m.filter == nil && s.terms == nil {
 		return shared
 	}

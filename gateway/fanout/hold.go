@@ -30,6 +30,7 @@ type hold struct {
 	gave      bool // something was sent
 	asking    bool // a filter is
 	ended     bool // Held is called, or will not be
+	paced     bool // some member has a rate
 	context   any
 }
 

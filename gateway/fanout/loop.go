@@ -324,7 +324,7 @@ func (l *loop) sweep(ln *lane) bool {
 			ln.at = 0
 		}
 		if ln.at < len(ln.members) {
-			if m := ln.members[ln.at]; m.cursor+1 < ch.next || m.action != nil {
+			if m := ln.members[ln.at]; (m.cursor+1 < ch.next || m.action != nil) && !m.resting() {
 				l.some = append(l.some, m.sub.conn)
 			}
 			ln.at++

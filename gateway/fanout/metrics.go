@@ -39,7 +39,7 @@ type metrics struct {
 	evicted                         [evictReasons]atomic.Int64
 	fellBehind                      atomic.Int64
 	deliveredItems, deliveredBytes  atomic.Int64 // to those who pull
-	keepAlives, filtered            atomic.Int64
+	keepAlives, filtered, conflated atomic.Int64
 	outOfOrder                      [orderFates]atomic.Int64
 }
 
@@ -117,6 +117,7 @@ func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 	})
 	count("fell_behind_total", "Times that a log dropped items before a subscriber had taken them.", &m.fellBehind, nil)
 	count("filtered_items_total", "Items that filters kept from a subscriber, each counted for each of them.", &m.filtered, nil)
+	count("conflated_items_total", "Items that a later one of the same key stood in for, each counted for each subscriber that was not sent it.", &m.conflated, nil)
 	count("keep_alives_total", "Keep-alives sent on quiet streams and WebSockets.", &m.keepAlives, nil)
 	total := func(name, help string, read func() float64) {
 		with.NewCounterFunc(prometheus.CounterOpts{Name: "spillway_" + name, Help: help}, read)

@@ -87,6 +87,7 @@ type segment struct {
 	bytes    [byteForms][]byte
 	special  [byteForms]bool // some item is not content in this form, or not for everyone
 	coded    [codings]*coded
+	keyed    *keyed   // nil: no item has a key
 	ids      []itemID // of foreign channels, parallel to items; else nil
 	terms    []*terms // parallel to items; nil: there are none
 	specials []special
@@ -120,7 +121,7 @@ func (s *segment) memory() int64 {
 	n += int64(cap(s.ids)) * int64(unsafe.Sizeof(itemID{}))
 	n += int64(cap(s.terms)) * int64(unsafe.Sizeof((*terms)(nil)))
 	n += int64(cap(s.specials)) * int64(unsafe.Sizeof(special{}))
-	return n + s.outside
+	return n + s.keyed.memory() + s.outside
 }
 
 // start is where item i begins in the bytes of form.

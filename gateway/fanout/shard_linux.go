@@ -49,8 +49,12 @@ const inputBytes = 16 << 10
 // maxReads is how often one client is read from in one turn.
 const maxReads = 16
 
-// flushBytes is how much is written to one connection in one turn, more or less.
-const flushBytes = 256 << 10
+// flushBytes is how much is written to one connection in one turn, more or less;
+// a write counts as writeBytes at least.
+const (
+	flushBytes = 256 << 10
+	writeBytes = 1 << 10
+)
 
 func (s *shard) begin(l *loop) (err error) {
 	if s.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
@@ -192,7 +196,7 @@ func (s *shard) flush(l *loop, c *Conn) {
 			p = c.wire(b, &l.scratch)
 		}
 		n, errno := send(c.fd, p)
-		budget -= n
+		budget -= max(n, writeBytes)
 		more := s.wrote(l, c, b, private != nil, len(p), n, errno)
 		l.unpin(pins)
 		if !more {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sort"
 	"sync/atomic"
+	"time"
 
 	"spillway/grip"
 )
@@ -32,6 +33,13 @@ type Want struct {
 
 	// Filter is what items have to pass; nil: nothing.
 	Filter Filter
+
+	// Conflate says that an item need not be given when a later one of its key is
+	// there. Every, where it is not 0, is how long there has to be between two
+	// items that a connection is given; that conflates, too. Neither goes together
+	// with a filter, or with forms that have no bytes.
+	Conflate bool
+	Every    time.Duration
 }
 
 // A Mark is a place in a channel's log.
@@ -118,7 +126,8 @@ type member struct {
 	// given only if it follows this one (GRIP reference, 7.3).
 	prev string
 
-	filter Filter // nil: none
+	filter    Filter      // nil: none
+	conflates *conflating // nil: it does not
 
 	// An action that was not published through the log, but to those who
 	// listened at that moment.
@@ -282,6 +291,12 @@ func (m *member) tryNext(b *Batch, maxBytes int) Status {
 		}
 		return m.status
 	}
+	if m.resting() {
+		return Wait
+	}
+	if m.conflates != nil && m.conflates.every > 0 {
+		maxBytes = 0 // one item
+	}
 	m.hinted = false
 	for {
 		if m.cursor+1 < ch.next {
@@ -290,6 +305,9 @@ func (m *member) tryNext(b *Batch, maxBytes int) Status {
 			}
 			*b = Batch{}
 			if status := m.scan(b, maxBytes); status != Wait {
+				if status == Ready {
+					m.pace(b)
+				}
 				return status
 			}
 		}
@@ -311,7 +329,7 @@ func (m *member) tryNext(b *Batch, maxBytes int) Status {
 // connection, and nothing but content. Wait means that it is another case.
 func (m *member) run(b *Batch, maxBytes int) Status {
 	c, form := m.sub.conn, m.sub.form
-	if c == nil || form >= byteForms || m.follows || m.action != nil || m.filter != nil {
+	if c == nil || form >= byteForms || m.follows || m.action != nil || m.filter != nil || m.conflates != nil {
 		return Wait
 	}
 	s, from := m.ch.find(m.cursor + 1)
@@ -385,8 +403,12 @@ func (m *member) scan(b *Batch, maxBytes int) Status {
 					m.prev, m.follows = s.ids[i].id, s.ids[i].id != ""
 				}
 				switch way {
-				case none:
-					m.sub.engine.metrics.filtered.Add(1)
+				case none, superseded:
+					if way == none {
+						m.sub.engine.metrics.filtered.Add(1)
+					} else {
+						i = m.skip(s, i)
+					}
 					from, m.cursor = i+1, s.first+uint64(i)
 					run.follows, run.prev = m.follows, m.prev
 					continue

@@ -15,14 +15,16 @@ import (
 type writer struct {
 	ch    *channel
 	now   time.Duration
-	class int // capacity of the next segment's byte slices
-	count int // items so far
+	class int  // capacity of the next segment's byte slices
+	count int  // items so far
+	keyed bool // keys are noted
 
 	draft         // the segment that is being written
 	full  []draft // those before it
 
 	room  [byteForms][]byte // given out for the content of the next item
 	guess [byteForms]int    // how long the head of a frame will be: as of the last one
+	buf   []byte            // in which keys are hashed
 }
 
 // A draft is a segment as it will be. Where readers have the segment already,
@@ -34,12 +36,17 @@ type draft struct {
 	special  [byteForms]bool
 	ids      []itemID
 	terms    []*terms
+	keys     []key
 	specials []special
 	outside  int64
 }
 
 func draftOf(s *segment) draft {
-	return draft{s, s.items, s.bytes, s.special, s.ids, s.terms, s.specials, s.outside}
+	d := draft{seg: s, items: s.items, bytes: s.bytes, special: s.special, ids: s.ids, terms: s.terms, specials: s.specials, outside: s.outside}
+	if s.keyed != nil {
+		d.keys = s.keyed.keys
+	}
+	return d
 }
 
 func (d *draft) store(now time.Duration) {
@@ -49,13 +56,17 @@ func (d *draft) store(now time.Duration) {
 	s.newest = now
 }
 
+// maxKeyBuf bounds what a writer keeps of the memory in which it hashed a key, in
+// bytes.
+const maxKeyBuf = 4 << 10
+
 var writers = sync.Pool{New: func() any { return new(writer) }}
 
 // begin makes a writer. The caller holds the channel's lock, and has set
 // ch.writing, which keeps the last segment from being evicted.
 func (ch *channel) begin(now time.Duration) *writer {
 	w := writers.Get().(*writer)
-	*w = writer{ch: ch, now: now, class: ch.class, full: w.full[:0]}
+	*w = writer{ch: ch, now: now, class: ch.class, keyed: ch.keys != nil, full: w.full[:0], buf: w.buf}
 	if n := len(ch.segs); n > 0 {
 		w.draft = draftOf(ch.segs[n-1])
 	}
@@ -65,7 +76,10 @@ func (ch *channel) begin(now time.Duration) *writer {
 // release gives the writer's memory back.
 func (w *writer) release() {
 	clear(w.full)
-	*w = writer{full: w.full[:0]}
+	*w = writer{full: w.full[:0], buf: w.buf}
+	if cap(w.buf) > maxKeyBuf {
+		w.buf = nil
+	}
 	writers.Put(w)
 }
 
@@ -120,6 +134,19 @@ func (w *writer) Add(e grip.Entry) {
 		en.kind[Message] = content
 	}
 	w.add(en, e.Stream, e.Message)
+	if w.keyed && e.Key != nil {
+		w.name(e.Key)
+	}
+}
+
+// name notes the key of the item that was added last.
+func (w *writer) name(of []byte) {
+	for len(w.keys) < len(w.items)-1 {
+		w.keys = append(w.keys, key{})
+	}
+	var k key
+	k, w.buf = w.ch.engine.keyOf(w.buf, of)
+	w.keys = append(w.keys, k)
 }
 
 // add puts one item into the segment, or into a new one where it does not fit.
@@ -216,7 +243,12 @@ func (w *writer) item(it *grip.Item, foreign bool) {
 			w.outside += byIDBytes
 		}
 	}
-	w.limit(termsOf(it))
+	t := termsOf(it)
+	w.limit(t)
+	// What some do not get, or is no content, supersedes nothing.
+	if w.keyed && it.Key != "" && t == nil && !hasAction(it) {
+		w.name([]byte(it.Key))
+	}
 }
 
 // limit notes for whom the item is that was added last; nil: for everyone.
@@ -248,9 +280,17 @@ func (w *writer) publish() {
 	for i := range w.full {
 		d := &w.full[i]
 		ch.learn(d.ids[len(d.seg.ids):], d.seg.first+uint64(len(d.seg.items)))
+		known := len(d.seg.items)
 		d.store(w.now)
 		if n := len(ch.segs); n == 0 || ch.segs[n-1] != d.seg {
 			ch.segs = append(ch.segs, d.seg)
+		}
+		if ch.keys != nil && len(d.keys) > known {
+			if d.seg.keyed == nil {
+				d.seg.keyed = new(keyed)
+			}
+			d.seg.keyed.keys = d.keys
+			ch.learnKeys(d.seg, known)
 		}
 		ch.account(d.seg, d.seg.memory())
 	}
