@@ -131,7 +131,7 @@ func (n *node) appendPaths(dst, before []byte) []byte {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		path := appendName(slices.Clip(before), b.name)
+		path := appendName(before, b.name)
 		if b.whole {
 			dst = append(dst, path...)
 		} else {

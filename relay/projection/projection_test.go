@@ -87,6 +87,14 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+func TestDeepArrays(t *testing.T) {
+	deep := strings.Repeat("[", 9000) + `{"card":1,"a":2}` + strings.Repeat("]", 9000)
+	got, err := compile(t, "", "value.card").Append(nil, []byte(deep))
+	if want := strings.Replace(deep, `"card":1,`, "", 1); string(got) != want || err != nil {
+		t.Errorf("got %d bytes, %v, want %d", len(got), err, len(want))
+	}
+}
+
 // What cannot be read might be the very thing that is hidden.
 func TestWhatIsNotJSONIsNotShown(t *testing.T) {
 	for _, fields := range []string{"", "a"} {
