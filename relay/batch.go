@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -8,25 +9,35 @@ import (
 
 	"spillway/grip"
 	"spillway/relay/cursor"
+	"spillway/relay/filter"
 )
 
 // flushBytes is how many bytes of frames are collected at most before streams
 // get them; one larger record still is one.
 const flushBytes = 1 << 20
 
+// none is the place of nothing in a list.
+const none = -1
+
 // A batch is the records of one partition that are being appended: what of them
 // is the same for all channels is worked out once. Its memory is used again.
 // Guarded by hub.mu.
 type batch struct {
-	records   []*kgo.Record // up to the last that makes an item
+	all       cut // all records
+	part      cut // those that one view has, as it shows them
 	partition int32
 	moved     bool // the partition goes on behind them, over records that make none
 	now       time.Time
-	plain     []recordKind // by record, as formPlain sees it; empty: not worked out
-	rich      []recordKind // as all other forms do
+
+	hit       []*membership // views with a filter that have some of the records,
+	hits      []hit         // and which
+	seen      filter.Record
+	projected []kgo.Record // memory of part's records where a projection made them,
+	values    []byte       // and of their values
 
 	// What is being written to one channel.
 	c       *channel
+	cut     *cut
 	h       vector // the hub's position before the records
 	topic   int    // of the view, the one that the records are of
 	done    int    // records that were written
@@ -42,55 +53,139 @@ type batch struct {
 	write   func(grip.Batch) // writeSome
 }
 
+// A cut is the records of a batch that a view has.
+type cut struct {
+	records []*kgo.Record // up to the last that makes an item
+	plain   []recordKind  // by record, as formPlain sees it; empty: not worked out
+	rich    []recordKind  // as all other forms do
+	chosen  bool          // there may be records between them that the view has not
+}
+
+func (c *cut) set(records []*kgo.Record) {
+	c.records, c.plain, c.rich = records, c.plain[:0], c.rich[:0]
+}
+
+// A hit is a record of the batch that a view has, and where the view's next is.
+type hit struct{ record, next int32 }
+
 // set makes b the batch of these records.
 func (b *batch) set(partition int32, records []*kgo.Record, now time.Time) {
 	last := len(records) - 1
 	for last >= 0 && records[last].Attrs.IsControl() {
 		last--
 	}
-	b.records, b.partition, b.now = records[:last+1], partition, now
-	b.moved = last < len(records)-1
-	b.plain, b.rich = b.plain[:0], b.rich[:0]
+	b.all.set(records[:last+1])
+	b.partition, b.now, b.moved = partition, now, last < len(records)-1
 }
 
 // reset lets go of everything but memory.
-func (b *batch) reset() { b.records, b.c, b.h, b.kinds = nil, nil, nil, nil }
+func (b *batch) reset() {
+	b.all.records, b.c, b.cut, b.h, b.kinds = nil, nil, nil, nil, nil
+	clear(b.part.records)
+	clear(b.hit)
+	clear(b.projected)
+	b.hit, b.hits = b.hit[:0], b.hits[:0]
+	b.seen.Reset(nil)
+	if cap(b.values) > flushBytes {
+		b.values = nil
+	}
+}
 
-// kindsFor returns what kind each record is to a channel.
-func (b *batch) kindsFor(w *writer) []recordKind {
-	if len(b.plain) == 0 {
-		for _, r := range b.records {
-			b.plain = append(b.plain, w.plainKind(r))
+// filter finds the views that have some of the records, and which.
+func (b *batch) filter(filters *filter.Index[*membership]) {
+	for i, r := range b.all.records {
+		if r.Attrs.IsControl() {
+			continue
+		}
+		b.seen.Reset(r)
+		filters.Match(&b.seen, func(in *membership) {
+			v, n := in.view, int32(len(b.hits))
+			b.hits = append(b.hits, hit{int32(i), none})
+			if v.firstHit == none {
+				b.hit = append(b.hit, in)
+				v.firstHit = n
+			} else {
+				b.hits[v.lastHit].next = n
+			}
+			v.lastHit = n
+		})
+	}
+}
+
+// hitsOf returns the records of a view that filter found, and forgets that it
+// did. What it returns holds until the next.
+func (b *batch) hitsOf(v *view) *cut {
+	b.part.set(b.part.records[:0])
+	for i := v.firstHit; i != none; i = b.hits[i].next {
+		b.part.records = append(b.part.records, b.all.records[b.hits[i].record])
+	}
+	v.firstHit, v.lastHit = none, none
+	b.part.chosen = true
+	b.project(v.query)
+	return &b.part
+}
+
+// wholeFor returns all records as a view without a filter shows them. What it
+// returns holds until the next.
+func (b *batch) wholeFor(q *query) *cut {
+	if q == nil || q.fields == nil {
+		return &b.all
+	}
+	b.part.set(append(b.part.records[:0], b.all.records...))
+	b.part.chosen = false
+	b.project(q)
+	return &b.part
+}
+
+// project replaces the records of part by what the query shows of them.
+func (b *batch) project(q *query) {
+	if q.fields == nil {
+		return
+	}
+	b.projected, b.values = slices.Grow(b.projected[:0], len(b.part.records)), b.values[:0]
+	for i, r := range b.part.records {
+		b.projected = append(b.projected, *r)
+		shown := &b.projected[i]
+		shown.Value, b.values = q.project(r, b.values)
+		b.part.records[i] = shown
+	}
+}
+
+// kindsFor returns what kind each record of the cut is to a channel.
+func (c *cut) kindsFor(w *writer) []recordKind {
+	if len(c.plain) == 0 {
+		for _, r := range c.records {
+			c.plain = append(c.plain, w.plainKind(r))
 		}
 	}
 	if w.form == formPlain {
-		return b.plain
+		return c.plain
 	}
-	if len(b.rich) == 0 {
-		for i, r := range b.records {
-			b.rich = append(b.rich, richKind(r, b.plain[i]))
+	if len(c.rich) == 0 {
+		for i, r := range c.records {
+			c.rich = append(c.rich, richKind(r, c.plain[i]))
 		}
 	}
-	return b.rich
+	return c.rich
 }
 
 // writeSome writes records into the channel's log, as far as they go out
 // together, and tells the index of them before they can be seen.
 func (b *batch) writeSome(out grip.Batch) {
 	c := b.c
-	for size := 0; b.done < len(b.records) && size < flushBytes; b.done++ {
-		r := b.records[b.done]
+	for size := 0; b.done < len(b.cut.records) && size < flushBytes; b.done++ {
+		r := b.cut.records[b.done]
 		if r.Attrs.IsControl() {
 			c.stale = true
 			continue
 		}
 		kind, at := b.kinds[b.done], move{r.Offset + 1, minuteOf(r.Timestamp, b.now)}
 		b.counted[kind]++
-		id := c.wireID(b.cursor(at), b.h, at.minute, b.done == len(b.records)-1, b.now)
+		id := c.wireID(b.cursor(at), b.h, at.minute, b.done == len(b.cut.records)-1, b.now)
 		e := b.encode(out, r, kind, id)
 		if c.stale {
 			b.tellIndex()
-			c.jump(b.h, b.topic, b.partition, at)
+			c.jump(b.h, b.topic, b.partition, at, b.cut)
 		} else {
 			b.moves = append(b.moves, at)
 		}
@@ -148,13 +243,20 @@ func (b *batch) cursor(at move) []byte {
 func (b *batch) cursorAround() {
 	b.before, b.after = b.before[:0], b.after[:0]
 	text := &b.before
+	parts := b.c.query.partsOf()
 	for t := range b.h {
 		*text = append(*text, separator(t))
 		*text = append(*text, b.c.index.tags[t][:]...)
 		*text = append(*text, '.')
-		*text = strconv.AppendInt(*text, int64(len(b.h[t])), 10)
+		*text = strconv.AppendInt(*text, int64(parts.count(len(b.h[t]))), 10)
 		for p, next := range b.h[t] {
+			if !parts.has(p) {
+				continue
+			}
 			*text = append(*text, '.')
+			if parts != nil {
+				*text = append(cursor.AppendOffset(*text, int64(p)), '_')
+			}
 			if t == b.topic && p == int(b.partition) {
 				text = &b.after
 				continue

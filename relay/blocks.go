@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/errgroup"
 
+	"spillway/relay/filter"
 	"spillway/relay/properties"
 )
 
@@ -43,7 +44,17 @@ const (
 type block struct {
 	start, next int64         // it covers the offsets [start, next)
 	records     []*kgo.Record // without control records and aborted ones
-	bytes       int64
+	bytes       int64         // of the records
+
+	// postings find records by what filters ask for. They grow when a filter
+	// asks for something new.
+	postings filter.Postings
+	entry    *blockEntry
+}
+
+// bytesOf is about how many bytes the block's last n records have.
+func (b *block) bytesOf(n int) int64 {
+	return b.bytes * int64(n) / int64(max(len(b.records), 1))
 }
 
 // after returns the records at or past offset.
@@ -106,7 +117,8 @@ type blockEntry struct {
 	ready  chan struct{} // closed when block or err is set
 	block  *block
 	err    error
-	use    *list.Element // nil while not ready
+	use    *list.Element // nil while it is not ready, and when it is forgotten
+	bytes  int64         // what it counts for
 }
 
 func newBlocks(client *kgo.Client, cat *catalog, offsets *offsets, settings properties.FetchSettings, maxBytes int64, reg prometheus.Registerer) *blocks {
@@ -175,6 +187,25 @@ func (b *blocks) get(ctx context.Context, wants []blockWant) (got []*block, errs
 	return got, errs
 }
 
+// candidates returns those of the block's last records that f may pass.
+func (b *blocks) candidates(blk *block, f *filter.Filter, records []*kgo.Record, seen *filter.Record) []*kgo.Record {
+	before := blk.postings.Bytes()
+	places, narrowed := blk.postings.Candidates(f, blk.records, seen)
+	if grown := blk.postings.Bytes() - before; grown > 0 {
+		b.grown(blk, grown)
+	}
+	if !narrowed {
+		return records
+	}
+	first := int32(len(blk.records) - len(records))
+	begin, _ := slices.BinarySearch(places, first)
+	few := make([]*kgo.Record, 0, len(places)-begin)
+	for _, i := range places[begin:] {
+		few = append(few, blk.records[i])
+	}
+	return few
+}
+
 // find returns the entry that covers w, or a new promise. Call with mu held.
 func (b *blocks) find(w blockWant) (e *blockEntry, found bool) {
 	key := blockKey{w.info.id, w.info.name, w.partition}
@@ -201,6 +232,9 @@ func (b *blocks) find(w blockWant) (e *blockEntry, found bool) {
 func (b *blocks) settle(e *blockEntry, blk *block, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if blk != nil {
+		blk.entry = e
+	}
 	e.block, e.err = blk, err
 	close(e.ready)
 	if err != nil {
@@ -208,11 +242,29 @@ func (b *blocks) settle(e *blockEntry, blk *block, err error) {
 		return
 	}
 	e.use = b.recent.PushFront(e)
-	b.bytes += blk.bytes
+	e.bytes = blk.bytes
+	b.bytes += e.bytes
+	b.shrink()
+}
+
+// grown notes that a block has come to use more memory.
+func (b *blocks) grown(blk *block, bytes int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := blk.entry; e.use != nil {
+		e.bytes += bytes
+		b.bytes += bytes
+		b.shrink()
+	}
+}
+
+// shrink forgets blocks until the others fit. Call with mu held.
+func (b *blocks) shrink() {
 	for b.bytes > b.maxBytes && b.recent.Len() > 1 {
 		old := b.recent.Back().Value.(*blockEntry)
 		b.recent.Remove(old.use)
-		b.bytes -= old.block.bytes
+		old.use = nil
+		b.bytes -= old.bytes
 		b.forget(old)
 	}
 }

@@ -32,6 +32,8 @@ func (v *visit) missing(_ int, partition int32, from, to int64) {
 	v.found = append(v.found, fmt.Sprint(partition, " gone ", from, "-", to))
 }
 
+func (v *visit) scanned(int64) bool { return true }
+
 // walkAll walks one topic from pos to to, and fails the test if it cannot.
 func (h *harness) walkAll(topic string, pos, to []int64) []string {
 	h.t.Helper()
@@ -40,7 +42,7 @@ func (h *harness) walkAll(topic string, pos, to []int64) []string {
 		h.t.Fatal(err)
 	}
 	var v visit
-	if err := h.r.blocks.walk(context.Background(), []*topicInfo{info}, vector{pos}, vector{to}, &v); err != nil {
+	if err := h.r.blocks.walk(context.Background(), []*topicInfo{info}, vector{pos}, vector{to}, nil, &v); err != nil {
 		h.t.Fatal(err)
 	}
 	return v.found
@@ -113,7 +115,7 @@ func TestOneWalkerLeavingFailsNoOther(t *testing.T) {
 	})
 	ctx, leave := context.WithCancel(context.Background())
 	first := make(chan error, 1)
-	go func() { first <- h.r.blocks.walk(ctx, []*topicInfo{info}, vector{{0}}, vector{{1}}, &visit{}) }()
+	go func() { first <- h.r.blocks.walk(ctx, []*topicInfo{info}, vector{{0}}, vector{{1}}, nil, &visit{}) }()
 	<-asked
 	second := make(chan []string, 1)
 	go func() { second <- h.walkAll(topic, []int64{0}, []int64{1}) }()
@@ -265,7 +267,7 @@ func TestWalkMergesByTimestamp(t *testing.T) {
 		t.Fatal(err)
 	}
 	pos := vector{make([]int64, partitions)}
-	if err := h.r.blocks.walk(context.Background(), []*topicInfo{info}, pos, vector{to}, &v); err != nil {
+	if err := h.r.blocks.walk(context.Background(), []*topicInfo{info}, pos, vector{to}, nil, &v); err != nil {
 		t.Fatal(err)
 	}
 	if want := append([]int64{1, 1, 1, 1, 1}, make([]int64, partitions-5)...); !slices.Equal(pos[0], want) {

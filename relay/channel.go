@@ -22,6 +22,7 @@ type channel struct {
 	log     grip.Channel
 	view    *view // nil when it is closed
 	index   index
+	query   *query
 	here    *standing // where it stands; nil when nobody has asked yet
 	links   linkCache
 	metrics *hubMetrics
@@ -48,29 +49,33 @@ func stampOf(t time.Time) stamp { return stamp(t.UnixNano()) }
 // since is how long ago s was at t.
 func (s stamp) since(t time.Time) time.Duration { return time.Duration(stampOf(t) - s) }
 
-// append adds a batch to the channel. h is the hub's position before it;
-// afterwards the caller moves it past the last record.
-func (c *channel) append(h vector, topic int, b *batch) {
+// append adds the records of a batch that are the view's. h is the hub's
+// position before it; afterwards the caller moves it past the last record. Where
+// records are chosen, h is shared and never changes.
+func (c *channel) append(h vector, topic int, b *batch, records *cut) {
 	c.here = nil
+	if records.chosen {
+		c.stale = true // it never hears of records that it does not have
+	}
 	switch {
-	case len(b.records) == 0:
+	case len(records.records) == 0:
 	case c.form == formHint:
-		c.appendHint(h, topic, b)
+		c.appendHint(h, topic, b, records)
 	default:
-		c.appendAll(h, topic, b)
+		c.appendAll(h, topic, b, records)
 	}
 	c.stale = c.stale || b.moved
 }
 
 // appendAll does so for records that make items.
-func (c *channel) appendAll(h vector, topic int, b *batch) {
-	b.c, b.h, b.topic, b.done, b.offset = c, h, topic, 0, 0
-	b.kinds = b.kindsFor(&c.writer)
+func (c *channel) appendAll(h vector, topic int, b *batch, records *cut) {
+	b.c, b.cut, b.h, b.topic, b.done, b.offset = c, records, h, topic, 0, 0
+	b.kinds = records.kindsFor(&c.writer)
 	b.cursorAround()
 	if b.write == nil {
 		b.write = b.writeSome
 	}
-	for before := -1; before < b.done && b.done < len(b.records); { // a closed log takes none
+	for before := -1; before < b.done && b.done < len(records.records); { // a closed log takes none
 		before = b.done
 		c.log.Write(b.write)
 	}
@@ -86,11 +91,12 @@ func (c *channel) appendAll(h vector, topic int, b *batch) {
 
 // jump tells the index of an item after records that made none. h is the hub's
 // position at the beginning of the batch.
-func (c *channel) jump(h vector, topic int, partition int32, at move) {
+func (c *channel) jump(h vector, topic int, partition int32, at move, records *cut) {
 	c.stale = false
-	to := h.clone()
-	to[topic][partition] = at.next
-	c.index.jump(to, at.minute)
+	if !records.chosen {
+		h = h.clone() // it is the hub's own; that of views with a filter is shared
+	}
+	c.index.jumpAnd(h, topic, partition, at)
 }
 
 // appended notes that items were appended.
@@ -101,11 +107,11 @@ func (c *channel) appended(now time.Time) {
 }
 
 // appendHint tells whoever waits that the view has news, up to the batch's end.
-func (c *channel) appendHint(h vector, topic int, b *batch) {
-	last := b.records[len(b.records)-1]
+func (c *channel) appendHint(h vector, topic int, b *batch, records *cut) {
+	last := records.records[len(records.records)-1]
 	at := move{last.Offset + 1, minuteOf(last.Timestamp, b.now)}
 	if c.stale {
-		c.jump(h, topic, b.partition, at)
+		c.jump(h, topic, b.partition, at, records)
 	} else {
 		b.moves = append(b.moves, at)
 		c.index.items(int32(topic), b.partition, b.moves)
@@ -120,11 +126,11 @@ func addHint(out grip.Batch) { out.Add(grip.Entry{Action: grip.ActionHint}) }
 // hasIDOnly reports whether the cursors of quiet listeners are to be moved.
 func (c *channel) hasIDOnly() bool { return !c.commentOnly && c.form != formHint }
 
-// moveCursor moves the cursor of quiet listeners to the hub's position h
-// (event-semantics.md 3.4).
+// moveCursor moves the cursor of quiet listeners to the hub's position h, which
+// is shared (event-semantics.md 3.4).
 func (c *channel) moveCursor(h vector, now time.Time) {
 	minute := now.Unix() / 60
-	id := h.appendCursor(nil, 0, minute, c.index.tags)
+	id := h.appendVisible(nil, 0, minute, c.index.tags, c.query.partsOf())
 	if len(id) > c.maxID {
 		id = appendTimeOnly(nil, 0, minute, c.index.tags, h)
 	}

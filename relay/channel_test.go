@@ -114,7 +114,7 @@ func TestChannelBatches(t *testing.T) {
 	var b batch
 	feed := func(records []*kgo.Record) {
 		b.set(1, records, noon)
-		c.append(h, 0, &b)
+		c.append(h, 0, &b, &b.all)
 		h[0][1] = records[len(records)-1].Offset + 1
 	}
 	withIDs := func() (ids []string) {
@@ -170,7 +170,7 @@ func TestChannelsWriteWhatPagesDo(t *testing.T) {
 		}
 		var b batch
 		b.set(1, records, noon)
-		c.append(h, 0, &b)
+		c.append(h, 0, &b, &b.all)
 		for i, it := range g.channels["t"].items {
 			r := records[i]
 			id := vector{{0, r.Offset + 1}}.appendCursor(nil, 0, r.Timestamp.Unix()/60, c.index.tags)
@@ -204,7 +204,7 @@ func TestChannelsFlushLargeBatches(t *testing.T) {
 		values = append(values, strings.Repeat(fmt.Sprint(i%10), 600_000))
 	}
 	b.set(0, recordsOf(0, values...), noon)
-	c.append(h, 0, &b)
+	c.append(h, 0, &b, &b.all)
 	for i, it := range g.channels["t"].items {
 		if !strings.HasSuffix(string(it.HTTPStream.Content), "data: "+values[i]+"\n\n") || string(it.WSMessage.Content) != values[i] {
 			t.Fatalf("item %d is not record %d", i, i)
@@ -221,7 +221,7 @@ func TestTombstonesThatAWebSocketCannotHave(t *testing.T) {
 	records[1].Value = nil
 	var b batch
 	b.set(0, records, noon)
-	c.append(h, 0, &b)
+	c.append(h, 0, &b, &b.all)
 	if n := countOf(t, c.metrics.unsent); n != 1 {
 		t.Errorf("%v tombstones were counted, want 1", n)
 	}
@@ -245,7 +245,7 @@ func TestAppendDoesNotAllocate(t *testing.T) {
 		}
 		one := func() {
 			b.set(3, records, noon)
-			c.append(h, 0, &b)
+			c.append(h, 0, &b, &b.all)
 			for _, r := range records {
 				r.Offset += int64(len(records))
 			}
@@ -277,7 +277,7 @@ func BenchmarkAppend(b *testing.B) {
 					for b.Loop() {
 						if n++; n == len(records) {
 							batch.set(3, records, noon)
-							c.append(h, 0, &batch)
+							c.append(h, 0, &batch, &batch.all)
 							for _, r := range records {
 								r.Offset += int64(n)
 							}

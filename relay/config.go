@@ -81,6 +81,13 @@ type Config struct {
 	// time. Requests beyond it wait their turn.
 	CatchupPages int `envconfig:"CATCHUP_PAGES" default:"256"`
 
+	// CatchupMaxBytes bounds how many bytes of records a stream that had caught
+	// up may fall behind; further, it ends with too-slow. 0 means no bound.
+	CatchupMaxBytes bytesize.Bytes `envconfig:"CATCHUP_MAX_BYTES" default:"1GiB"`
+
+	// CatchupMaxAge bounds the same in time. 0s means no bound.
+	CatchupMaxAge time.Duration `envconfig:"CATCHUP_MAX_AGE" default:"1h"`
+
 	// HistoryCacheBytes bounds the blocks of records that history reads share.
 	HistoryCacheBytes bytesize.Bytes `envconfig:"HISTORY_CACHE_BYTES" default:"64MiB"`
 
@@ -164,6 +171,7 @@ func (c *Config) Validate() error {
 		{"HEARTBEAT_INTERVAL", c.HeartbeatInterval, time.Second, 10 * time.Minute},
 		{"TOPIC_LINGER", c.TopicLinger, 0, time.Hour},
 		{"REPLAY_MAX_AGE", c.ReplayMaxAge, 0, 100 * 365 * 24 * time.Hour},
+		{"CATCHUP_MAX_AGE", c.CatchupMaxAge, 0, 100 * 365 * 24 * time.Hour},
 		{"CURSOR_TIME_SLACK", c.CursorTimeSlack, 0, 24 * time.Hour},
 	} {
 		if d.got < d.min || d.got > d.max {
@@ -179,6 +187,7 @@ func (c *Config) Validate() error {
 		{"REPLAY_MAX_RECORDS", c.ReplayMaxRecords, 0, 1 << 62},
 		{"HISTORY_PAGE_BYTES", int64(c.HistoryPageBytes), 4 << 10, 4 << 20},
 		{"HISTORY_CACHE_BYTES", int64(c.HistoryCacheBytes), 1 << 20, 1 << 40},
+		{"CATCHUP_MAX_BYTES", int64(c.CatchupMaxBytes), 0, 1 << 62},
 		{"CATCHUP_PAGES", int64(c.CatchupPages), 1, 1 << 20},
 	} {
 		if n.got < n.min || n.got > n.max {

@@ -74,6 +74,7 @@ const (
 	codeTopicDeleted       = "topic-deleted"
 	codeDraining           = "draining"
 	codeTooManyConnections = "too-many-connections"
+	codeTooSlow            = "too-slow"
 	codeInternal           = "internal"
 )
 

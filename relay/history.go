@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway/relay/filter"
 )
 
 // mergeWidth is how many partitions a walk merges by timestamp at a time. More
@@ -19,6 +21,9 @@ type walker interface {
 	record(t int, r *kgo.Record) bool
 	// missing says that [from, to) of a partition no longer exists.
 	missing(t int, partition int32, from, to int64)
+	// scanned says that so many bytes of records were gone through by a walk
+	// with a filter; false ends it soon.
+	scanned(bytes int64) bool
 }
 
 // A strand is one partition of a walk.
@@ -27,13 +32,29 @@ type strand struct {
 	partition int32
 	records   []*kgo.Record // loaded and not yet visited
 	next      int64         // where the loaded block ends
+	matched   bool          // the filter has passed the first of them
 }
 
-// walk visits every record in [pos, to), partition by partition in offset
-// order and across partitions by timestamp as far as blocks allow, and moves
-// pos along. It stops early when the walker says so, and then pos is right
-// after the last record it visited.
-func (b *blocks) walk(ctx context.Context, topics []*topicInfo, pos, to vector, w walker) error {
+// A walk visits the records of a range that a filter passes.
+type walk struct {
+	blocks  *blocks
+	topics  []*topicInfo
+	pos, to vector
+	filter  *filter.Filter // nil: all
+	seen    filter.Record
+	walker  walker
+
+	active []*strand
+	moved  bool // pos has moved
+	enough bool // the walker has
+}
+
+// walk visits every record in [pos, to) that f passes, partition by partition in
+// offset order and across partitions by timestamp as far as blocks allow, and
+// moves pos along. It stops early when the walker says so, and then pos is right
+// after the last record it visited, and in other partitions at most past records
+// that f did not pass.
+func (b *blocks) walk(ctx context.Context, topics []*topicInfo, pos, to vector, f *filter.Filter, w walker) error {
 	var todo []*strand
 	for t := range to {
 		for p := range to[t] {
@@ -42,27 +63,29 @@ func (b *blocks) walk(ctx context.Context, topics []*topicInfo, pos, to vector, 
 			}
 		}
 	}
-	var active []*strand
+	k := &walk{blocks: b, topics: topics, pos: pos, to: to, filter: f, walker: w}
 	for {
-		for len(active) < mergeWidth && len(todo) > 0 {
-			active, todo = append(active, todo[0]), todo[1:]
+		for len(k.active) < mergeWidth && len(todo) > 0 {
+			k.active, todo = append(k.active, todo[0]), todo[1:]
 		}
-		if len(active) == 0 {
+		if len(k.active) == 0 {
 			return nil
 		}
-		var err error
-		if active, err = b.fill(ctx, topics, active, pos, to, w); err != nil {
+		if err := k.fill(ctx); err != nil {
 			return err
 		}
-		if len(active) == 0 {
+		if k.enough && k.moved {
+			return nil
+		}
+		if len(k.active) == 0 {
 			continue
 		}
-		s := slices.MinFunc(active, func(x, y *strand) int {
+		s := slices.MinFunc(k.active, func(x, y *strand) int {
 			return x.records[0].Timestamp.Compare(y.records[0].Timestamp)
 		})
 		r := s.records[0]
-		s.records = s.records[1:]
-		pos[s.topic][s.partition] = r.Offset + 1
+		s.records, s.matched = s.records[1:], false
+		pos[s.topic][s.partition], k.moved = r.Offset+1, true
 		if !w.record(s.topic, r) {
 			return nil
 		}
@@ -71,47 +94,73 @@ func (b *blocks) walk(ctx context.Context, topics []*topicInfo, pos, to vector, 
 
 // fill gives every strand a record to offer, and leaves out those that have
 // reached their end.
-func (b *blocks) fill(ctx context.Context, topics []*topicInfo, active []*strand, pos, to vector, w walker) ([]*strand, error) {
+func (k *walk) fill(ctx context.Context) error {
 	for {
 		var wants []blockWant
 		var empty []*strand
-		kept := active[:0]
-		for _, s := range active {
-			at, end := &pos[s.topic][s.partition], to[s.topic][s.partition]
+		kept := k.active[:0]
+		for _, s := range k.active {
+			at, end := &k.pos[s.topic][s.partition], k.to[s.topic][s.partition]
+			if k.filter != nil {
+				k.skip(s)
+			}
 			if len(s.records) > 0 && s.records[0].Offset >= end {
 				s.records, s.next = nil, end
 			}
 			if len(s.records) == 0 {
 				// What is left of the block was filtered out, aborted or compacted.
-				*at = max(*at, min(s.next, end))
+				k.move(at, min(s.next, end))
 				if *at >= end {
 					continue
 				}
-				wants = append(wants, blockWant{topics[s.topic], s.partition, *at, end})
+				wants = append(wants, blockWant{k.topics[s.topic], s.partition, *at, end})
 				empty = append(empty, s)
+			} else if k.filter != nil {
+				k.move(at, s.records[0].Offset)
 			}
 			kept = append(kept, s)
 		}
-		active = kept
-		if len(wants) == 0 {
-			return active, nil
+		k.active = kept
+		if len(wants) == 0 || k.enough && k.moved {
+			return nil
 		}
-		got, errs := b.get(ctx, wants)
+		got, errs := k.blocks.get(ctx, wants)
 		for i, s := range empty {
-			at, end := &pos[s.topic][s.partition], to[s.topic][s.partition]
+			at, end := &k.pos[s.topic][s.partition], k.to[s.topic][s.partition]
 			var gone *outOfRangeError
 			switch {
 			case errs[i] == nil:
-				s.records, s.next = got[i].after(*at), got[i].next
+				s.records, s.next, s.matched = got[i].after(*at), got[i].next, false
+				if k.filter != nil {
+					k.enough = !k.walker.scanned(got[i].bytesOf(len(s.records))) || k.enough
+					s.records = k.blocks.candidates(got[i], k.filter, s.records, &k.seen)
+				}
 			case errors.As(errs[i], &gone) && gone.start > *at:
 				from := *at
-				*at = min(gone.start, end)
-				w.missing(s.topic, s.partition, from, *at)
+				k.move(at, min(gone.start, end))
+				k.walker.missing(s.topic, s.partition, from, *at)
 			case errors.As(errs[i], &gone):
-				*at = end // the log was cut off under us; the live reader finds out too
+				k.move(at, end) // the log was cut off under us; the live reader finds out too
 			default:
-				return nil, errs[i]
+				return errs[i]
 			}
+		}
+	}
+}
+
+// move moves a partition's position forward.
+func (k *walk) move(at *int64, to int64) {
+	if *at < to {
+		*at, k.moved = to, true
+	}
+}
+
+// skip takes the first records from a strand that the filter does not pass.
+func (k *walk) skip(s *strand) {
+	for len(s.records) > 0 && !s.matched {
+		k.seen.Reset(s.records[0])
+		if s.matched = k.filter.Match(&k.seen); !s.matched {
+			s.records = s.records[1:]
 		}
 	}
 }
@@ -137,10 +186,10 @@ const (
 	largeStep = 64 << 10
 )
 
-// newest finds the position from which exactly the n newest records before to
-// are read (fewer where that many do not exist after from), growing a suffix
+// newest finds the position from which exactly the n newest records of a view
+// before to are read (fewer where that many do not exist after from), growing a suffix
 // of each partition backwards where the next older record is the newest.
-func (b *blocks) newest(ctx context.Context, topics []*topicInfo, from, to vector, n int64) (vector, error) {
+func (b *blocks) newest(ctx context.Context, sc scope, from, to vector, n int64) (vector, error) {
 	pos := to.clone()
 	var all []*suffix
 	for t := range to {
@@ -150,14 +199,14 @@ func (b *blocks) newest(ctx context.Context, topics []*topicInfo, from, to vecto
 			}
 		}
 	}
-	if err := b.lookBack(ctx, topics, from, to, all); err != nil {
+	if err := b.lookBack(ctx, sc, from, to, all); err != nil {
 		return nil, err
 	}
 	for ; n > 0; n-- {
 		var best *suffix
 		for _, s := range all {
 			for len(s.older) == 0 && s.loaded > from[s.topic][s.partition] {
-				if err := b.lookBack(ctx, topics, from, to, []*suffix{s}); err != nil {
+				if err := b.lookBack(ctx, sc, from, to, []*suffix{s}); err != nil {
 					return nil, err
 				}
 			}
@@ -175,9 +224,9 @@ func (b *blocks) newest(ctx context.Context, topics []*topicInfo, from, to vecto
 }
 
 // lookBack moves the beginnings of suffixes one step back, all in one walk.
-func (b *blocks) lookBack(ctx context.Context, topics []*topicInfo, from, to vector, suffixes []*suffix) error {
+func (b *blocks) lookBack(ctx context.Context, sc scope, from, to vector, suffixes []*suffix) error {
 	lo, hi := to.clone(), to.clone()
-	found := make(moments, len(topics))
+	found := make(moments, len(sc.topics))
 	for t := range found {
 		found[t] = make([][]moment, len(to[t]))
 	}
@@ -187,7 +236,7 @@ func (b *blocks) lookBack(ctx context.Context, topics []*topicInfo, from, to vec
 		lo[s.topic][s.partition] = s.loaded
 		s.step = min(2*s.step, largeStep) // compacted logs have wide holes
 	}
-	if err := b.walk(ctx, topics, lo, hi, found); err != nil {
+	if err := b.walk(ctx, sc.topics, lo, hi, sc.query.filterOf(), found); err != nil {
 		return err
 	}
 	for _, s := range suffixes {
@@ -205,3 +254,5 @@ func (m moments) record(t int, r *kgo.Record) bool {
 }
 
 func (moments) missing(int, int32, int64, int64) {}
+
+func (moments) scanned(int64) bool { return true }

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/grip"
+	"spillway/relay/filter"
 )
 
 const (
@@ -83,10 +84,13 @@ type topic struct {
 	info    *topicInfo
 	started chan struct{} // closed when next or err is set
 	err     error
-	next    []int64 // H: by partition, the next offset to append
-	since   uint64  // hub.polls when it was started: what earlier polls returned is of a former life
-	views   []membership
-	idle    time.Time // since when no view wants it; meaningless while one does
+	next    []int64                   // H: by partition, the next offset to append
+	since   uint64                    // hub.polls when it was started: what earlier polls returned is of a former life
+	views   []membership              // all of them,
+	whole   []membership              // those that have every record,
+	filters filter.Index[*membership] // and the others
+	bytes   int64                     // of keys and values that were read
+	idle    time.Time                 // since when no view wants it; meaningless while one does
 
 	snapshot vector // see position; nil once next has moved
 }
@@ -147,17 +151,16 @@ func newHubMetrics(reg prometheus.Registerer, h *hub) hubMetrics {
 
 // open returns the channel of a view and rendering, and the hub's position at
 // that moment, which is not to be changed, and keeps it for at least the
-// linger. It starts reading topics that nobody read before. topics are in byte
-// order of their names.
-func (h *hub) open(ctx context.Context, topics []*topicInfo, r rendering) (*channel, vector, error) {
+// linger. It starts reading topics that nobody read before.
+func (h *hub) open(ctx context.Context, sc scope, r rendering) (*channel, vector, error) {
 	for {
-		if ch, pos, ok := h.channel(topics, r); ok {
+		if ch, pos, ok := h.channel(sc, r); ok {
 			return ch, pos, nil
 		}
-		if err := h.start(ctx, topics); err != nil {
+		if err := h.start(ctx, sc.topics); err != nil {
 			return nil, nil, err
 		}
-		if err := h.grow(ctx, topics); err != nil {
+		if err := h.grow(ctx, sc.topics); err != nil {
 			return nil, nil, err
 		}
 		// A topic may be dropped again before the next look.
@@ -170,9 +173,12 @@ func (h *hub) open(ctx context.Context, topics []*topicInfo, r rendering) (*chan
 // here returns the channel of a view and rendering and where it stands, if the
 // channel is open and nothing makes one doubt the topics. Then nothing was
 // allocated, and the channel is kept as by open.
-func (h *hub) here(topics []string, r rendering) (*channel, *standing) {
+func (h *hub) here(topics []string, q *query, r rendering) (*channel, *standing) {
+	if q.partsOf() != nil {
+		return nil, nil // what clients are told of its position is not what the gateway is
+	}
 	var buf [256]byte
-	key := appendViewKey(buf[:0], topics)
+	key := appendViewKey(buf[:0], topics, q)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	v := h.views[string(key)]
@@ -291,16 +297,16 @@ func (h *hub) addSoon() {
 }
 
 // channel finds or makes the channel, if all topics are being read, as far as
-// infos know them.
-func (h *hub) channel(infos []*topicInfo, r rendering) (*channel, vector, bool) {
+// the scope knows them.
+func (h *hub) channel(sc scope, r rendering) (*channel, vector, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, info := range infos {
+	for _, info := range sc.topics {
 		if t := h.topics[info.name]; t == nil || !t.reading() || !t.is(info) {
 			return nil, nil, false
 		}
 	}
-	v := h.view(infos)
+	v := h.view(sc)
 	now := h.now()
 	ch := v.find(r)
 	if ch == nil {
@@ -319,12 +325,12 @@ func (h *hub) unwanted(t *topic) {
 // attach finds where a client that holds position want joins the channel: the
 // oldest position of the log at or past it, and a time (in minutes) before all
 // that follows. It waits for the hub to get there.
-func (h *hub) attach(ctx context.Context, ch *channel, topics []*topicInfo, want vector) (at vector, minute int64, err error) {
+func (h *hub) attach(ctx context.Context, ch *channel, sc scope, want vector) (at vector, minute int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, catchUpWait)
 	defer cancel()
 	for {
 		h.mu.Lock()
-		pos, ok := h.positionOf(topics)
+		pos, ok := h.positionOf(sc)
 		if !ok {
 			h.mu.Unlock()
 			return nil, 0, unavailable("attach", errors.New("a topic stopped being read"))
@@ -355,14 +361,18 @@ func (h *hub) attach(ctx context.Context, ch *channel, topics []*topicInfo, want
 
 // positionOf is H of the topics, if all are still being read in the same life.
 // It is not to be changed. Call with mu held.
-func (h *hub) positionOf(infos []*topicInfo) (vector, bool) {
-	pos := make(vector, len(infos))
-	for i, info := range infos {
+func (h *hub) positionOf(sc scope) (vector, bool) {
+	pos := make(vector, len(sc.topics))
+	for i, info := range sc.topics {
 		t := h.topics[info.name]
 		if t == nil || !t.reading() || t.info.id != info.id {
 			return nil, false
 		}
 		pos[i] = t.position()[0]
+	}
+	if p := sc.parts(); p != nil {
+		pos = pos.clone()
+		p.mask(pos...)
 	}
 	return pos, true
 }
@@ -407,22 +417,36 @@ func (h *hub) process(poll uint64, topicName string, partition int32, records []
 	}
 	records = records[i:]
 	h.batch.set(partition, records, h.now())
-	for _, in := range t.views {
+	for _, in := range t.whole {
 		h.viewAt = h.viewAt[:0] // read only, and only until t.next moves
 		for _, m := range in.view.topics {
 			h.viewAt = append(h.viewAt, m.topic.next)
 		}
+		c := h.batch.wholeFor(in.view.query)
 		for _, ch := range in.view.channels {
-			ch.append(h.viewAt, in.at, &h.batch)
+			ch.append(h.viewAt, in.at, &h.batch, c)
 			if ch.stale && !ch.inQuiet && ch.hasIDOnly() {
 				ch.inQuiet = true
 				h.quiet = append(h.quiet, ch)
 			}
 		}
 	}
+	if len(t.views) > len(t.whole) {
+		h.batch.filter(&t.filters)
+		for _, in := range h.batch.hit {
+			at := in.view.position()
+			c := h.batch.hitsOf(in.view)
+			for _, ch := range in.view.channels {
+				ch.append(at, in.at, &h.batch, c)
+			}
+		}
+	}
 	h.batch.reset() // records are not to live as long as its memory
 	t.next[partition] = records[len(records)-1].Offset + 1
 	t.snapshot = nil
+	for _, r := range records {
+		t.bytes += int64(len(r.Key) + len(r.Value))
+	}
 	h.metrics.records.Add(float64(len(records)))
 	h.notify()
 }

@@ -42,14 +42,16 @@ type indexBlock struct {
 	before vector // position before its first item
 	minute int64  // of the record before its first item
 	items  []indexItem
-	jumps  map[int]vector // full positions of items with topic -1
+	jumps  map[int]vector // by place in items; shared, so replaced and never written to
 }
 
-// An indexItem moves one partition, or, with topic -1, any number of them.
+// An indexItem moves one partition. One that jumps moves all of them first, to
+// a position in indexBlock.jumps.
 type indexItem struct {
-	nextOffset int64 // 0: the beginning, which moves nothing
+	nextOffset int64 // 0: moves nothing itself
 	partition  int32
-	topic      int32
+	topic      int16
+	jump       bool
 }
 
 // newIndex shares base and tags, and changes neither.
@@ -71,8 +73,10 @@ func (x *index) addPartition(topic int, start int64) {
 	x.past.last.extend(x.base)
 	for _, b := range x.past.blocks {
 		b.before.extend(x.base)
-		for _, to := range b.jumps {
+		for i, to := range b.jumps {
+			to = to.clone()
 			to.extend(x.base)
+			b.jumps[i] = to
 		}
 	}
 }
@@ -89,26 +93,51 @@ func (x *index) items(topic, partition int32, moves []move) {
 	defer x.mu.Unlock()
 	for _, m := range moves {
 		b := x.grow()
-		b.items = append(b.items, indexItem{nextOffset: m.next, partition: partition, topic: topic})
+		b.items = append(b.items, indexItem{nextOffset: m.next, partition: partition, topic: int16(topic)})
 		x.past.last[topic][partition] = m.next
 		x.minute = m.minute
 		x.next++
 	}
 }
 
-// jump notes that the next item moves to a whole new position.
-func (x *index) jump(to vector, minute int64) {
+// jump notes that the next item moves to the whole position base, which is
+// shared and never changes.
+func (x *index) jump(base vector, minute int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.addJump(base, indexItem{}, minute)
+}
+
+// jumpAnd does the same for an item that then moves one partition.
+func (x *index) jumpAnd(base vector, topic int, partition int32, m move) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.addJump(base, indexItem{nextOffset: m.next, partition: partition, topic: int16(topic)}, m.minute)
+	x.past.last[topic][partition] = m.next
+}
+
+// addJump adds it as one that jumps. Call with mu held.
+func (x *index) addJump(base vector, it indexItem, minute int64) {
 	b := x.grow()
 	if b.jumps == nil {
 		b.jumps = make(map[int]vector)
 	}
-	b.jumps[len(b.items)] = to.clone()
-	b.items = append(b.items, indexItem{topic: -1})
-	x.past.last = to.clone()
+	b.jumps[len(b.items)] = base
+	it.jump = true
+	b.items = append(b.items, it)
+	x.past.last.set(base)
 	x.minute = minute
 	x.next++
+}
+
+// isAt reports whether the newest item, or the beginning, is at pos or past it.
+func (x *index) isAt(pos vector) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.past == nil {
+		return x.base.covers(pos)
+	}
+	return x.past.last.covers(pos)
 }
 
 // grow returns the block of the next item. Call with mu held.
@@ -174,10 +203,11 @@ func (x *index) at(seq uint64) vector {
 
 // move takes v from before the block's item i to after it.
 func (b *indexBlock) move(v vector, i int) {
-	switch it := &b.items[i]; {
-	case it.topic < 0:
+	it := &b.items[i]
+	if it.jump {
 		v.set(b.jumps[i])
-	case it.nextOffset > 0:
+	}
+	if it.nextOffset > 0 {
 		v[it.topic][it.partition] = it.nextOffset
 	}
 }
@@ -317,10 +347,7 @@ func (x *index) seqOf(pos vector) (uint64, bool) {
 // passes reports whether the block's item i moves to past pos.
 func (b *indexBlock) passes(i int, pos vector) bool {
 	it := &b.items[i]
-	if it.topic < 0 {
-		return !pos.covers(b.jumps[i])
-	}
-	return it.nextOffset > 0 && it.nextOffset > pos[it.topic][it.partition]
+	return it.jump && !pos.covers(b.jumps[i]) || it.nextOffset > 0 && it.nextOffset > pos[it.topic][it.partition]
 }
 
 // seqHere answers for the position that most streams are told: the newest.

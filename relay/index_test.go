@@ -82,13 +82,13 @@ func (w *indexWorld) step() {
 		if sameVector(w.m.last(), w.before(t, p)) {
 			w.x.items(int32(t), int32(p), []move{{w.h[t][p], 1}})
 		} else {
-			w.x.jump(w.h, 1)
+			w.x.jump(w.h.clone(), 1)
 		}
 		w.m.after = append(w.m.after, w.h.clone())
 	case n < 90: // records that make no item, then perhaps an id alone
 		w.somewhere()
 		if w.rnd.IntN(2) == 0 {
-			w.x.jump(w.h, 1)
+			w.x.jump(w.h.clone(), 1)
 			w.m.after = append(w.m.after, w.h.clone())
 		}
 	case n < 92 && len(w.h[0]) < 8: // a new partition

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/tink-crypto/tink-go/v2/daead/subtle"
 )
@@ -20,12 +21,13 @@ import (
 // links without any of the client's headers, so the link carries the rights:
 // it is sealed, and whoever holds it may read what it says and nothing else.
 type link struct {
-	Topics []string  `json:"t"`
-	Form   form      `json:"f"`
-	IDs    idRule    `json:"i,omitempty"`
-	Event  string    `json:"e,omitempty"`
-	Quiet  bool      `json:"q,omitempty"` // rendering.commentOnly
-	Via    transport `json:"v,omitempty"`
+	Topics []string `json:"t"`
+	queryText
+	Form  form      `json:"f"`
+	IDs   idRule    `json:"i,omitempty"`
+	Event string    `json:"e,omitempty"`
+	Quiet bool      `json:"q,omitempty"` // rendering.commentOnly
+	Via   transport `json:"v,omitempty"`
 
 	// Cursor is the position that the page begins at. Links of holds have
 	// none: the gateway says where it is, with Grip-Last.
@@ -46,6 +48,35 @@ type link struct {
 	Replayed    int64  `json:"r,omitempty"`  // records sent so far, for the live event
 	ReplayBytes int64  `json:"rb,omitempty"` // bytes that may still be replayed; 0: no bound
 	HeartbeatMS int64  `json:"hb,omitempty"` // 0: the default
+
+	pace
+	lag
+}
+
+// A pace is a replay with the spacing of the records' timestamps.
+type pace struct {
+	Speed float64 `json:"sp,omitempty"` // how much faster than that; 0: as fast as can be
+	// A record of the time From, in epoch milliseconds, was due at Begun.
+	From  int64 `json:"pf,omitempty"`
+	Begun int64 `json:"pb,omitempty"`
+}
+
+// due returns how long after now a record of time t is to be sent. The first
+// begins the replay.
+func (p *pace) due(t, now time.Time) time.Duration {
+	if p.Begun == 0 {
+		p.From, p.Begun = t.UnixMilli(), now.UnixMilli()
+	}
+	later := time.Duration(float64(t.UnixMilli()-p.From) / p.Speed * float64(time.Millisecond))
+	return time.UnixMilli(p.Begun).Add(later).Sub(now)
+}
+
+// A lag is how a stream that had caught up fell behind again
+// (event-semantics.md 8).
+type lag struct {
+	Fell     int64 `json:"lf,omitempty"` // when its place left the channel's log, in epoch milliseconds; 0: it did not
+	Age      int64 `json:"la,omitempty"` // minutes that it was behind then
+	Appended int64 `json:"lb,omitempty"` // bytes that the hub had read of the topics then, and those that the stream has been sent since
 }
 
 func (l *link) bounded() bool { return l.Limit > 0 || l.Until > 0 }

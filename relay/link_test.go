@@ -22,9 +22,10 @@ const aSecret, anotherSecret = "0123456789abcdef0123456789abcdef", "fedcba987654
 func TestLinkSeal(t *testing.T) {
 	s := newTestSealer(t, aSecret)
 	l := &link{
-		Topics: []string{"a", "b"}, Form: formEnvelope, IDs: idBatch, Event: "header:x", Quiet: true, Via: overWebSocket,
+		Topics: []string{"a", "b"}, queryText: queryText{Filter: "f", Fields: "g"}, Form: formEnvelope, IDs: idBatch, Event: "header:x", Quiet: true, Via: overWebSocket,
 		Cursor: "1-hi3hk-4fz1q.3.xg.rq.3ej", LongPoll: true, Subscription: true, Limit: 7, Until: 8, Bound: "1-a", Marks: true, Existed: "1-b",
 		Replayed: 9, ReplayBytes: 10, HeartbeatMS: 11, Since: 12,
+		pace: pace{Speed: 2, From: 13, Begun: 14}, lag: lag{Fell: 15, Age: 16, Appended: 17},
 	}
 	for i := range reflect.ValueOf(l).Elem().NumField() {
 		if reflect.ValueOf(l).Elem().Field(i).IsZero() {
@@ -117,7 +118,7 @@ func TestParseSecret(t *testing.T) {
 }
 
 func TestChannelNames(t *testing.T) {
-	name := func(r rendering, topics ...string) string { return channelName(topics, viewKey(topics), r) }
+	name := func(r rendering, topics ...string) string { return channelName(topics, nil, r) }
 	plain := rendering{form: formPlain}
 	if got := name(plain, "orders"); got != "orders" {
 		t.Errorf("the plain channel of a topic is %q, want its name", got)

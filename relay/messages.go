@@ -21,18 +21,24 @@ import (
 // ref is any number or string of the client's; answers repeat it. The other
 // members are those of the URL, by the same names.
 type clientMessage struct {
-	Type        string          `json:"type"`
-	Ref         json.RawMessage `json:"ref"`
-	Topics      []string        `json:"topics"`
-	LastEventID string          `json:"last_event_id"`
-	Since       text            `json:"since"`
-	From        string          `json:"from"`
-	Last        text            `json:"last"`
-	Until       text            `json:"until"`
-	Limit       text            `json:"limit"`
-	Marks       text            `json:"marks"`
-	ID          string          `json:"id"`
-	Heartbeat   string          `json:"heartbeat"`
+	Type        string           `json:"type"`
+	Ref         json.RawMessage  `json:"ref"`
+	Topics      []string         `json:"topics"`
+	LastEventID string           `json:"last_event_id"`
+	Key         texts            `json:"key"`
+	Partition   texts            `json:"partition"`
+	Header      map[string]texts `json:"header"`
+	Filter      string           `json:"filter"`
+	Fields      texts            `json:"fields"`
+	Since       text             `json:"since"`
+	From        string           `json:"from"`
+	Last        text             `json:"last"`
+	Until       text             `json:"until"`
+	Speed       text             `json:"speed"`
+	Limit       text             `json:"limit"`
+	Marks       text             `json:"marks"`
+	ID          string           `json:"id"`
+	Heartbeat   string           `json:"heartbeat"`
 }
 
 // text is a JSON string, number or boolean, as a query parameter would hold it.
@@ -56,12 +62,34 @@ func (t *text) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// texts are one text or an array of them: a parameter that may be repeated.
+type texts []string
+
+func (t *texts) UnmarshalJSON(b []byte) error {
+	if len(b) == 0 || b[0] != '[' {
+		var one text
+		err := one.UnmarshalJSON(b)
+		*t = texts{string(one)}
+		return err
+	}
+	var many []text
+	err := json.Unmarshal(b, &many)
+	for _, one := range many {
+		*t = append(*t, string(one))
+	}
+	return err
+}
+
 // query is the message's selection as the URL would say it.
 func (m *clientMessage) query() url.Values {
-	q := url.Values{"topic": m.Topics}
+	q := url.Values{"topic": m.Topics, "key": m.Key, "partition": m.Partition}
+	for name, values := range m.Header {
+		q["header."+name] = values
+	}
 	for name, value := range map[string]string{
 		"last_event_id": m.LastEventID, "since": string(m.Since), "from": m.From, "last": string(m.Last),
-		"until": string(m.Until), "limit": string(m.Limit), "marks": string(m.Marks), "id": m.ID, "heartbeat": m.Heartbeat,
+		"until": string(m.Until), "limit": string(m.Limit), "speed": string(m.Speed), "marks": string(m.Marks), "id": m.ID, "heartbeat": m.Heartbeat,
+		"filter": m.Filter, "fields": strings.Join(m.Fields, ","),
 	} {
 		if value != "" {
 			q.Set(name, value)
@@ -144,6 +172,8 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 		switch {
 		case errors.As(err, &bad):
 			code, detail = "bad-message", bad.detail
+		case errors.As(err, new(*noPartitionError)):
+			code, detail = "not-found", err.Error()
 		case errors.Is(err, errUnknownTopic):
 			code, detail = "not-found", "no such topic; "+o.path+" lists those that can be read"
 		case errors.Is(err, errUnavailable):
@@ -168,7 +198,7 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 	if slices.ContainsFunc(m.Topics, func(t string) bool { return strings.Contains(t, ",") }) {
 		return refuse(badf("topics: a name has no comma; list the topics as an array"))
 	}
-	s, err := parseSelection("", like, nil, o.now())
+	s, err := parseSelection("", like, nil, o.queries, o.now())
 	if err != nil {
 		return refuse(err)
 	}

@@ -39,10 +39,10 @@ var (
 // Nothing is asked of Kafka and nothing waited for; and what of the answer
 // does not differ from client to client is the same memory for all of them.
 func (o *Origin) serveNow(w http.ResponseWriter, s *selection) bool {
-	if s.start.kind > startCursor || s.bounded() || s.marks || s.longPoll {
+	if s.start.kind > startCursor || s.bounded() || s.marks || s.longPoll || s.speed > 0 {
 		return false
 	}
-	ch, at := o.hub.here(s.topics, s.rendering)
+	ch, at := o.hub.here(s.topics, s.query, s.rendering)
 	if ch == nil {
 		return false
 	}
@@ -59,7 +59,7 @@ func (o *Origin) serveNow(w http.ResponseWriter, s *selection) bool {
 		out = ch.appendAnnouncement(out, s.via, at.id)
 	}
 	o.setHold(h, channel, s.form, s.heartbeat)
-	h["Grip-Link"] = o.holdLink(ch, s.topics, holdLink{via: s.via, heartbeatMS: s.heartbeat.Milliseconds()})
+	h["Grip-Link"] = o.holdLink(ch, s.topics, s.query.textOf(), holdLink{via: s.via, heartbeatMS: s.heartbeat.Milliseconds()})
 	w.WriteHeader(http.StatusOK)
 	w.Write(out)
 	*buf = out

@@ -35,8 +35,11 @@ type Origin struct {
 	ignore    []string
 	maxBytes  int // EVENT_MAX_BYTES
 	pageBytes int
-	replay    int64 // REPLAY_MAX_BYTES
+	replay    int64         // REPLAY_MAX_BYTES
+	lagBytes  int64         // CATCHUP_MAX_BYTES; 0: no bound
+	lagAge    time.Duration // CATCHUP_MAX_AGE; 0: no bound
 	metrics   originMetrics
+	queries   *queries
 	now       func() time.Time
 
 	keepAlives *keepAlives
@@ -95,7 +98,7 @@ const allowedMethods = "GET, HEAD, OPTIONS"
 // checks: credentials (none yet), syntax, permission by name, existence,
 // position.
 func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string) {
-	s, err := parseSelection(path, r, o.ignore, o.now())
+	s, err := parseSelection(path, r, o.ignore, o.queries, o.now())
 	if err != nil {
 		o.fail(w, r, err)
 		return
@@ -167,9 +170,9 @@ const recreations = 3
 
 func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInfo) (*page, []gap, error) {
 	l := link{
-		Topics: slices.Clone(s.topics), Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly,
+		Topics: slices.Clone(s.topics), queryText: s.query.textOf(), Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly,
 		Via: s.via, LongPoll: s.longPoll, Limit: s.limit, Marks: s.marks,
-		HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.replay, Since: s.start.minute(o.now()),
+		pace: pace{Speed: s.speed}, HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.replay, Since: s.start.minute(o.now()),
 	}
 	if !s.until.IsZero() {
 		l.Until = max(s.until.UnixMilli(), 1) // 0 is none
@@ -178,15 +181,19 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 	if err != nil {
 		return nil, nil, err
 	}
-	ch, head, err := o.hub.open(ctx, topics, l.holdRendering())
+	if err := checkPartitions(topics, s.query.partsOf()); err != nil {
+		return nil, nil, err
+	}
+	sc := scope{topics, s.query}
+	ch, head, err := o.hub.open(ctx, sc, l.holdRendering())
 	if err != nil {
 		return nil, nil, err
 	}
-	pos, gaps, err := o.resolver.resolve(ctx, topics, ch, head, s.start)
+	pos, gaps, err := o.resolver.resolve(ctx, sc, ch, head, s.start)
 	if err != nil {
 		return nil, nil, err
 	}
-	return o.newPage(l, topics, ch, pos), gaps, nil
+	return o.newPage(l, sc, ch, pos), gaps, nil
 }
 
 // upToCursor looks the topics up again if the cursor knows of more partitions
@@ -205,11 +212,34 @@ func (o *Origin) upToCursor(ctx context.Context, topics []*topicInfo, s *selecti
 	return topics, nil
 }
 
+// A noPartitionError says that a topic has no such partition.
+type noPartitionError struct {
+	topic     string
+	partition int32
+	has       int
+}
+
+func (e *noPartitionError) Error() string {
+	return fmt.Sprintf("partition=%d: topic %s has the partitions 0 to %d", e.partition, e.topic, e.has-1)
+}
+
+// checkPartitions refuses partitions that a topic has not.
+func checkPartitions(topics []*topicInfo, parts parts) error {
+	for _, t := range topics {
+		for _, p := range parts {
+			if int(p) >= t.partitions() {
+				return &noPartitionError{t.name, p, t.partitions()}
+			}
+		}
+	}
+	return nil
+}
+
 // newPage makes the page at pos of streams that hold ch when they have caught up.
-func (o *Origin) newPage(l link, topics []*topicInfo, ch *channel, pos vector) *page {
-	p := &page{metrics: &o.metrics, link: l, topics: topics, tags: ch.index.tags, pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes, w: &ch.writer}
+func (o *Origin) newPage(l link, sc scope, ch *channel, pos vector) *page {
+	p := &page{metrics: &o.metrics, link: l, scope: sc, tags: ch.index.tags, pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes, w: &ch.writer}
 	if r := l.rendering(); r != ch.rendering { // it holds hints
-		p.w = &writer{rendering: r, channel: channelName(l.Topics, viewKey(l.Topics), r), maxBytes: o.maxBytes, maxID: o.hub.maxID}
+		p.w = &writer{rendering: r, channel: channelName(l.Topics, sc.query, r), maxBytes: o.maxBytes, maxID: o.hub.maxID}
 	}
 	if l.LongPoll {
 		p.maxBytes, p.maxEvents = longPollBytes, longPollEvents
@@ -247,7 +277,7 @@ func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection
 
 // upToDate reports whether there is nothing to send before the live channel.
 func (o *Origin) upToDate(ctx context.Context, s *selection, p *page) (*channel, bool, error) {
-	if s.bounded() || s.marks {
+	if s.bounded() || s.marks || s.speed > 0 {
 		return nil, false, nil // the page decides what ends and what is marked
 	}
 	ch, to, err := o.target(ctx, p)
@@ -322,7 +352,7 @@ func (o *Origin) hold(h http.Header, ch *channel, p *page) {
 	l := p.link
 	o.setHold(h, []string{ch.channel + "; prev-id=" + p.internalID()}, l.Form, time.Duration(l.HeartbeatMS)*time.Millisecond)
 	if !l.bounded() && !l.Marks {
-		h["Grip-Link"] = o.holdLink(ch, l.Topics, holdLink{via: l.Via, subscription: l.Subscription, heartbeatMS: l.HeartbeatMS})
+		h["Grip-Link"] = o.holdLink(ch, l.Topics, l.queryText, holdLink{via: l.Via, subscription: l.Subscription, heartbeatMS: l.HeartbeatMS})
 		return
 	}
 	l.Cursor, l.ReplayBytes, l.Replayed = "", 0, 0 // Grip-Last says where; the replay is over
@@ -344,10 +374,10 @@ func (o *Origin) setHold(h http.Header, channel []string, f form, heartbeat time
 // holdLink is the next link of streams that hold ch and do not end by
 // themselves. Grip-Last says where they are when they ask it, so that they
 // share it.
-func (o *Origin) holdLink(ch *channel, topics []string, like holdLink) []string {
+func (o *Origin) holdLink(ch *channel, topics []string, query queryText, like holdLink) []string {
 	return ch.links.value(like, func() []string {
 		return o.nextLink(&link{
-			Topics: slices.Clone(topics), Form: ch.form, IDs: ch.ids, Event: ch.eventFrom, Quiet: ch.commentOnly,
+			Topics: slices.Clone(topics), queryText: query, Form: ch.form, IDs: ch.ids, Event: ch.eventFrom, Quiet: ch.commentOnly,
 			Via: like.via, Subscription: like.subscription, HeartbeatMS: like.heartbeatMS,
 		}, "")
 	})
@@ -356,6 +386,15 @@ func (o *Origin) holdLink(ch *channel, topics []string, like holdLink) []string 
 // longestTimeout bounds how long a stream waits for a time that is far away
 // before it asks again.
 const longestTimeout = time.Hour
+
+// pause makes the gateway ask for the next page when its first record is due.
+// The channel is one that nobody publishes to.
+func (o *Origin) pause(h http.Header, p *page) {
+	l := p.link
+	l.Cursor = p.internalID()
+	o.setHold(h, []string{p.w.channel + "~pause"}, l.Form, time.Duration(l.HeartbeatMS)*time.Millisecond)
+	h["Grip-Link"] = o.nextLink(&l, "; timeout="+seconds(min(max(p.pause, time.Millisecond), longestTimeout)))
+}
 
 // next makes the gateway ask for the page after this one.
 func (o *Origin) next(h http.Header, p *page) {
@@ -414,6 +453,8 @@ func (o *Origin) serveLink(w http.ResponseWriter, r *http.Request, sealed string
 	}
 	switch {
 	case p.ended != "":
+	case p.pause > 0:
+		o.pause(h, p)
 	case live:
 		o.hold(h, ch, p)
 	default:
@@ -452,14 +493,22 @@ func (o *Origin) resumeWith(r *http.Request, l *link, topics []*topicInfo) (*pag
 	if !ok {
 		return nil, fmt.Errorf("position %q is none of ours", text)
 	}
-	ch, head, err := o.hub.open(r.Context(), topics, l.holdRendering())
+	q, err := o.queries.of(l.queryText)
+	if err != nil {
+		return nil, fmt.Errorf("query of a link: %w", err)
+	}
+	sc := scope{topics, q}
+	ch, head, err := o.hub.open(r.Context(), sc, l.holdRendering())
 	if err != nil {
 		return nil, err
 	}
-	p := o.newPage(*l, topics, ch, nil)
+	p := o.newPage(*l, sc, ch, nil)
 	p.minute = minute
 	if l.Cursor == "" { // a stream that had caught up
 		p.link.Since = minute
+		if !l.LongPoll && !l.bounded() {
+			o.fallBehind(p, minute)
+		}
 	}
 	if slices.Equal(tags, p.tags) && head.covers(pos) {
 		p.pos = pos
@@ -473,7 +522,7 @@ func (o *Origin) resumeWith(r *http.Request, l *link, topics []*topicInfo) (*pag
 	}
 	// A topic was created again under the stream, or its log was cut off.
 	var gaps []gap
-	p.pos, gaps, err = o.resolver.resolve(r.Context(), topics, ch, head, start{kind: startCursor, cursor: pos.cursor(minute, tags)})
+	p.pos, gaps, err = o.resolver.resolve(r.Context(), sc, ch, head, start{kind: startCursor, cursor: pos.cursor(minute, tags)})
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -20,10 +21,10 @@ type page struct {
 	metrics *originMetrics
 	w       *writer
 	link    link // its state moves along with the page
-	topics  []*topicInfo
-	tags    []cursor.Tag
-	pos     vector
-	now     time.Time
+	scope
+	tags []cursor.Tag
+	pos  vector
+	now  time.Time
 
 	maxBytes  int
 	maxEvents int64  // 0: none
@@ -32,12 +33,15 @@ type page struct {
 
 	out     []byte
 	id      []byte
+	told    []byte // the newest id that is in out, where there is a filter
 	events  int64
 	minute  int64 // of the newest record before pos, for cursors
 	sinceID int64 // events since one carried an id
 	length  int   // of the cursor when the page began, in bytes; 0: not yet measured
 	spent   bool  // ReplayBytes are used up
+	looked  int64 // bytes that were gone through, where there is a filter
 	ended   string
+	pause   time.Duration // until the next record is due, of a paced replay
 
 	// caughtUp says that pos is where the live channel goes on, and liveMinute
 	// is then a time before all that follows. See appendID.
@@ -49,9 +53,21 @@ type page struct {
 }
 
 // record implements walker.
-func (p *page) record(_ int, r *kgo.Record) bool {
+func (p *page) record(t int, r *kgo.Record) bool {
+	bytes := int64(len(r.Key) + len(r.Value))
+	if p.query != nil && p.query.fields != nil {
+		shown := *r
+		shown.Value, _ = p.query.project(r, nil)
+		r = &shown
+	}
 	if !p.wide() {
 		p.minute = minuteOf(r.Timestamp, p.now)
+	}
+	if p.link.Speed > 0 {
+		if p.pause = p.link.due(r.Timestamp, p.now); p.pause > 0 {
+			p.pos[t][r.Partition] = r.Offset // its turn comes later
+			return false
+		}
 	}
 	p.sinceID++
 	var id []byte
@@ -60,6 +76,7 @@ func (p *page) record(_ int, r *kgo.Record) bool {
 			p.sinceID = 0
 		}
 	}
+	p.tell(id)
 	p.last, p.lastStart = r, len(p.out)
 	p.add(func(dst []byte) []byte { return p.w.appendRecord(dst, p.link.Via, r, id) })
 	p.events++
@@ -73,13 +90,33 @@ func (p *page) record(_ int, r *kgo.Record) bool {
 			return false
 		}
 	}
+	if p.query.filterOf() == nil && !p.replayed(bytes) { // else scanned has counted it
+		return false
+	}
+	return len(p.out) < p.maxBytes && (p.maxEvents == 0 || p.events < p.maxEvents)
+}
+
+// replayed counts bytes of history that were read for the client. It reports
+// false when that is all that one request may read.
+func (p *page) replayed(bytes int64) bool {
+	p.link.Appended += bytes
 	if p.link.ReplayBytes > 0 {
-		if p.link.ReplayBytes -= recordBytes(r) - recordOverhead; p.link.ReplayBytes <= 0 {
+		if p.link.ReplayBytes -= bytes; p.link.ReplayBytes <= 0 {
 			p.link.ReplayBytes, p.spent = 0, true
 			return false
 		}
 	}
-	return len(p.out) < p.maxBytes && (p.maxEvents == 0 || p.events < p.maxEvents)
+	return true
+}
+
+// pageScanBytes bounds what is gone through for one page where a filter passes
+// little.
+const pageScanBytes = 4 << 20
+
+// scanned implements walker.
+func (p *page) scanned(bytes int64) bool {
+	p.looked += bytes
+	return p.replayed(bytes) && p.looked < pageScanBytes
 }
 
 // wide reports whether there are more partitions than a walk merges by time.
@@ -96,7 +133,7 @@ func (p *page) wide() bool {
 // cursors (event-semantics.md 3.6). The last event of a page does anyway.
 func (p *page) idIsDue() bool {
 	if p.length == 0 {
-		p.length = len(p.pos.appendCursor(nil, 0, p.minute, p.tags))
+		p.length = len(p.pos.appendVisible(nil, 0, p.minute, p.tags, p.parts()))
 	}
 	switch {
 	case p.length > p.w.maxID && !p.link.LongPoll:
@@ -118,6 +155,7 @@ func (p *page) control(e controlEvent, phase cursor.Phase) {
 		p.metrics.gaps[g.Reason].Inc()
 	}
 	id := p.visibleID(phase)
+	p.tell(id)
 	p.add(func(dst []byte) []byte { return p.w.appendControl(dst, p.link.Via, e, id) })
 	p.sinceID = 0
 }
@@ -130,6 +168,7 @@ func (p *page) mark() {
 		return
 	}
 	p.sinceID = 0
+	p.tell(id)
 	p.out = p.w.appendRecord(p.out[:p.lastStart], p.link.Via, p.last, id)
 }
 
@@ -152,7 +191,7 @@ func (p *page) visibleID(phase cursor.Phase) []byte {
 // alone a poll that is cut off at its most events would never get on.
 func (p *page) appendID(dst []byte, phase cursor.Phase) (id []byte, exact bool) {
 	start := len(dst)
-	dst = p.pos.appendCursor(dst, phase, p.minute, p.tags)
+	dst = p.pos.appendVisible(dst, phase, p.minute, p.tags, p.parts())
 	if len(dst)-start <= p.w.maxID || p.link.LongPoll {
 		return dst, true
 	}
@@ -196,11 +235,15 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 	if err != nil {
 		return nil, false, err
 	}
+	if !p.pos.covers(to) && o.tooSlow(p) {
+		return nil, false, errTooSlow
+	}
+	begin := p.pos.clone()
 	bounded := to
 	if p.until != nil {
 		bounded = earliest(to, p.until)
 	}
-	if err := o.blocks.walk(ctx, p.topics, p.pos, bounded, p); err != nil {
+	if err := o.blocks.walk(ctx, p.topics, p.pos, bounded, p.query.filterOf(), p); err != nil {
 		return nil, false, err
 	}
 	switch {
@@ -229,16 +272,35 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 		p.link.Marks, p.link.Existed = false, ""
 	}
 	p.mark()
+	p.announce(begin)
 	return ch, p.caughtUp, nil
+}
+
+// tell remembers an id that an event carries.
+func (p *page) tell(id []byte) {
+	if len(id) > 0 && p.query.filterOf() != nil {
+		p.told = append(p.told[:0], id...)
+	}
+}
+
+// announce moves the client's cursor past records that a filter has not passed,
+// so that a reconnect does not go through them again.
+func (p *page) announce(begin vector) {
+	if p.query.filterOf() == nil || p.link.LongPoll || p.w.commentOnly || begin.covers(p.pos) {
+		return
+	}
+	if id := p.visibleID(0); len(id) > 0 && !bytes.Equal(id, p.told) {
+		p.out = p.w.appendAnnouncement(p.out, p.link.Via, id)
+	}
 }
 
 // target is where the page's stream joins the live channel.
 func (o *Origin) target(ctx context.Context, p *page) (*channel, vector, error) {
-	ch, head, err := o.hub.open(ctx, p.topics, p.link.holdRendering())
+	ch, head, err := o.hub.open(ctx, p.scope, p.link.holdRendering())
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := o.resolver.complete(ctx, p.topics, p.pos, head); err != nil {
+	if err := o.resolver.complete(ctx, p.scope, p.pos, head); err != nil {
 		return nil, nil, err
 	}
 	if err := o.bound(ctx, p, head); err != nil {
@@ -250,7 +312,7 @@ func (o *Origin) target(ctx context.Context, p *page) (*channel, vector, error) 
 			want = latest(want, bound) // the hub may not be there yet
 		}
 	}
-	to, minute, err := o.hub.attach(ctx, ch, p.topics, want)
+	to, minute, err := o.hub.attach(ctx, ch, p.scope, want)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -258,11 +320,11 @@ func (o *Origin) target(ctx context.Context, p *page) (*channel, vector, error) 
 	if ch.form == formHint {
 		// A hint has no content to skip: the newest position saves going
 		// through them one by one.
-		if to, err = o.hub.position(p.topics); err != nil {
+		if to, err = o.hub.position(p.scope); err != nil {
 			return nil, nil, err
 		}
 	}
-	return ch, to, o.resolver.complete(ctx, p.topics, p.pos, to)
+	return ch, to, o.resolver.complete(ctx, p.scope, p.pos, to)
 }
 
 // bound finds out where a time that has passed ends the replay, and where what
@@ -275,7 +337,7 @@ func (o *Origin) bound(ctx context.Context, p *page, head vector) error {
 	if !untilPassed && !marks {
 		return nil
 	}
-	ends, err := o.resolver.ends(ctx, p.topics, head)
+	ends, err := o.resolver.ends(ctx, p.scope, head)
 	if err != nil {
 		return err
 	}
@@ -292,11 +354,43 @@ func (o *Origin) bound(ctx context.Context, p *page, head vector) error {
 	return nil
 }
 
-// position is H of the topics now.
-func (h *hub) position(topics []*topicInfo) (vector, error) {
+// errTooSlow says that a stream fell further behind than CATCHUP_MAX_BYTES or
+// CATCHUP_MAX_AGE allow.
+var errTooSlow = errors.New("too slow: the stream fell behind further than it may; come back for what is missing")
+
+// fallBehind notes that a stream that had caught up asks for what its channel's
+// log no longer holds.
+func (o *Origin) fallBehind(p *page, minute int64) {
+	p.link.lag = lag{Fell: p.now.UnixMilli(), Age: p.now.Unix()/60 - minute, Appended: o.hub.appended(p.topics)}
+}
+
+// tooSlow reports whether a stream fell behind, and since then further than it may.
+func (o *Origin) tooSlow(p *page) bool {
+	l := &p.link.lag
+	if l.Fell == 0 {
+		return false
+	}
+	age := time.Duration(p.now.Unix()/60-p.minute-l.Age) * time.Minute
+	return o.lagBytes > 0 && o.hub.appended(p.topics)-l.Appended > o.lagBytes || o.lagAge > 0 && age > o.lagAge
+}
+
+// appended is how many bytes the hub has read of the topics in this life.
+func (h *hub) appended(topics []*topicInfo) (bytes int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	pos, ok := h.positionOf(topics)
+	for _, info := range topics {
+		if t := h.topics[info.name]; t != nil {
+			bytes += t.bytes
+		}
+	}
+	return bytes
+}
+
+// position is H of the topics now.
+func (h *hub) position(sc scope) (vector, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	pos, ok := h.positionOf(sc)
 	if !ok {
 		return nil, unavailable("read position", errors.New("a topic stopped being read"))
 	}

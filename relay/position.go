@@ -22,7 +22,8 @@ type resolver struct {
 
 // resolve returns the position to start at, which is the caller's, and what of the promise of a
 // cursor cannot be kept. head is the hub's position at the time of the request.
-func (v *resolver) resolve(ctx context.Context, topics []*topicInfo, ch *channel, head vector, s start) (vector, []gap, error) {
+func (v *resolver) resolve(ctx context.Context, sc scope, ch *channel, head vector, s start) (vector, []gap, error) {
+	topics := sc.topics
 	var pos vector
 	var gaps []gap
 	var err error
@@ -30,19 +31,19 @@ func (v *resolver) resolve(ctx context.Context, topics []*topicInfo, ch *channel
 	case startLive:
 		return head.clone(), nil, nil
 	case startEarliest:
-		pos, err = v.starts(ctx, topics, head)
+		pos, err = v.starts(ctx, sc, head)
 	case startTime:
 		pos, err = v.after(ctx, topics, head, s.time)
 	case startLast:
 		var from vector
-		if from, err = v.starts(ctx, topics, head); err == nil {
+		if from, err = v.starts(ctx, sc, head); err == nil {
 			if from, gaps, err = v.limit(ctx, topics, from, head); err == nil {
-				pos, err = v.blocks.newest(ctx, topics, from, head, s.last)
+				pos, err = v.blocks.newest(ctx, sc, from, head, s.last)
 				return pos, nil, err // a bounded look back promises nothing before it
 			}
 		}
 	case startCursor:
-		pos, gaps, err = v.fromCursor(ctx, topics, ch, head, s.cursor)
+		pos, gaps, err = v.fromCursor(ctx, sc, ch, head, s.cursor)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -52,26 +53,28 @@ func (v *resolver) resolve(ctx context.Context, topics []*topicInfo, ch *channel
 }
 
 // starts is where the logs begin, of as many partitions as head has.
-func (v *resolver) starts(ctx context.Context, topics []*topicInfo, head vector) (vector, error) {
-	pos := make(vector, len(topics))
-	for i, t := range topics {
+func (v *resolver) starts(ctx context.Context, sc scope, head vector) (vector, error) {
+	pos := make(vector, len(sc.topics))
+	for i, t := range sc.topics {
 		var err error
 		if pos[i], err = v.offsets.starts(ctx, t.name, len(head[i])); err != nil {
 			return nil, err
 		}
 	}
+	sc.parts().mask(pos...)
 	return pos, nil
 }
 
 // ends is where the logs end, of as many partitions as head has.
-func (v *resolver) ends(ctx context.Context, topics []*topicInfo, head vector) (vector, error) {
-	pos := make(vector, len(topics))
-	for i, t := range topics {
+func (v *resolver) ends(ctx context.Context, sc scope, head vector) (vector, error) {
+	pos := make(vector, len(sc.topics))
+	for i, t := range sc.topics {
 		var err error
 		if pos[i], err = v.offsets.ends(ctx, t.name, len(head[i])); err != nil {
 			return nil, err
 		}
 	}
+	sc.parts().mask(pos...)
 	return pos, nil
 }
 
@@ -104,8 +107,8 @@ func (v *resolver) topicAfter(ctx context.Context, topic *topicInfo, head []int6
 
 // complete gives pos the partitions that head has and pos has not: they were
 // added since, so that its holder has seen nothing of them.
-func (v *resolver) complete(ctx context.Context, topics []*topicInfo, pos, head vector) error {
-	for i, t := range topics {
+func (v *resolver) complete(ctx context.Context, sc scope, pos, head vector) error {
+	for i, t := range sc.topics {
 		if len(pos[i]) >= len(head[i]) {
 			continue
 		}
@@ -114,11 +117,13 @@ func (v *resolver) complete(ctx context.Context, topics []*topicInfo, pos, head 
 			return err
 		}
 		pos[i] = append(pos[i], starts[len(pos[i]):]...)
+		sc.parts().mask(pos[i])
 	}
 	return nil
 }
 
-func (v *resolver) fromCursor(ctx context.Context, topics []*topicInfo, ch *channel, head vector, c cursor.Cursor) (vector, []gap, error) {
+func (v *resolver) fromCursor(ctx context.Context, sc scope, ch *channel, head vector, c cursor.Cursor) (vector, []gap, error) {
+	topics := sc.topics
 	pos := make(vector, len(topics))
 	var gaps []gap
 	blocks := matchBlocks(topics, c.Blocks)
@@ -148,6 +153,7 @@ func (v *resolver) fromCursor(ctx context.Context, topics []*topicInfo, ch *chan
 			}
 		default:
 			want := blockOffsets(b, head[i])
+			sc.parts().mask(want)
 			at, more, err := v.check(ctx, t, want, oldest[i], head[i])
 			if err != nil {
 				return nil, nil, err

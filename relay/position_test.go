@@ -122,7 +122,7 @@ func TestNewest(t *testing.T) {
 		for i := len(records) - 1; i >= max(0, len(records)-int(n)); i-- {
 			want[0][records[i].Partition]--
 		}
-		got, err := h.r.blocks.newest(context.Background(), []*topicInfo{info}, from, to, n)
+		got, err := h.r.blocks.newest(context.Background(), scope{topics: []*topicInfo{info}}, from, to, n)
 		if err != nil || !sameVector(got, want) {
 			t.Errorf("newest %d: %v %v, want %v", n, got, err, want)
 		}
@@ -130,7 +130,7 @@ func TestNewest(t *testing.T) {
 	// Not before where it may begin.
 	from := to.clone()
 	from[0][0] -= 3
-	if got, err := h.r.blocks.newest(context.Background(), []*topicInfo{info}, from, to, 100); err != nil || !sameVector(got, from) {
+	if got, err := h.r.blocks.newest(context.Background(), scope{topics: []*topicInfo{info}}, from, to, 100); err != nil || !sameVector(got, from) {
 		t.Errorf("bounded below: %v %v, want %v", got, err, from)
 	}
 }

@@ -51,9 +51,12 @@ func (o *Origin) notFound(w http.ResponseWriter, r *http.Request) {
 // fail turns an error of one request into its answer.
 func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var bad *badRequest
+	var missing *noPartitionError
 	switch {
 	case errors.As(err, &bad):
 		writeProblem(w, r, problem{Status: http.StatusBadRequest, Detail: bad.detail})
+	case errors.As(err, &missing):
+		writeProblem(w, r, problem{Status: http.StatusNotFound, Detail: missing.Error()})
 	case errors.Is(err, errUnknownTopic):
 		o.notFound(w, r)
 	case errors.Is(err, errUnavailable):
@@ -103,16 +106,21 @@ func (o *Origin) failLink(w http.ResponseWriter, r *http.Request, l *link, err e
 		return
 	}
 	e := streamError{Code: codeInternal, Message: "the stream cannot go on", Retry: true}
-	if errors.Is(err, errUnknownTopic) {
+	switch {
+	case errors.Is(err, errTooSlow):
+		e = streamError{Code: codeTooSlow, Message: err.Error(), Retry: true}
+		o.metrics.tooSlow.Inc()
+	case errors.Is(err, errUnknownTopic):
 		e = streamError{Code: codeTopicDeleted, Message: "the topic no longer exists", Retry: true}
-	} else {
+	default:
 		o.log.Error("page", "topics", l.Topics, "err", err)
 	}
 	if l.LongPoll {
 		o.fail(w, r, err)
 		return
 	}
-	wr := &writer{rendering: l.rendering(), channel: channelName(l.Topics, viewKey(l.Topics), l.rendering())}
+	q, _ := o.queries.of(l.queryText) // one that is broken has no channel whose name it could be
+	wr := &writer{rendering: l.rendering(), channel: channelName(l.Topics, q, l.rendering())}
 	out := wr.appendControl(nil, l.Via, controlEvent{name: "stream-error", data: e}, nil)
 	if l.Via == overWebSocket {
 		w.Header().Set("Content-Type", grip.ContentTypeEvents)

@@ -20,6 +20,7 @@ import (
 
 	"spillway/grip"
 	"spillway/relay/cursor"
+	"spillway/relay/filter"
 	"spillway/relay/properties"
 )
 
@@ -86,6 +87,10 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		r.reader.Close()
 		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
 	}
+	queries, err := newQueries(filter.Limits{})
+	if err != nil {
+		return nil, err
+	}
 	admin := kadm.NewClient(r.asker)
 	r.catalog = newCatalog(r.asker, exposed, log)
 	offsets := newOffsets(admin)
@@ -103,9 +108,10 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 			catalog: r.catalog, offsets: offsets, blocks: r.blocks, slack: cfg.CursorTimeSlack,
 			maxRecs: cfg.ReplayMaxRecords, maxAge: cfg.ReplayMaxAge, now: time.Now,
 		},
-		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins), ignore: cfg.IgnoreParams,
+		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins), ignore: cfg.IgnoreParams, queries: queries,
 		keepAlives: newKeepAlives(cfg.HeartbeatInterval), maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
-		replay: int64(cfg.ReplayMaxBytes), metrics: newOriginMetrics(reg, r.hub.metrics.encoded[kindOversize]), now: time.Now,
+		replay: int64(cfg.ReplayMaxBytes), lagBytes: int64(cfg.CatchupMaxBytes), lagAge: cfg.CatchupMaxAge,
+		metrics: newOriginMetrics(reg, r.hub.metrics.encoded[kindOversize]), now: time.Now,
 	}
 	if props.Group() != "" {
 		r.duty = newDuty(props, cfg.Instance, r.hub, r.catalog, admin, log, reg)
@@ -231,6 +237,7 @@ type originMetrics struct {
 	gaps     map[gapReason]prometheus.Counter
 	pages    prometheus.Gauge
 	oversize prometheus.Counter // the hub's
+	tooSlow  prometheus.Counter
 }
 
 func newOriginMetrics(reg prometheus.Registerer, oversize prometheus.Counter) originMetrics {
@@ -240,11 +247,14 @@ func newOriginMetrics(reg prometheus.Registerer, oversize prometheus.Counter) or
 	m := originMetrics{
 		gaps:     make(map[gapReason]prometheus.Counter),
 		oversize: oversize,
+		tooSlow: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spillway_too_slow_total", Help: "Streams that ended because they fell behind further than CATCHUP_MAX_BYTES or CATCHUP_MAX_AGE allow.",
+		}),
 		pages: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spillway_history_pages", Help: "Pages of history that are being made; CATCHUP_PAGES bounds them.",
 		}),
 	}
-	reg.MustRegister(gaps, m.pages)
+	reg.MustRegister(gaps, m.pages, m.tooSlow)
 	for _, reason := range gapReasons {
 		m.gaps[reason] = gaps.WithLabelValues(string(reason))
 	}

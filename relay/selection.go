@@ -12,6 +12,7 @@ import (
 	"github.com/agnivade/levenshtein"
 
 	"spillway/relay/cursor"
+	"spillway/relay/filter"
 )
 
 // A start is where a request wants to begin (event-semantics.md, section 2).
@@ -50,6 +51,7 @@ const (
 // which form. Topics are names, in byte order, each once.
 type selection struct {
 	topics []string
+	query  *query
 	start  start
 	rendering
 	via       transport
@@ -57,6 +59,7 @@ type selection struct {
 	wait      time.Duration // of a long poll
 	limit     int64         // 0: none
 	until     time.Time     // zero: none
+	speed     float64       // of a replay, against that of the records' timestamps; 0: as fast as can be
 	marks     bool
 	padding   bool
 	failOnGap bool
@@ -78,6 +81,11 @@ const (
 // be given.
 var params = map[string]struct{ many bool }{
 	"topic":         {many: true},
+	"key":           {many: true},
+	"partition":     {many: true},
+	"header.<name>": {many: true}, // see checkParams
+	"filter":        {},
+	"fields":        {},
 	"last_event_id": {},
 	"lastEventId":   {},
 	"since":         {},
@@ -85,6 +93,7 @@ var params = map[string]struct{ many bool }{
 	"last":          {},
 	"until":         {},
 	"limit":         {},
+	"speed":         {},
 	"format":        {},
 	"id":            {},
 	"event_from":    {},
@@ -112,7 +121,7 @@ func badf(format string, args ...any) error { return &badRequest{fmt.Sprintf(for
 
 // parseSelection reads path (what follows EVENTS_PATH, decoded), query and
 // headers. The error is a *badRequest.
-func parseSelection(path string, r *http.Request, ignore []string, now time.Time) (s selection, err error) {
+func parseSelection(path string, r *http.Request, ignore []string, qs *queries, now time.Time) (s selection, err error) {
 	var query url.Values // most requests have none
 	if r.URL.RawQuery != "" {
 		if query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
@@ -123,6 +132,9 @@ func parseSelection(path string, r *http.Request, ignore []string, now time.Time
 		return s, err
 	}
 	if s.topics, err = parseTopics(path, query["topic"]); err != nil {
+		return s, err
+	}
+	if s.query, err = parseQuery(query, qs); err != nil {
 		return s, err
 	}
 	if err := s.parseForm(r, query); err != nil {
@@ -142,6 +154,9 @@ func parseSelection(path string, r *http.Request, ignore []string, now time.Time
 func checkParams(query url.Values, ignore []string) error {
 	for name, values := range query {
 		p, known := params[name]
+		if strings.HasPrefix(name, headerPrefix) && len(name) > len(headerPrefix) {
+			p, known = params["header.<name>"]
+		}
 		switch {
 		case known && len(values) > 1 && !p.many:
 			return badf("parameter %s is given %d times; give it once", name, len(values))
@@ -187,6 +202,44 @@ func appendNames(names []string, list string) []string {
 		}
 	}
 	return names
+}
+
+const headerPrefix = "header."
+
+// parseQuery reads what is selected of the records, and what is shown of them.
+func parseQuery(params url.Values, qs *queries) (*query, error) {
+	asked := make(url.Values)
+	for name, values := range params {
+		switch {
+		case name == "key", name == "partition", name == "filter", name == "fields", strings.HasPrefix(name, headerPrefix):
+			asked[name] = values
+		}
+	}
+	if len(asked) == 0 {
+		return nil, nil
+	}
+	spec := filter.Spec{Keys: asked["key"], Expr: asked.Get("filter")}
+	for name, values := range asked {
+		header, isHeader := strings.CutPrefix(name, headerPrefix)
+		switch {
+		case isHeader:
+			if spec.Headers == nil {
+				spec.Headers = make(map[string][]string)
+			}
+			spec.Headers[header] = values
+		case name == "partition":
+			for _, text := range values {
+				n, err := strconv.ParseInt(text, 10, 32)
+				if err != nil || n < 0 {
+					return nil, badf("partition=%s: must be the number of a partition, 0 or more", text)
+				}
+				spec.Partitions = append(spec.Partitions, int32(n))
+			}
+		case name != "key" && values[0] == "":
+			return nil, badf("%s= is empty; leave it out for all there is", name)
+		}
+	}
+	return qs.asked(asked.Encode(), spec, asked.Get("fields"))
 }
 
 // parseForm decides the way out: by Accept, by subprotocol, and by format=.
@@ -336,8 +389,22 @@ func (s *selection) parseBounds(query url.Values, now time.Time) error {
 		}
 		s.until = t
 	}
+	if speed := query.Get("speed"); speed != "" {
+		v, err := strconv.ParseFloat(speed, 64)
+		switch {
+		case err != nil || !(v >= minSpeed && v <= maxSpeed):
+			return badf("speed=%s: must be a number from %v to %v; 1 is the spacing that the records had", speed, minSpeed, maxSpeed)
+		case s.longPoll:
+			return badf("speed= is for streams; a long poll has all that is there")
+		case s.start.kind == startLive:
+			return badf("speed= needs a start in the past, such as since=15m, last=100 or from=earliest")
+		}
+		s.speed = v
+	}
 	return nil
 }
+
+const minSpeed, maxSpeed = 0.01, 1000.0
 
 func (s *selection) parseOptions(query url.Values) error {
 	oneOf := func(name string, allowed ...string) (string, error) {

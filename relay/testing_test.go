@@ -270,7 +270,7 @@ func (s *stream) apply(w *httptest.ResponseRecorder) {
 		s.next, s.timeout = in.Next.URL, in.Next.Timeout
 	}
 	if in.Hold == grip.HoldNone {
-		s.ended = s.next == ""
+		s.ended, s.timeout = s.next == "", 0
 		return
 	}
 	s.channel, s.lastID = in.Channels[0].Channel, in.Channels[0].PrevID
@@ -331,6 +331,8 @@ func (s *stream) step() bool {
 			return len(frames) > 0
 		}
 		s.holding = false
+	} else if s.timeout > 0 && time.Since(s.applied) < s.timeout {
+		return false // it holds a channel that nobody publishes to
 	}
 	s.follow()
 	return true
@@ -473,4 +475,11 @@ func problemOf(t *testing.T, w *httptest.ResponseRecorder) problem {
 		t.Fatalf("not a problem body: %q", body)
 	}
 	return p
+}
+
+// listen makes a channel believe that someone is attached to it.
+func (g *memGateway) listen(channel string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.channels[channel].listeners++
 }

@@ -154,12 +154,28 @@ func (h *hub) sweepSome(now time.Time, n int) {
 			ch.wanted = stampOf(now) // the last one may have left a moment ago
 		}
 		ch.attached = attached
+		if attached && ch.view.query.filterOf() != nil {
+			h.sweepFiltered(ch, now)
+		}
 		ch.forgetStanding() // it is made again when somebody asks
 		if !attached && ch.wanted.since(now) > h.linger {
 			h.closeChannel(ch) // and another takes its place in the round
 			continue
 		}
 		h.swept++
+	}
+}
+
+// sweepFiltered moves the cursor of a channel that has only some of the records
+// before it has been quiet for a heartbeat. Nobody tells such a channel of the
+// records that are not its own, of which there may be very many, so it is looked
+// at once a round. Call with mu held.
+func (h *hub) sweepFiltered(ch *channel, now time.Time) {
+	if !ch.hasIDOnly() || ch.lastItem.since(now) < h.heartbeat-min(h.heartbeat/2, roundTime) {
+		return
+	}
+	if at := ch.view.position(); !ch.index.isAt(at) {
+		ch.moveCursor(at, now)
 	}
 }
 
@@ -256,7 +272,10 @@ func (h *hub) addPartitions(t *topic, info *topicInfo, starts []int64) {
 	for _, in := range t.views {
 		for _, ch := range in.view.channels {
 			ch.here = nil
-			for _, start := range starts[first:] {
+			for i, start := range starts[first:] {
+				if !ch.query.partsOf().has(first + i) {
+					start = 0
+				}
 				ch.index.addPartition(in.at, start)
 			}
 		}

@@ -92,6 +92,27 @@ func (v vector) appendCursor(dst []byte, phase cursor.Phase, minute int64, tags 
 	return dst
 }
 
+// appendVisible does so for clients: of a view that reads some partitions only,
+// just these.
+func (v vector) appendVisible(dst []byte, phase cursor.Phase, minute int64, tags []cursor.Tag, parts parts) []byte {
+	if parts == nil {
+		return v.appendCursor(dst, phase, minute, tags)
+	}
+	dst = cursor.AppendHead(dst, phase, minute)
+	var pairs []cursor.PartitionOffset
+	for t := range v {
+		pairs = pairs[:0]
+		for p, next := range v[t] {
+			if parts.has(p) {
+				pairs = append(pairs, cursor.PartitionOffset{Partition: int32(p), Offset: next})
+			}
+		}
+		dst = append(dst, separator(t))
+		dst = cursor.AppendSparse(dst, tags[t], pairs)
+	}
+	return dst
+}
+
 // parsePosition reads what appendCursor wrote. Unlike cursor.Parse it takes a
 // text of any length: the ids that we and the gateway tell each other are
 // never shortened.

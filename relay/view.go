@@ -8,27 +8,34 @@ import (
 	"time"
 
 	"spillway/relay/cursor"
+	"spillway/relay/filter"
 )
 
-// A view is a selection of topics. Filters, projections and codecs will be
-// part of it; its key is canonical, so that equal selections are one view.
-// Guarded by hub.mu.
+// A view is a selection of topics and of what their records show. Its key is
+// canonical, so that equal selections are one view. Guarded by hub.mu.
 //
 // There may be very many views, and of one view many channels: everything that
 // happens to one of them takes the same time whatever their number.
 type view struct {
 	key      string
+	query    *query
 	topics   []member // in byte order of their names
 	channels []*channel
 	// byRendering finds one of channels where they are too many to look at
 	// each; nil before.
 	byRendering map[rendering]*channel
+
+	// Of the batch that is being appended: the first and last of batch.hits
+	// that are the view's. Only views with a filter have hits.
+	firstHit, lastHit int32
 }
 
 // A member is a topic of a view, and its place in the topic's views.
 type member struct {
-	topic *topic
-	at    int
+	topic  *topic
+	at     int32
+	reads  int32                      // place in topic.whole, for a view without a filter,
+	filter *filter.Entry[*membership] // and in topic.filters for one that has one
 }
 
 // A membership is a view of a topic, and the topic's place in the view's topics.
@@ -37,25 +44,35 @@ type membership struct {
 	at   int
 }
 
+// A scope is what a view reads: topics that were looked up, in byte order of
+// their names, and what of their records is shown.
+type scope struct {
+	topics []*topicInfo
+	query  *query
+}
+
+func (s scope) parts() parts { return s.query.partsOf() }
+
 // manyChannels is from how many channels on a view has a map of them.
 const manyChannels = 8
 
-// view finds or makes the view of topics that are all being read. Call with mu
-// held, and give a new one a channel before letting go of it.
-func (h *hub) view(infos []*topicInfo) *view {
+// view finds or makes the view of a scope whose topics are all being read. Call
+// with mu held, and give a new one a channel before letting go of it.
+func (h *hub) view(sc scope) *view {
 	var buf [256]byte
 	key := buf[:0]
-	for i, info := range infos {
+	for i, info := range sc.topics {
 		key = appendName(key, i, info.name)
 	}
+	key = appendQueryKey(key, sc.query)
 	if v := h.views[string(key)]; v != nil {
 		return v
 	}
-	v := &view{key: infos[0].name, topics: make([]member, len(infos))}
-	if len(infos) > 1 {
+	v := &view{key: sc.topics[0].name, query: sc.query, topics: make([]member, len(sc.topics)), firstHit: none, lastHit: none}
+	if len(key) > len(v.key) {
 		v.key = string(key)
 	}
-	for i, info := range infos {
+	for i, info := range sc.topics {
 		t := h.topics[info.name]
 		v.topics[i].topic = t
 		delete(h.idle, t)
@@ -72,8 +89,9 @@ func (h *hub) newChannel(v *view, r rendering, now time.Time) *channel {
 		names[i], tags[i] = m.topic.info.name, m.topic.info.tag
 	}
 	ch := &channel{
-		writer:   writer{rendering: r, channel: channelName(names, v.key, r), maxBytes: h.maxBytes, maxID: h.maxID},
+		writer:   writer{rendering: r, channel: channelName(names, v.query, r), maxBytes: h.maxBytes, maxID: h.maxID},
 		index:    newIndex(tags, v.position(), now.Unix()/60),
+		query:    v.query,
 		metrics:  &h.metrics,
 		lastItem: stampOf(now),
 		inRound:  int32(len(h.round)),
@@ -88,8 +106,15 @@ func (h *hub) newChannel(v *view, r rendering, now time.Time) *channel {
 func (v *view) join() {
 	for i := range v.topics {
 		m := &v.topics[i]
-		m.at = len(m.topic.views)
-		m.topic.views = append(m.topic.views, membership{v, i})
+		t, in := m.topic, membership{v, i}
+		m.at = int32(len(t.views))
+		t.views = append(t.views, in)
+		if f := v.query.filterOf(); f != nil {
+			m.filter = t.filters.Add(f, &in)
+			continue
+		}
+		m.reads = int32(len(t.whole))
+		t.whole = append(t.whole, in)
 	}
 }
 
@@ -102,6 +127,16 @@ func (v *view) leave() {
 		moved.view.topics[moved.at].at = m.at
 		views[last] = membership{}
 		m.topic.views = views[:last]
+		if m.filter != nil {
+			m.topic.filters.Remove(m.filter)
+			continue
+		}
+		whole, last := m.topic.whole, len(m.topic.whole)-1
+		moved = whole[last]
+		whole[m.reads] = moved
+		moved.view.topics[moved.at].reads = m.reads
+		whole[last] = membership{}
+		m.topic.whole = whole[:last]
 	}
 }
 
@@ -145,12 +180,17 @@ func (v *view) remove(ch *channel) {
 // position is H of the view's topics. It is shared, and not to be changed. Call
 // with hub.mu held.
 func (v *view) position() vector {
-	if len(v.topics) == 1 {
+	p := v.query.partsOf()
+	if len(v.topics) == 1 && p == nil {
 		return v.topics[0].topic.position()
 	}
 	pos := make(vector, len(v.topics))
 	for i, m := range v.topics {
 		pos[i] = m.topic.position()[0]
+	}
+	if p != nil {
+		pos = pos.clone()
+		p.mask(pos...)
 	}
 	return pos
 }
@@ -165,13 +205,23 @@ func (t *topic) position() vector {
 }
 
 // viewKey is the canonical text of a selection.
-func viewKey(topics []string) string { return string(appendViewKey(nil, topics)) }
+func viewKey(topics []string, q *query) string { return string(appendViewKey(nil, topics, q)) }
 
-func appendViewKey(dst []byte, topics []string) []byte {
+func appendViewKey(dst []byte, topics []string, q *query) []byte {
 	for i, name := range topics {
 		dst = appendName(dst, i, name)
 	}
-	return dst
+	return appendQueryKey(dst, q)
+}
+
+// appendQueryKey appends what no name of a topic can hold, and the query's key;
+// nothing for the nil query.
+func appendQueryKey(dst []byte, q *query) []byte {
+	if q == nil {
+		return dst
+	}
+	dst = append(dst, 0)
+	return append(dst, q.key...)
 }
 
 // appendName appends the name of the view's topic number i.
@@ -184,11 +234,11 @@ func appendName(dst []byte, i int, name string) []byte {
 
 // channelName is <topic> for the plain channel of one whole topic, as any GRIP
 // client would expect, and <topics>~<hash> for all others.
-func channelName(topics []string, key string, r rendering) string {
-	if len(topics) == 1 && r == (rendering{form: formPlain}) {
+func channelName(topics []string, q *query, r rendering) string {
+	if len(topics) == 1 && q == nil && r == (rendering{form: formPlain}) {
 		return topics[0]
 	}
-	sum := sha256.Sum256([]byte(key + "\x00" + r.key()))
+	sum := sha256.Sum256([]byte(viewKey(topics, q) + "\x00" + r.key()))
 	return strings.Join(topics, "+") + "~" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
 }
 

@@ -1,0 +1,199 @@
+package relay
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway/relay/filter"
+	"spillway/relay/projection"
+)
+
+// A query is what a view shows of its topics' records: which, by a filter, and
+// what of their values, by a projection. It is never changed. The nil query
+// shows all of everything.
+type query struct {
+	text   queryText
+	filter *filter.Filter         // nil: every record
+	fields *projection.Projection // nil: the whole value
+	key    string                 // canonical: equal queries have equal keys
+}
+
+// A queryText is a query as links carry it. What it holds is canonical, so that
+// equal queries have equal links.
+type queryText struct {
+	Filter string `json:"fi,omitempty"`
+	Fields string `json:"fs,omitempty"`
+}
+
+// filterOf, keyOf and partsOf are for queries that may be nil.
+func (q *query) filterOf() *filter.Filter {
+	if q == nil {
+		return nil
+	}
+	return q.filter
+}
+
+func (q *query) keyOf() string {
+	if q == nil {
+		return ""
+	}
+	return q.key
+}
+
+func (q *query) textOf() queryText {
+	if q == nil {
+		return queryText{}
+	}
+	return q.text
+}
+
+func (q *query) partsOf() parts {
+	return q.filterOf().Partitions()
+}
+
+// parts are the partitions that a view reads of each of its topics, in
+// ascending order; nil: all. In the positions of such a view all others are at
+// offset 0, whatever happens to them.
+type parts []int32
+
+func (p parts) has(partition int) bool {
+	if p == nil {
+		return true
+	}
+	_, found := slices.BinarySearch(p, int32(partition))
+	return found
+}
+
+// count is how many of n partitions are read.
+func (p parts) count(n int) int {
+	if p == nil {
+		return n
+	}
+	within, _ := slices.BinarySearch(p, int32(n))
+	return within
+}
+
+// mask puts the partitions of v that are not read at offset 0.
+func (p parts) mask(v ...[]int64) {
+	if p == nil {
+		return
+	}
+	for _, offsets := range v {
+		for i := range offsets {
+			if !p.has(i) {
+				offsets[i] = 0
+			}
+		}
+	}
+}
+
+// queries makes queries, and remembers those that were made not long ago:
+// clients ask for the same ones again and again, and every page of a stream does.
+type queries struct {
+	compiler *filter.Compiler
+
+	mu     sync.Mutex
+	recent map[string]*query
+	older  map[string]*query // what recent was before it was full
+}
+
+// maxQueries bounds each of the two.
+const maxQueries = 4096
+
+func newQueries(limits filter.Limits) (*queries, error) {
+	compiler, err := filter.NewCompiler(limits)
+	if err != nil {
+		return nil, err
+	}
+	return &queries{compiler: compiler}, nil
+}
+
+// remembered returns the query that was made of a text, or makes it.
+func (qs *queries) remembered(text string, compile func() (*query, error)) (*query, error) {
+	qs.mu.Lock()
+	q, known := qs.recent[text]
+	if !known {
+		if q, known = qs.older[text]; known {
+			qs.remember(text, q)
+		}
+	}
+	qs.mu.Unlock()
+	if known {
+		return q, nil
+	}
+	q, err := compile()
+	if err != nil {
+		return nil, err
+	}
+	qs.mu.Lock()
+	defer qs.mu.Unlock()
+	qs.remember(text, q)
+	return q, nil
+}
+
+// remember adds a query. Call with mu held.
+func (qs *queries) remember(text string, q *query) {
+	if qs.recent == nil || len(qs.recent) >= maxQueries {
+		qs.older, qs.recent = qs.recent, make(map[string]*query)
+	}
+	qs.recent[text] = q
+}
+
+// of makes the query that a link names.
+func (qs *queries) of(text queryText) (*query, error) {
+	if text == (queryText{}) {
+		return nil, nil
+	}
+	return qs.remembered("link\x00"+text.Filter+"\x00"+text.Fields, func() (*query, error) {
+		f, err := qs.compiler.Parse(text.Filter)
+		if err != nil {
+			return nil, err
+		}
+		fields, err := projection.Parse(text.Fields)
+		if err != nil {
+			return nil, err
+		}
+		return newQuery(f, fields), nil
+	})
+}
+
+// asked makes the query that a request asks for. text is all of it, in any form
+// that other requests have. The error is a *badRequest.
+func (qs *queries) asked(text string, spec filter.Spec, fields string) (*query, error) {
+	return qs.remembered("request\x00"+text, func() (*query, error) {
+		f, err := qs.compiler.Compile(spec)
+		if err != nil {
+			return nil, &badRequest{err.Error()}
+		}
+		shown, err := projection.Compile(fields, nil)
+		if err != nil {
+			return nil, &badRequest{err.Error()}
+		}
+		return newQuery(f, shown), nil
+	})
+}
+
+func newQuery(f *filter.Filter, fields *projection.Projection) *query {
+	if f == nil && fields == nil {
+		return nil
+	}
+	q := &query{filter: f, fields: fields, text: queryText{Filter: f.Key(), Fields: fields.Key()}}
+	q.key = q.text.Filter + "\x00" + q.text.Fields
+	return q
+}
+
+// project returns what the query shows of a record's value, which it appends
+// to memory.
+func (q *query) project(r *kgo.Record, memory []byte) (value, grown []byte) {
+	if q.fields == nil || r.Value == nil {
+		return r.Value, memory
+	}
+	from := len(memory)
+	grown, err := q.fields.Append(memory, r.Value)
+	if err != nil { // it never is where nothing is hidden
+		return []byte("null"), memory
+	}
+	return grown[from:len(grown):len(grown)], grown
+}
