@@ -332,6 +332,35 @@ func TargetOf(resp *http.Response) route.Target {
 	return t
 }
 
+// An attempt is what is known of a request on its way to a target. The transport
+// asks for a connection again when a kept one turned out to be dead, so only the
+// last one counts.
+type attempt struct {
+	out               *outgoing
+	got, wrote, stale atomic.Bool
+}
+
+func (a *attempt) trace() *httptrace.ClientTrace {
+	t := &httptrace.ClientTrace{
+		GetConn: func(string) { a.got.Store(false) },
+		GotConn: func(info httptrace.GotConnInfo) {
+			a.got.Store(true)
+			a.stale.Store(info.Reused)
+			if a.out.body != nil {
+				a.out.body.conn.Store(connOf(info.Conn))
+			}
+			if a.out.upgrade {
+				a.out.taken = info.Conn
+			}
+		},
+	}
+	if a.out.kind == kindEvents { // nobody else asks
+		t.WroteRequest = func(info httptrace.WroteRequestInfo) { a.wrote.Store(info.Err == nil) }
+		t.GotFirstResponseByte = func() { a.stale.Store(false) }
+	}
+	return t
+}
+
 // roundTrip sends out to one target. connected says whether a connection was
 // made, so that the origin may have seen the request.
 func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Route, t route.Target, p *pool) (resp *http.Response, connected bool, err error) {
@@ -346,29 +375,13 @@ func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Rout
 
 	ctx = context.WithValue(ctx, targetKey{}, t)
 
-	// The transport asks for a connection again when a kept one turned out to
-	// be dead, so only the last attempt counts.
-	var got, wrote, stale atomic.Bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn: func(string) { got.Store(false) },
-		GotConn: func(info httptrace.GotConnInfo) {
-			got.Store(true)
-			stale.Store(info.Reused)
-			if out.body != nil {
-				out.body.conn.Store(connOf(info.Conn))
-			}
-			if out.upgrade {
-				out.taken = info.Conn
-			}
-		},
-		WroteRequest:         func(info httptrace.WroteRequestInfo) { wrote.Store(info.Err == nil) },
-		GotFirstResponseByte: func() { stale.Store(false) },
-	})
+	a := &attempt{out: out}
+	ctx = httptrace.WithClientTrace(ctx, a.trace())
 	req := (&http.Request{
 		Method:     out.method,
 		URL:        u,
 		Host:       host,
-		Header:     out.header.Clone(),
+		Header:     out.header, // which the transport leaves as it is
 		Proto:      "HTTP/1.1",
 		ProtoMajor: 1,
 		ProtoMinor: 1,
@@ -385,10 +398,10 @@ func (f *Forwarder) roundTrip(ctx context.Context, out *outgoing, rt *route.Rout
 	resp, err = p.transport.RoundTrip(req)
 	if err != nil {
 		var slow net.Error
-		if out.kind == kindEvents && got.Load() && (!wrote.Load() || stale.Load() && !(errors.As(err, &slow) && slow.Timeout())) {
+		if out.kind == kindEvents && a.got.Load() && (!a.wrote.Load() || a.stale.Load() && !(errors.As(err, &slow) && slow.Timeout())) {
 			err = fmt.Errorf("%w: %w", ErrNotSent, err)
 		}
-		return nil, got.Load(), err
+		return nil, a.got.Load(), err
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		if out.upgrade {
