@@ -1,0 +1,179 @@
+package registry
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"spillway/grip/bytesize"
+)
+
+// Config is what is read from the environment about the schema registry.
+type Config struct {
+	// URLs are those of the schema registry, comma separated; the next is asked
+	// where one does not answer. Each may hold user:password@. Not set, nothing
+	// is decoded.
+	URLs []string `envconfig:"SCHEMA_REGISTRY_URL" secret:"true"`
+
+	// Auth is user:password for all URLs, or "Bearer " and a token.
+	Auth string `envconfig:"SCHEMA_REGISTRY_AUTH" secret:"true"`
+
+	// CAFile is a PEM file with the certificates that the registry's is verified
+	// by, in place of the usual ones.
+	CAFile string `envconfig:"SCHEMA_REGISTRY_CA_FILE"`
+
+	// CertFile and KeyFile are PEM files with what this side shows of itself;
+	// they are read again for each connection.
+	CertFile string `envconfig:"SCHEMA_REGISTRY_CERT_FILE"`
+	KeyFile  string `envconfig:"SCHEMA_REGISTRY_KEY_FILE"`
+
+	// Timeout is how long records wait for a schema that is not known yet. 100ms
+	// to 30s.
+	Timeout time.Duration `envconfig:"SCHEMA_REGISTRY_TIMEOUT" default:"2s"`
+
+	// CacheEntries bounds the schemas that are kept.
+	CacheEntries int `envconfig:"SCHEMA_CACHE_ENTRIES" default:"1000"`
+
+	// CacheBytes bounds the memory of the schemas that are kept, as far as it can
+	// be told from their texts.
+	CacheBytes bytesize.Bytes `envconfig:"SCHEMA_CACHE_BYTES" default:"64MiB"`
+
+	// MaxBytes bounds the JSON of one key or value. The wiring derives it from
+	// EVENT_MAX_BYTES.
+	MaxBytes int `ignored:"true"`
+}
+
+// Enabled reports whether there is a registry.
+func (c *Config) Enabled() bool { return len(c.URLs) > 0 }
+
+// Validate reports everything that is wrong, not only the first thing.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(env string, got any, want string) {
+		errs = append(errs, fmt.Errorf("%s=%v: %s", env, got, want))
+	}
+	_, _, err := c.targets()
+	errs = append(errs, err)
+	if !c.Enabled() {
+		for _, v := range []struct{ env, got string }{
+			{"SCHEMA_REGISTRY_AUTH", c.Auth}, {"SCHEMA_REGISTRY_CA_FILE", c.CAFile},
+			{"SCHEMA_REGISTRY_CERT_FILE", c.CertFile}, {"SCHEMA_REGISTRY_KEY_FILE", c.KeyFile},
+		} {
+			if v.got != "" {
+				errs = append(errs, fmt.Errorf("%s: there is no SCHEMA_REGISTRY_URL that it could be for; add that or remove this", v.env))
+			}
+		}
+	}
+	if _, err := c.tls(); err != nil {
+		errs = append(errs, err)
+	}
+	if c.Timeout < 100*time.Millisecond || c.Timeout > 30*time.Second {
+		bad("SCHEMA_REGISTRY_TIMEOUT", c.Timeout, "must be between 100ms and 30s")
+	}
+	if c.CacheEntries < 1 || c.CacheEntries > 1e6 {
+		bad("SCHEMA_CACHE_ENTRIES", c.CacheEntries, "must be between 1 and 1000000")
+	}
+	if c.CacheBytes < 1<<20 || c.CacheBytes > 1<<40 {
+		bad("SCHEMA_CACHE_BYTES", c.CacheBytes, "must be between 1MiB and 1TiB")
+	}
+	return errors.Join(errs...)
+}
+
+// A target is one URL, without the credentials in it.
+type target struct {
+	url            string
+	user, password string
+	basic          bool
+}
+
+// targets are the URLs with their credentials; bearer is a token for all of
+// them. The errors quote no credentials.
+func (c *Config) targets() (targets []target, bearer string, err error) {
+	const env = "SCHEMA_REGISTRY_URL"
+	var errs []error
+	for i, raw := range c.URLs {
+		u, err := url.Parse(strings.TrimSpace(raw))
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+			errs = append(errs, fmt.Errorf("%s: number %d is not a URL; write https://HOST:PORT", env, i+1))
+			continue
+		}
+		if u.RawQuery != "" || u.Fragment != "" {
+			errs = append(errs, fmt.Errorf("%s: number %d has a query or fragment; write https://HOST:PORT", env, i+1))
+			continue
+		}
+		t := target{}
+		if u.User != nil {
+			if c.Auth != "" {
+				errs = append(errs, fmt.Errorf("%s: number %d names a user, and SCHEMA_REGISTRY_AUTH is set; keep one", env, i+1))
+			}
+			t.user, t.basic = u.User.Username(), true
+			t.password, _ = u.User.Password()
+			u.User = nil
+		}
+		t.url = u.String()
+		targets = append(targets, t)
+	}
+	if token, ok := cutScheme(c.Auth, "Bearer "); ok {
+		bearer = token
+		if bearer == "" || strings.ContainsAny(bearer, " \t\r\n") {
+			errs = append(errs, errors.New("SCHEMA_REGISTRY_AUTH: one token must follow Bearer, without blanks in it"))
+		}
+	} else if c.Auth != "" {
+		user, password, ok := strings.Cut(c.Auth, ":")
+		if !ok {
+			errs = append(errs, errors.New(`SCHEMA_REGISTRY_AUTH: no colon in it; write user:password, or "Bearer " and a token`))
+		}
+		for i := range targets {
+			targets[i].user, targets[i].password, targets[i].basic = user, password, true
+		}
+	}
+	return targets, bearer, errors.Join(errs...)
+}
+
+// cutScheme is strings.CutPrefix in any case of letters, for what a token ends
+// with a line's end in a file.
+func cutScheme(s, scheme string) (rest string, ok bool) {
+	if len(s) < len(scheme) || !strings.EqualFold(s[:len(scheme)], scheme) {
+		return s, false
+	}
+	return strings.TrimSpace(s[len(scheme):]), true
+}
+
+// tls is what connections are made with.
+func (c *Config) tls() (*tls.Config, error) {
+	var errs []error
+	out := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.CAFile != "" {
+		text, err := os.ReadFile(c.CAFile)
+		out.RootCAs = x509.NewCertPool()
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("SCHEMA_REGISTRY_CA_FILE: %w", err))
+		case !out.RootCAs.AppendCertsFromPEM(text):
+			errs = append(errs, fmt.Errorf("SCHEMA_REGISTRY_CA_FILE: no certificate in %s; need PEM blocks of type CERTIFICATE", c.CAFile))
+		}
+	}
+	switch {
+	case (c.CertFile == "") != (c.KeyFile == ""):
+		errs = append(errs, errors.New("SCHEMA_REGISTRY_CERT_FILE, SCHEMA_REGISTRY_KEY_FILE: only one is given; set both or none"))
+	case c.CertFile != "":
+		load := func() (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+			if err != nil {
+				return nil, fmt.Errorf("SCHEMA_REGISTRY_CERT_FILE: %w", err)
+			}
+			return &pair, nil
+		}
+		if _, err := load(); err != nil {
+			errs = append(errs, err)
+		}
+		// Read for each handshake, so that a renewed one is used.
+		out.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+	}
+	return out, errors.Join(errs...)
+}
