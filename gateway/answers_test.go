@@ -2,9 +2,11 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
@@ -288,6 +290,102 @@ func TestHintedStreamsShareALink(t *testing.T) {
 	if n := a.count() - before; n > clients/5 {
 		t.Errorf("got %d requests for the link of %d streams, want few", n, clients)
 	}
+}
+
+// A crowd costs the origin one request, whatever it holds on to: a page, streams,
+// or long polls.
+func TestCrowds(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		hold  string
+		crowd int // that comes at once, to wait for one another
+		each  int // requests of each, one after the other
+		waves int
+	}{
+		{"pages", "", 1000, 20, 5}, // 100,000 requests
+		{"streams", "stream", 2000, 1, 3},
+		{"long polls", "response", 2000, 1, 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			release := make(chan struct{}, 1)
+			f, a := routed(t, map[string]http.HandlerFunc{"/": func(w http.ResponseWriter, r *http.Request) {
+				<-release
+				var header []string
+				if tt.hold != "" {
+					header = []string{"Grip-Hold", tt.hold, "Grip-Channel", "c"}
+				}
+				cached("page", header...)(w, r)
+			}}, ",cache")
+			t.Cleanup(func() { close(release) }) // for what should not have been asked
+			for wave := range tt.waves {
+				ctx, cancel := context.WithCancel(t.Context())
+				var all sync.WaitGroup
+				var bad atomic.Int64
+				for range tt.crowd {
+					all.Go(func() {
+						for range tt.each {
+							w := f.inProcess(ctx, "http://api.test/")
+							if body := w.Body.String(); w.Code != http.StatusOK || body != "page" && tt.hold == "" {
+								bad.Add(1)
+								t.Logf("got %d %q", w.Code, body)
+							}
+						}
+					})
+				}
+				eventually(t, "the origin is asked", func() bool { return a.count() == wave+1 })
+				release <- struct{}{}
+				switch tt.hold {
+				case "":
+					all.Wait()
+					if status, body := f.tell(t, "PURGE", "/http://api.test/"); status != 200 || body != "Purged: 1\n" {
+						t.Errorf("purge: got %d %q", status, body)
+					}
+				default:
+					f.listening(t, "c", tt.crowd)
+					f.publish(t, text("c", "", "", "item")).wantStatus(200)
+					if tt.hold == "stream" {
+						cancel()
+					}
+					all.Wait()
+					f.listening(t, "c", 0)
+				}
+				cancel()
+				if n := bad.Load(); n > 0 {
+					t.Errorf("%d wrong answers", n)
+				}
+				wantCount(t, a, wave+1)
+			}
+		})
+	}
+}
+
+// inProcess has the handler answer a request that comes by no connection.
+func (f *fixture) inProcess(ctx context.Context, url string) (w *httptest.ResponseRecorder) {
+	w = httptest.NewRecorder()
+	defer func() {
+		if p := recover(); p != nil && p != any(http.ErrAbortHandler) { // a panic's value is compared as net/http does
+			panic(p)
+		}
+	}()
+	f.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, url, nil))
+	return w
+}
+
+// What the origin in this process says is not kept, whatever a route says.
+func TestTheOriginInTheProcessIsNotCached(t *testing.T) {
+	a := newAPI(t, map[string]http.HandlerFunc{"/": cached("page")})
+	f := start(t, func(c *Config) { c.Routes = "*,cache " + a.Listener.Addr().String() })
+	for range 3 {
+		if c := f.get(t, "/events/list/").wantStatus(200); c.resp.Header.Get("Cache-Status") != "" {
+			t.Errorf("got Cache-Status %q, want none", c.resp.Header.Get("Cache-Status"))
+		}
+	}
+	f.list.mu.Lock()
+	defer f.list.mu.Unlock()
+	if n := len(f.list.headers); n < 3 {
+		t.Errorf("got %d requests, want each", n)
+	}
+	wantCount(t, a, 0)
 }
 
 // A gateway in front of this one has its own clients: it gets what the origin

@@ -295,6 +295,9 @@ func (c *Cache) Serve(ctx context.Context, rq *Request) (*Answer, error) {
 			return c.landed(ctx, rq, c.takeOff(rq, known), true, why)
 		}
 		f, leads := c.join(rq, known)
+		if f == nil {
+			continue
+		}
 		select {
 		case <-f.done:
 		case <-ctx.Done():

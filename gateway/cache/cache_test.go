@@ -407,6 +407,23 @@ func TestAnswersToBeValidated(t *testing.T) {
 	})
 }
 
+// Who has looked before an answer landed, and joins after it, finds it.
+func TestJoinAfterLanding(t *testing.T) {
+	r := newRig(t)
+	r.answers("one", "Cache-Control: max-age=60")
+	r.get()
+	if f, _ := r.join(r.request(), nil); f != nil {
+		t.Error("got another request to the origin, want none")
+	}
+	kept, _, _ := r.find(r.request())
+	f, leads := r.join(r.request(), kept)
+	if f == nil || !leads {
+		t.Fatal("got no request to the origin for who has seen what is kept, want one")
+	}
+	<-f.done
+	r.wantRequests(2)
+}
+
 // What was not for others is asked for without waiting, for a while.
 func TestPersonalAnswersDoNotQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -97,13 +97,20 @@ func (f *flight) attach(at []fanout.Want) []fanout.Want {
 	return at
 }
 
-// join waits with others for the same, or begins a flight (leads).
+// join waits with others for the same, or begins a flight (leads). It returns nil
+// when an answer has landed since the caller looked, and saw known.
 func (c *Cache) join(rq *Request, known *answer) (f *flight, leads bool) {
 	c.mu.Lock()
-	key := flightKey{rq.URL, c.records[rq.URL].variantOf(rq), rq.Route}
 	defer c.mu.Unlock()
+	rec := c.records[rq.URL]
+	key := flightKey{rq.URL, rec.variantOf(rq), rq.Route}
 	if f = c.flights[key]; f != nil {
 		return f, false
+	}
+	if rec != nil {
+		if a := rec.answers[key.variant]; a != nil && a != known && a.route == rq.Route {
+			return nil, false
+		}
 	}
 	f = c.newFlight(key, known)
 	c.flights[key] = f
