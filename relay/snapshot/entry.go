@@ -21,9 +21,9 @@ type entry struct {
 }
 
 const (
-	// entryOverhead is what an entry costs beside its bytes: itself, its place in
-	// the tree, and what allocations are rounded up by.
-	entryOverhead = 144
+	// entryOverhead is what an entry costs beside its bytes: itself and its place
+	// in the tree.
+	entryOverhead = 128
 	// headerOverhead is the same of a header.
 	headerOverhead = 56
 	// nodeBytes is a node of the tree. The first change to one that a version
@@ -38,11 +38,11 @@ const (
 func before(a, b *entry) bool { return bytes.Compare(a.key, b.key) < 0 }
 
 func entryBytes(key, value []byte, headers []kgo.RecordHeader) int64 {
-	n := entryOverhead + len(key) + len(value)
+	n := len(key) + len(value)
 	for _, h := range headers {
 		n += headerOverhead + len(h.Key) + len(h.Value)
 	}
-	return int64(n)
+	return int64(entryOverhead + n + n/8) // by so much are allocations rounded up
 }
 
 func (e *entry) bytes() int64 { return entryBytes(e.key, e.value, e.headers) }

@@ -341,7 +341,7 @@ func TestBounds(t *testing.T) {
 		}
 	})
 	t.Run("a full map goes on with records as large", func(t *testing.T) {
-		m := New(Config{Topic: "orders", MaxBytes: 5 * (1000 + 2 + entryOverhead), Budget: NewBudget(plenty)})
+		m := New(Config{Topic: "orders", MaxBytes: 5 * entryBytes([]byte("k0"), []byte(large), nil), Budget: NewBudget(plenty)})
 		for n := range int64(100) {
 			apply(t, m, 0, n, fmt.Sprintf("k%d=%s", n%5, large))
 		}
@@ -370,7 +370,7 @@ func TestBounds(t *testing.T) {
 		}
 	})
 	t.Run("versions go first", func(t *testing.T) {
-		m := New(Config{Topic: "orders", MaxBytes: 10_000, Budget: NewBudget(plenty)})
+		m := New(Config{Topic: "orders", MaxBytes: 12_000, Budget: NewBudget(plenty)})
 		apply(t, m, 0, 0, "a="+large, "b="+large)
 		old := version(t, m, start)
 		for n := range int64(100) {
@@ -379,8 +379,8 @@ func TestBounds(t *testing.T) {
 				t.Fatal(err)
 			}
 			// Each holds a record and a node, and there is room for four of them.
-			if got := m.Stats(); got.Bytes > 10_000 || (n > 4 && got.Versions < 4) {
-				t.Fatalf("%d bytes and %d versions, want at most 10,000 and 4", got.Bytes, got.Versions)
+			if got := m.Stats(); got.Bytes > 12_000 || (n > 4 && got.Versions < 4) {
+				t.Fatalf("%d bytes and %d versions, want at most 12,000 and 4", got.Bytes, got.Versions)
 			}
 		}
 		if _, _, err := old.Page(0, nil, func(*kgo.Record) bool { return true }); !errors.Is(err, ErrExpired) {
@@ -408,10 +408,14 @@ func TestModel(t *testing.T) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			t.Parallel()
 			rng := rand.New(rand.NewPCG(seed, 0))
-			budget := NewBudget(plenty)
-			m := New(Config{Topic: "orders", MaxBytes: plenty, Budget: budget})
-			m.Live()
 			keys, partitions := 1+rng.IntN(3000), 1+rng.IntN(4)
+			maxBytes := int64(plenty)
+			if seed%2 == 1 { // enough for all keys, but not for all versions
+				maxBytes = int64(keys)*entryBytes([]byte("k1000"), []byte("4294967295"), nil) + 100*nodeBytes
+			}
+			budget := NewBudget(plenty)
+			m := New(Config{Topic: "orders", MaxBytes: maxBytes, Budget: budget})
+			m.Live()
 			model := make(map[string]string)
 			next := make([]int64, partitions)
 			now := start
@@ -453,6 +457,9 @@ func TestModel(t *testing.T) {
 					t.Fatalf("%q: %v, want %v", text, got, want)
 				}
 				next[p]++
+				if got := m.Stats().Bytes; got > maxBytes || got != budget.Used() {
+					t.Fatalf("%d bytes, and %d of the budget, want at most %d", got, budget.Used(), maxBytes)
+				}
 				if strings.Contains(text, "=") {
 					model[key] = value
 				} else {
@@ -473,6 +480,9 @@ func TestModel(t *testing.T) {
 			}
 			if got := m.Stats(); got.Bytes != want || got.Held != 0 || got.Keys != len(model) || budget.Used() != want {
 				t.Errorf("%+v, budget %d, want %d bytes of %d keys and nothing held", got, budget.Used(), want, len(model))
+			}
+			if got := m.Stats().Evicted > 0; got != (seed%2 == 1) {
+				t.Errorf("versions were evicted: %v, want %v", got, seed%2 == 1)
 			}
 			m.Close()
 			if budget.Used() != 0 {
