@@ -2,7 +2,6 @@ package filter
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -256,29 +255,13 @@ func (c *Compiler) plan(text string) (cel.Program, error) {
 	if err := issues.Err(); err != nil {
 		return nil, err
 	}
+	// No more is optimised: the sets that CEL makes of lists panic over bytes, and
+	// compare large numbers otherwise than == does.
 	opts := []cel.ProgramOption{cel.OptimizeRegex(interpreter.MatchesRegexOptimization)}
-	if !hasLargeNumber(checked.NativeRep()) {
-		opts = []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
-	}
 	// Keeping count of the cost takes time. What cannot become too expensive
 	// whatever the record does without.
 	if estimate, err := c.env.inner.EstimateCost(checked, sizes(largestSize)); err != nil || estimate.Max > c.limits.Cost {
 		opts = append(opts, cel.CostLimit(c.limits.Cost))
 	}
 	return c.env.inner.Program(checked, opts...)
-}
-
-// hasLargeNumber reports whether an expression has a number from which on not all
-// integers are doubles. The sets that CEL makes of lists compare an integer and a
-// double otherwise than == does there.
-func hasLargeNumber(a *ast.AST) (has bool) {
-	const large = 1 << 53
-	ast.PreOrderVisit(a.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
-		if e.Kind() == ast.LiteralKind {
-			if l, ok := literalOf(e.AsLiteral()); ok && l.numeric() && math.Abs(toDouble(l.kind, l.bits)) >= large {
-				has = true
-			}
-		}
-	}))
-	return has
 }

@@ -130,7 +130,7 @@ func (s *scanner) scan(t *tree, text []byte, v *values) error {
 	if err := v.value(d, &t.root); err != nil {
 		return err
 	}
-	if _, err := d.ReadToken(); err != io.EOF {
+	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
 		return errTrailing
 	}
 	return nil

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"io"
 	"unicode/utf8"
 
@@ -90,7 +91,7 @@ func (r *Record) parse() ref.Val {
 		if err == nil {
 			_, err = d.ReadToken()
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			r.form, r.val = jsonText, v
 			return v
 		}
