@@ -114,6 +114,57 @@ func TestConflateNotWithFilter(t *testing.T) {
 	wantNext(t, s, "12", Ready)
 }
 
+// Items of a subscription with a rate keep their distance, whatever writes them.
+func TestRate(t *testing.T) {
+	eachFraming(t, func(t *testing.T, cfg Config, framing Framing) {
+		r := newRig(t, cfg)
+		ch := r.Open("a", numbers{})
+		p := r.take(Options{Framing: framing})
+		const every = 30 * time.Millisecond
+		sub := p.hold(Hold{Wants: slowly(every), OpenOnly: true})
+		began := time.Now()
+		ch.Append([]grip.Item{keyedItem("", "1"), keyedItem("k", "2"), keyedItem("", "3"), keyedItem("k", "4")})
+		p.want("134")
+		if d := time.Since(began); d < 2*every {
+			t.Errorf("three items within %v, want %v between two", d, every)
+		}
+		ch.Append(items("5"))
+		p.want("5")
+		if d := time.Since(began); d < 3*every {
+			t.Errorf("four items within %v, want %v between two", d, every)
+		}
+		if !p.conn.Drop(sub) {
+			t.Error("drop: got false, want true")
+		}
+		p.hold(Hold{Wants: slowly(every), OpenOnly: true})
+		ch.Append(items("6"))
+		p.want("6")
+		if d := time.Since(began); d < 4*every {
+			t.Errorf("five items within %v, the last by another subscription, want %v between two", d, every)
+		}
+	})
+}
+
+// Who rests hears at once when it is over, and knows what it was given.
+func TestRateRests(t *testing.T) {
+	eachMechanism(t, func(t *testing.T, cfg Config) {
+		r := newRig(t, cfg)
+		ch := r.Open("a", numbers{})
+		p, other := r.take(Options{Framing: Chunked}), r.take(Options{Framing: Chunked})
+		sub := p.hold(Hold{Wants: slowly(time.Hour), OpenOnly: true})
+		other.hold(Hold{Wants: wanted("a"), OpenOnly: true})
+		ch.Append(items("1"))
+		p.want("1")
+		ch.Append(items("2", "3"))
+		other.want("123")
+		ch.Close()
+		p.wantHeld(sub, Closed)
+		p.wantRelease(sub, true, grip.Last{Channel: "a", ID: "1"})
+		p.conn.Finish([]byte("bye"), 0, "")
+		p.wantEnd("bye", true)
+	})
+}
+
 // checkKeys compares what a channel has noted of keys, and of its memory, with
 // what is there.
 func checkKeys(t testing.TB, ch *channel) {
@@ -580,6 +631,44 @@ func (m *model) wantOrder(r *modelReader) {
 	for n, it := range m.items[1:] {
 		if it.has[form] && !it.stale && !got[n+1] {
 			m.t.Errorf("item %d of key %q never came", n+1, it.key)
+		}
+	}
+}
+
+// BenchmarkConflate is ten items at a time, of which two have the same key, to
+// connections that keep up, and to such that are thirty times as much behind,
+// without system calls.
+func BenchmarkConflate(b *testing.B) {
+	for _, rounds := range []int{1, 30} {
+		for _, kind := range []string{"plain", "conflating"} {
+			b.Run(fmt.Sprintf("kind=%s/size=128/items=%d/connections=1000", kind, 10*rounds), func(b *testing.B) {
+				e, l, chans := sunk(b, 1, 0)
+				for range 1000 {
+					c := e.newConn(l, Options{Owner: newPeer(b), Framing: Chunked, WriteTimeout: time.Minute})
+					c.Start()
+					w := wanted(channelName(0))
+					w[0].Conflate = kind == "conflating"
+					if _, ok := c.Hold(Hold{Wants: w, OpenOnly: true}); !ok {
+						b.Fatal("not attached")
+					}
+				}
+				work(l)
+				content, keys := []byte(strings.Repeat("x", 128)), []byte("012345678")
+				before := l.items.Load()
+				b.ReportAllocs()
+				for b.Loop() {
+					for range rounds {
+						chans[0].(handle).Write(func(out grip.Batch) {
+							for i := range 10 {
+								out.Add(grip.Entry{Stream: append(out.Stream(len(content)), content...), Key: keys[i%9 : i%9+1]})
+							}
+						})
+					}
+					work(l)
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*1000), "ns/connection")
+				b.ReportMetric(float64(l.items.Load()-before)/float64(b.N*1000), "items/connection")
+			})
 		}
 	}
 }
