@@ -27,19 +27,12 @@ type queryText struct {
 	Fields string `json:"fs,omitempty"`
 }
 
-// filterOf, keyOf and partsOf are for queries that may be nil.
+// filterOf, textOf and partsOf are for queries that may be nil.
 func (q *query) filterOf() *filter.Filter {
 	if q == nil {
 		return nil
 	}
 	return q.filter
-}
-
-func (q *query) keyOf() string {
-	if q == nil {
-		return ""
-	}
-	return q.key
 }
 
 func (q *query) textOf() queryText {
