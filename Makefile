@@ -18,7 +18,8 @@ COUNT     ?= 1
 LOAD      ?= -pairs 9
 
 # Tools of development, built from modules of their own into bin/.
-TOOLS := helm helm-docs helm-unittest benchstat kubectl-validate golangci-lint
+TOOLS := helm helm-docs helm-unittest benchstat kubectl-validate golangci-lint apidiff
+TOOL_apidiff          := apidiff .
 TOOL_golangci-lint    := golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 TOOL_kubectl-validate := kubectl-validate sigs.k8s.io/kubectl-validate
 TOOL_helm             := . helm.sh/helm/v4/cmd/helm
@@ -93,12 +94,20 @@ bench: bin/benchstat build ## benchmarks BENCH (all), COUNT (1) times; then LOAD
 	go build -o bin/spillway-load ./cmd/spillway-load && bin/spillway-load $(LOAD)
 
 .PHONY: lint
-lint: bin/golangci-lint ## go vet, gofmt and golangci-lint
+lint: bin/golangci-lint bin/apidiff ## go vet, gofmt, golangci-lint, and what package grip promises
 	go vet ./...
-	cd tools && GOFLAGS=-mod=readonly go vet ./...
+	@for module in tools tools/apidiff; do (cd $$module && GOFLAGS=-mod=readonly go vet ./...) || exit 1; done
+	bin/apidiff $(GRIP_API) ./grip
 	@unformatted=$$(gofmt -l .) || exit 1; \
 	if [ -n "$$unformatted" ]; then echo "gofmt -w would change:"; echo "$$unformatted"; exit 1; fi
 	bin/golangci-lint run
+
+# What others may use of package grip: lint fails when something of it goes away.
+GRIP_API := grip/testdata/api
+.PHONY: grip-api
+grip-api: bin/apidiff ## record the API of package grip anew, when it changes on purpose
+	@mkdir -p $(dir $(GRIP_API))
+	bin/apidiff -w $(GRIP_API) ./grip
 
 .PHONY: cross
 cross: ## compile for the other systems that people develop on
@@ -138,3 +147,4 @@ bin/$(1): tools/$(firstword $(TOOL_$(1)))/go.mod tools/$(firstword $(TOOL_$(1)))
 	@touch $$@
 endef
 $(foreach t,$(TOOLS),$(eval $(call tool,$(t))))
+bin/apidiff: tools/apidiff/main.go

@@ -54,7 +54,9 @@ trap 'exit 130' INT TERM
 
 status=0
 SPILLWAY_E2E=full SPILLWAY_SKIPS=$skips go test -count=1 -timeout 20m "$@" ./... || status=$?
-(cd tools && GOFLAGS=-mod=readonly go test -count=1 ./...) || status=$?
+for module in tools tools/apidiff; do
+  (cd "$module" && GOFLAGS=-mod=readonly go test -count=1 ./...) || status=$?
+done
 
 if [ -s "$skips" ]; then
   echo
