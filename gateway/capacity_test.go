@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -94,4 +96,51 @@ func TestMessagesAreCounted(t *testing.T) {
 	talk(2)
 	answer()
 	eventually(t, "nothing to be kept", func() bool { return waiting() == 0 })
+}
+
+// A session of SockJS that is polled counts once, whether or not a request waits for
+// it, and when there is no room for others it goes on.
+func TestPolledSessionsCountOnce(t *testing.T) {
+	f := start(t, func(c *Config) {
+		c.Routes, c.MaxConnections, c.SockJSSessionTimeout = "*,sockjs=/sock,sockjs_as_path=/ test", 2, time.Minute
+	})
+	poll := func(session string) *http.Response {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url+"/sock/000/"+session, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp
+	}
+	counted := func() int {
+		f.limits.mu.Lock()
+		defer f.limits.mu.Unlock()
+		return f.limits.total
+	}
+	for i, session := range []string{"a", "b"} {
+		if resp := poll(session + "/xhr"); resp.StatusCode != http.StatusOK {
+			t.Errorf("session %s: got status %d, want 200", session, resp.StatusCode)
+		}
+		eventually(t, "the session to be counted", func() bool { return counted() == i+1 })
+	}
+	f.listening(t, "test", 2)
+	f.publish(t, grip.Item{Channel: "test", WSMessage: &grip.WSMessage{Content: []byte("x")}}).wantStatus(200)
+	for _, session := range []string{"a", "b"} { // their streams begin, and go on
+		if resp := poll(session + "/xhr_streaming"); resp.StatusCode != http.StatusOK {
+			t.Errorf("session %s: got status %d, want 200", session, resp.StatusCode)
+		}
+	}
+	if got := counted(); got != 2 {
+		t.Errorf("with requests that wait: got %d counted, want 2", got)
+	}
+	if resp := poll("c/xhr"); resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("a third: got status %d, want 503", resp.StatusCode)
+	}
+	f.publish(t, grip.Item{Channel: "test", WSMessage: &grip.WSMessage{Action: grip.ActionClose}}).wantStatus(200)
+	eventually(t, "nobody to be counted", func() bool { return counted() == 0 })
 }

@@ -395,14 +395,17 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		out.cross(crossingOf(r))
 	}
 
-	why, ok := g.admit(&out.visit, clientAddress(r, g.trusted))
+	rest, isSockJS := sockJSRest(r, rt)
+	why, ok := g.ready()
+	if ok && !(isSockJS && g.sockjs.Continues(rt.Host+rt.SockJS, rest)) { // or its session is counted
+		why, ok = g.admit(&out.visit, clientAddress(r, g.trusted))
+	}
 	if !ok {
 		g.metrics.refused[why].Inc()
 		g.refuse(out, r, local, why)
 		return
 	}
 
-	rest, isSockJS := sockJSRest(r, rt)
 	switch {
 	case local:
 		g.serveLocal(out, r)
@@ -442,14 +445,19 @@ func (g *Gateway) isEvents(path string) bool {
 	return g.eventsPath != "" && (strings.HasPrefix(path, g.eventsPath) || path+"/" == g.eventsPath)
 }
 
-// admit counts a request in, or says why not.
-func (g *Gateway) admit(v *visit, address netip.Addr) (why refusal, ok bool) {
-	if g.drain.begun() {
+// ready says why no request is served now.
+func (g *Gateway) ready() (why refusal, ok bool) {
+	switch {
+	case g.drain.begun():
 		return refusedDraining, false
-	}
-	if g.engine.Crowded() {
+	case g.engine.Crowded():
 		return refusedMemory, false
 	}
+	return "", true
+}
+
+// admit counts a request in, or says which limit it met.
+func (g *Gateway) admit(v *visit, address netip.Addr) (why refusal, ok bool) {
 	v.peer, why, v.admitted = g.limits.enter(address)
 	return why, v.admitted
 }

@@ -74,7 +74,7 @@ func (g *Gateway) serveSockJS(out *output, r *http.Request, rt *route.Route, res
 		return
 	}
 	g.sockjs.Serve(out, r, rt.Host+rt.SockJS, rest, func(ctx context.Context, polled bool) (*websocket.Conn, error) {
-		return g.openInside(ctx, r, rt, polled)
+		return g.openInside(ctx, out, r, rt, polled)
 	})
 }
 
@@ -112,11 +112,16 @@ func insideRoute(r *http.Request, rt *route.Route) *route.Route {
 var errInside = errors.New("the handshake has no answer")
 
 // openInside makes the WebSocket of a session: the gateway serves it as that of a
-// client, at the other end of a pipe. One that is polled counts as a connection of
-// its own.
-func (g *Gateway) openInside(ctx context.Context, r *http.Request, rt *route.Route, polled bool) (*websocket.Conn, error) {
+// client, at the other end of a pipe. One that is polled counts as a connection, in
+// the place of the requests that wait for it.
+func (g *Gateway) openInside(ctx context.Context, out *output, r *http.Request, rt *route.Route, polled bool) (*websocket.Conn, error) {
 	v := g.enter()
-	if polled {
+	switch first := &out.visit; {
+	case !polled:
+	case first.admitted:
+		v.peer, v.admitted = first.peer, true
+		first.peer, first.admitted = nil, false
+	default: // its session ended just now
 		why, ok := g.admit(&v, clientAddress(r, g.trusted))
 		if !ok {
 			v.leave()

@@ -175,6 +175,13 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, service, rest str
 	}
 }
 
+// Continues reports whether a request waits for what comes in a session that is
+// there: there is one at a time.
+func (s *Server) Continues(service, rest string) bool {
+	id, name, ok := splitRest(rest)
+	return ok && transports[name] != nil && s.find(service+" "+id) != nil
+}
+
 // splitRest takes /SERVER/SESSION/TRANSPORT apart. The server is for balancers
 // alone.
 func splitRest(rest string) (session, transport string, ok bool) {
