@@ -48,8 +48,8 @@ type Map struct {
 type Config struct {
 	Topic string
 	// Match is the view's filter, or nil: only records that it says yes to are
-	// kept. It must always say the same of the same record, and is called by one
-	// goroutine at a time if Apply and Verdict are.
+	// kept. It must always say the same of the same record. Apply calls it before
+	// it takes the map's lock.
 	Match func(*kgo.Record) bool
 	// MaxBytes bounds this map, and Budget all that share it.
 	MaxBytes int64
@@ -160,8 +160,8 @@ func (m *Map) Newest(key []byte) *kgo.Record {
 }
 
 // Verdict is what those who listen to a part of the map are sent of a record:
-// the part that match says yes to. Ask before the record is applied. Match is as
-// Config.Match.
+// the part that match says yes to, which it must always say of the same record.
+// Ask before the record is applied.
 func (m *Map) Verdict(r *kgo.Record, match func(*kgo.Record) bool) (Verdict, error) {
 	m.mu.Lock()
 	err, old := m.err, m.find(r.Key)
