@@ -11,9 +11,30 @@ import (
 	"spillway/grip"
 )
 
-// runGrip compares what a GRIP proxy does besides delivering: taking what is
-// published, and asking an HTTP origin, which is a process of its own.
+// runPublish compares how fast GRIP proxies take what is published, with a server
+// that does nothing with it as the floor.
+func runPublish(ctx context.Context, b *bench) error {
+	return b.onGripRig(ctx, func(r *gripRig, ours *gatewayPeer, sides []*gripPeer) error {
+		for _, connections := range []int{fewPublishers, manyPublishers} {
+			if err := r.floor(ctx, &ours.gripPeer, connections); err != nil {
+				return err
+			}
+		}
+		return r.compareAll(ctx, publishParts, ours, sides)
+	})
+}
+
+// runGrip compares what GRIP proxies do with an HTTP origin, which is a process of
+// its own.
 func runGrip(ctx context.Context, b *bench) error {
+	return b.onGripRig(ctx, func(r *gripRig, ours *gatewayPeer, sides []*gripPeer) error {
+		return r.compareAll(ctx, gripParts, ours, sides)
+	})
+}
+
+// onGripRig starts all that it takes. sides are ours and, where it is installed,
+// Pushpin.
+func (b *bench) onGripRig(ctx context.Context, do func(r *gripRig, ours *gatewayPeer, sides []*gripPeer) error) error {
 	r := &gripRig{bench: b}
 	var err error
 	if r.origin, err = startOrigin(ctx); err != nil {
@@ -35,12 +56,19 @@ func runGrip(ctx context.Context, b *bench) error {
 	switch err := theirs.start(ctx); {
 	case errors.Is(err, errNotInstalled):
 		b.note("%v", err)
-	case err != nil:
+	case ctx.Err() != nil:
 		return err
+	case err != nil:
+		b.note("left out: %v", err)
 	default:
 		sides = append(sides, &theirs.gripPeer)
 	}
-	for _, p := range gripParts {
+	return do(r, ours, sides)
+}
+
+// compareAll adds the rows of all parts.
+func (r *gripRig) compareAll(ctx context.Context, parts []gripPart, ours *gatewayPeer, sides []*gripPeer) error {
+	for _, p := range parts {
 		if err := r.compare(ctx, p, sides); err != nil {
 			return fmt.Errorf("%s: %w", p.what, err)
 		}
@@ -48,6 +76,38 @@ func runGrip(ctx context.Context, b *bench) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// floor says how many requests to publish a second there can be: the origin answers
+// them, and does nothing else.
+func (r *gripRig) floor(ctx context.Context, like *gripPeer, connections int) error {
+	p := r.publisher(like)
+	request := p.request(nil, "published", [][]byte{markedPayload(r.size)})
+	e := errand{Addr: r.origin.addr, Does: asks, Clients: connections, Request: request, Want: []byte(publishedBody), For: r.step}
+	var perSecond, perCPU []float64
+	for range r.pairs {
+		if _, err := r.warm(ctx, e); err != nil {
+			return err
+		}
+		before, err := readUsage(r.origin.pid())
+		if err != nil {
+			return err
+		}
+		got, err := do(ctx, r.callers, callCommand{Errand: &e})
+		if err != nil {
+			return err
+		}
+		after, err := readUsage(r.origin.pid())
+		if err != nil {
+			return err
+		}
+		perSecond = append(perSecond, float64(got.Done)/got.Took.Seconds())
+		perCPU = append(perCPU, float64(got.Done)/after.since(before).cpu.Seconds())
+	}
+	what := fmt.Sprintf("%d open connections", connections)
+	r.single(what, "items/s", "floor", perSecond, goal{})
+	r.single(what, "items/CPU-s", "floor", perCPU, goal{})
 	return nil
 }
 
@@ -60,12 +120,17 @@ type gripPart struct {
 
 // Pushpin closes the connection of each publisher after the answer, whatever it
 // asks for, so that we are measured in that way as well.
+var publishParts = []gripPart{
+	{"publish-few", "8 open connections, nobody subscribed", "items", atLeast(5), publishTo(0, fewPublishers, 1, false)},
+	{"publish-many", "64 open connections, nobody subscribed", "items", atLeast(5), publishTo(0, manyPublishers, 1, false)},
+	{"publish-few-heard", "8 open connections, 5 subscribers", "items", atLeast(5), publishTo(5, fewPublishers, 1, false)},
+	{"publish-many-heard", "64 open connections, 5 subscribers", "items", atLeast(5), publishTo(5, manyPublishers, 1, false)},
+	{"publish-deep", "8, 16 requests on their way on each, 5 subscribers", "items", goal{}, publishTo(5, fewPublishers, 16, false)},
+	{"publish-close", "8, a connection for each, 5 subscribers", "items", goal{}, publishTo(5, fewPublishers, 1, true)},
+}
+
 var gripParts = []gripPart{
-	{"publish", "publishes on open connections, nobody subscribed", "items", atLeast(5), publishTo(0, 1, false)},
-	{"publish-heard", "the same, five subscribers", "items", atLeast(5), publishTo(5, 1, false)},
-	{"publish-deep", "the same, 16 requests of each on their way", "items", goal{}, publishTo(5, 16, false)},
-	{"publish-close", "the same, a connection for each", "items", goal{}, publishTo(5, 1, true)},
-	{"streams", "streams opened by an HTTP origin, 0 → 1,000", "streams", atLeast(5), (*gripRig).streams},
+	{"streams", "streams opened by an HTTP origin, 0 → 2,000", "streams", atLeast(5), (*gripRig).streams},
 	{"polls", "long polls held by an HTTP origin, and answered", "polls", atLeast(5), (*gripRig).polls},
 	{"over-http", "WebSocket messages answered over HTTP", "messages", goal{}, (*gripRig).overHTTP},
 }
@@ -80,11 +145,12 @@ type gripRig struct {
 // How many ask at a time. Pushpin answers some with 502 when more streams are being
 // opened.
 const (
-	gripPublishers = 8
+	fewPublishers  = 8
+	manyPublishers = 64
 	gripWindow     = 32
 	gripPolls      = 128
 	gripSockets    = 64
-	gripStreams    = 1000
+	gripStreams    = 2000 // altogether
 )
 
 // compare adds the rows of a part.
@@ -202,8 +268,9 @@ func (r *gripRig) holdStreams(g *gripPeer, channel string, n int) errand {
 }
 
 // publishTo publishes one item a request to a channel with so many subscribers, who
-// have to hear them all. depth is for a proxy that leaves connections open.
-func publishTo(subscribers, depth int, closes bool) func(r *gripRig, ctx context.Context, g *gripPeer, of time.Duration) (*step, error) {
+// have to hear them all. depth, how many requests are on their way on each
+// connection, is for a proxy that leaves them open.
+func publishTo(subscribers, connections, depth int, closes bool) func(r *gripRig, ctx context.Context, g *gripPeer, of time.Duration) (*step, error) {
 	return func(r *gripRig, ctx context.Context, g *gripPeer, of time.Duration) (*step, error) {
 		const channel = "published"
 		if subscribers > 0 {
@@ -220,7 +287,7 @@ func publishTo(subscribers, depth int, closes bool) func(r *gripRig, ctx context
 		if g.oneByOne {
 			deep = 1
 		}
-		e := errand{Addr: p.to, Does: asks, Clients: gripPublishers, Depth: deep, Request: request, Want: []byte("Published\n"), For: of}
+		e := errand{Addr: p.to, Does: asks, Clients: connections, Depth: deep, Request: request, Want: []byte(publishedBody), For: of}
 		early, err := r.warm(ctx, e)
 		if err != nil {
 			return nil, err
@@ -250,6 +317,9 @@ func markedPayload(size int) []byte {
 	return append(bytes.Repeat([]byte("x"), size-1), mark)
 }
 
+// pollChannel is the one whose items are for long polls, and not for streams.
+const pollChannel = "polls"
+
 // publisher makes requests to publish, an item each, which are no events.
 func (r *gripRig) publisher(g *gripPeer) *poster {
 	return &poster{
@@ -257,8 +327,11 @@ func (r *gripRig) publisher(g *gripPeer) *poster {
 		body: func(channel string, payloads [][]byte) []byte {
 			var items []grip.Item
 			for _, p := range payloads {
-				items = append(items, grip.Item{Channel: channel,
-					HTTPStream: &grip.HTTPStream{Content: p}, HTTPResponse: &grip.HTTPResponse{Body: p}})
+				it := grip.Item{Channel: channel, HTTPStream: &grip.HTTPStream{Content: p}}
+				if channel == pollChannel {
+					it = grip.Item{Channel: channel, HTTPResponse: &grip.HTTPResponse{Body: p}}
+				}
+				items = append(items, it)
 			}
 			return grip.AppendItems(nil, items...)
 		},
@@ -329,7 +402,7 @@ func (r *gripRig) streams(ctx context.Context, g *gripPeer, _ time.Duration) (*s
 
 // polls are answered by what is published every few milliseconds, and asked again.
 func (r *gripRig) polls(ctx context.Context, g *gripPeer, of time.Duration) (*step, error) {
-	const channel, every = "polls", 5 * time.Millisecond
+	const channel, every = pollChannel, 5 * time.Millisecond
 	e := errand{Addr: g.addr(), Does: asks, Clients: gripPolls, Request: requestFor(sse, g.addr(), "/poll/"+channel), Want: []byte("news\n"), For: of}
 	p := r.publisher(g)
 	defer p.close()

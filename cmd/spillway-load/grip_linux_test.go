@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -182,29 +184,15 @@ func TestGrip(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
 	var progress strings.Builder
-	b := &bench{options: options{pairs: 1, step: 100 * time.Millisecond, size: 128}, report: new(report), stderr: &progress}
-	r := &gripRig{bench: b}
-	var err error
-	if r.origin, err = startOrigin(ctx); err != nil {
-		t.Fatal(err)
+	b := &bench{options: options{pairs: 1, step: 100 * time.Millisecond, size: 128}, binary: binary, report: new(report), stderr: &progress}
+	parts := slices.Concat(publishParts, gripParts)
+	err := b.onGripRig(ctx, func(r *gripRig, ours *gatewayPeer, _ []*gripPeer) error {
+		return errors.Join(r.floor(ctx, &ours.gripPeer, 2), r.compareAll(ctx, parts, ours, []*gripPeer{&ours.gripPeer}))
+	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, progress.String())
 	}
-	defer r.origin.end()
-	if r.callers, err = startRole("callers"); err != nil {
-		t.Fatal(err)
-	}
-	defer r.callers.end()
-	ours := newGatewayPeer(binary)
-	ours.outside = r.origin.addr
-	defer ours.stop()
-	if err := ours.start(ctx); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range gripParts {
-		if err := r.compare(ctx, p, []*gripPeer{&ours.gripPeer}); err != nil {
-			t.Fatalf("%s: %v\n%s", p.name, err, progress.String())
-		}
-	}
-	if got, want := len(b.report.Rows), 2*len(gripParts); got != want {
+	if got, want := len(b.report.Rows), 2+2*len(parts); got != want {
 		t.Errorf("%d rows, want %d", got, want)
 	}
 	for _, s := range b.report.Steps {

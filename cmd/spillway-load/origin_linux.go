@@ -19,6 +19,7 @@ import (
 //	GET /CHANNEL        holds a stream
 //	GET /poll/CHANNEL   holds a response
 //	POST, with events   takes a WebSocket, and says all that it hears
+//	POST /publish/      says what a proxy says, the floor of those
 type origin struct {
 	poll     *poll
 	listener int
@@ -147,11 +148,17 @@ func (o *origin) hear(fd int) error {
 	return send(fd, o.out)
 }
 
+// publishedBody is a proxy's answer to a request to publish.
+const publishedBody = "Published\n"
+
 // appendOriginAnswer appends the answer to a request.
 func appendOriginAnswer(dst []byte, m httpMessage) ([]byte, error) {
 	method, rest, _ := bytes.Cut(m.line, []byte(" "))
 	path, _, _ := bytes.Cut(rest, []byte(" "))
 	dst = append(dst, "HTTP/1.1 200 OK\r\n"...)
+	if string(path) == "/publish/" {
+		return append(dst, "Content-Type: text/plain\r\nContent-Length: 10\r\n\r\n"+publishedBody...), nil
+	}
 	if string(method) == "POST" {
 		return appendEventsAnswer(dst, m.body)
 	}

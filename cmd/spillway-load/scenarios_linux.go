@@ -22,7 +22,8 @@ var scenarios = []scenario{
 	{"stalled", "latency of the others while a tenth of the clients reads nothing", runStalled, false},
 	{"accept", "new streams a second, against Nchan", runAccept, false},
 	{"peers", "the most and latency, against Nchan and Pushpin", runPeers, false},
-	{"grip", "publishes, holds and WebSockets over HTTP a second, against Pushpin", runGrip, false},
+	{"publish", "publishes taken a second, against the floor and Pushpin", runPublish, false},
+	{"grip", "streams and long polls held by an HTTP origin a second, and WebSockets over HTTP, against Pushpin", runGrip, false},
 	{"instructions", "of user space for each message, by callgrind", runInstructions, false},
 	{"idle-view", "one client that reads everything", runIdle, false},
 }
