@@ -89,11 +89,10 @@ func (r *Record) parse() ref.Val {
 		d := r.scanner.open(r.r.Value)
 		v, err := parseValue(d)
 		if err == nil {
-			_, err = d.ReadToken()
-		}
-		if errors.Is(err, io.EOF) {
-			r.form, r.val = jsonText, v
-			return v
+			if _, err = d.ReadToken(); errors.Is(err, io.EOF) {
+				r.form, r.val = jsonText, v
+				return v
+			}
 		}
 	}
 	s := textScalar(r.r.Value)
