@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -251,6 +252,39 @@ func TestRouteReliable(t *testing.T) {
 	f.publish(t, text("shop-fruit", "8", "7", "8"))
 	c.want("8")
 	f.wantMetric(t, "spillway_links_asked_total", prometheus.Labels{"reason": "behind"}, 1)
+}
+
+// While an origin takes its time for the next page, the stream is kept alive.
+func TestRouteKeepAliveWhileALinkIsAsked(t *testing.T) {
+	eachWay(t, func(t *testing.T, engine func(*fanout.Config)) {
+		ready := make(chan struct{})
+		answer := sync.OnceFunc(func() { close(ready) })
+		page := func(w http.ResponseWriter, body string) {
+			w.Header().Set("Grip-Hold", "stream")
+			w.Header().Set("Grip-Channel", "a")
+			w.Header().Set("Grip-Keep-Alive", `alive\n; format=cstring; timeout=1`)
+			w.Header().Set("Grip-Link", "</next>; rel=next")
+			_, _ = io.WriteString(w, body)
+		}
+		f, a := routed(t, map[string]http.HandlerFunc{
+			"/":     func(w http.ResponseWriter, _ *http.Request) { page(w, "one\n") },
+			"/next": func(w http.ResponseWriter, _ *http.Request) { <-ready; page(w, "two\n") },
+		}, "", engine)
+		t.Cleanup(answer)
+		c := f.get(t, "/")
+		c.want("one\n")
+		f.listening(t, "a", 1)
+		f.publish(t, grip.Item{Channel: "a", HTTPStream: &grip.HTTPStream{Action: grip.ActionHint}}).wantStatus(200)
+		eventually(t, "the link to be asked", func() bool { return a.count() == 2 })
+		c.want("alive\nalive\n")
+		answer()
+		lines := bufio.NewScanner(c.body)
+		for lines.Scan() && lines.Text() == "alive" { // that was on its way
+		}
+		if got := lines.Text(); got != "two" {
+			t.Errorf("after the page: got %q, want two", got)
+		}
+	})
 }
 
 // A link that fails is asked again; one that goes on failing ends the response.
