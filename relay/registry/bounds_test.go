@@ -17,7 +17,7 @@ func TestBounds(t *testing.T) {
 	lots := zigzag(1 << 40)
 	longest := strings.Repeat("n", 10_000)
 	const recursive = `syntax = "proto3"; import "google/protobuf/struct.proto"; import "google/protobuf/any.proto";
-		message M { M m = 1; repeated E e = 2; repeated Long long = 3; google.protobuf.Value v = 4; google.protobuf.Any any = 5; repeated M ms = 6; }
+		message M { M m = 1; repeated E e = 2; repeated Long long = 3; google.protobuf.Value v = 4; google.protobuf.Any any = 5; repeated M ms = 6; map<int32, int32> map = 7; }
 		enum E { NONE = 0; A_SYMBOL_THAT_IS_RATHER_LONG = 1; }
 		message Long { int32 a_name_that_is_rather_long_too_and_is_written_for_each = 1; }`
 	nested := func(n int, one func(inner string) string) string {
@@ -66,6 +66,7 @@ func TestBounds(t *testing.T) {
 		{"deep Any", sr.TypeProtobuf, recursive, "\x00" + field(5, nested(1000, func(in string) string { return field(1, "x/google.protobuf.Any") + field(2, in) })), BadData, "levels deep"},
 		{"Any of a type that is not there", sr.TypeProtobuf, recursive, "\x00" + field(5, field(1, "x/not.There")), BadData, "an Any holds a type"},
 		{"no Value in a Value", sr.TypeProtobuf, recursive, "\x00" + field(4, ""), BadData, "no JSON"},
+		{"a map's entry with keys of two types", sr.TypeProtobuf, recursive, "\x00" + field(7, "\x08\x01"+field(1, "x")), BadData, "wire format"},
 		{"not the wire format", sr.TypeProtobuf, recursive, "\x00\x07", BadData, "wire format"},
 		{"no index", sr.TypeProtobuf, recursive, "", BadData, "index"},
 		{"index of a million numbers", sr.TypeProtobuf, recursive, zigzag(1_000_000), BadData, "index"},

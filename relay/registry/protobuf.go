@@ -126,16 +126,31 @@ func (f *protoFile) decode(dst, data []byte, limit int) ([]byte, error) {
 	if err := w.message(f.messages[desc.FullName()], body, 0); err != nil {
 		return dst, err
 	}
-	m := dynamicpb.NewMessage(desc)
-	if err := (proto.UnmarshalOptions{Resolver: f.types, DiscardUnknown: true, RecursionLimit: 2 * maxDepth}).Unmarshal(body, m); err != nil {
-		return dst, fmt.Errorf("%s: %s", desc.FullName(), cut(err.Error()))
-	}
-	out, err := protojson.MarshalOptions{Resolver: f.types, EmitDefaultValues: true, AllowPartial: true}.MarshalAppend(dst, m)
-	if err != nil { // whose text quotes the value
-		return dst, fmt.Errorf("%s holds what has no JSON, such as a time out of range", desc.FullName())
+	out, err := f.transcode(dst, desc, body)
+	if err != nil {
+		return dst, fmt.Errorf("%s: %w", desc.FullName(), err)
 	}
 	if len(out)-len(dst) > limit {
 		return dst, errTooLarge
+	}
+	return out, nil
+}
+
+// transcode appends the JSON of a message. No record may end the program: the
+// library panics where the entry of a map has a second key of another type.
+func (f *protoFile) transcode(dst []byte, desc protoreflect.MessageDescriptor, body []byte) (out []byte, err error) {
+	defer func() {
+		if recover() != nil {
+			out, err = nil, errWire
+		}
+	}()
+	m := dynamicpb.NewMessage(desc)
+	if err := (proto.UnmarshalOptions{Resolver: f.types, DiscardUnknown: true, RecursionLimit: 2 * maxDepth}).Unmarshal(body, m); err != nil {
+		return nil, errors.New(cut(err.Error()))
+	}
+	out, err = protojson.MarshalOptions{Resolver: f.types, EmitDefaultValues: true, AllowPartial: true}.MarshalAppend(dst, m)
+	if err != nil { // whose text quotes the value
+		return nil, errors.New("there is no JSON for it, such as for a time out of range")
 	}
 	return out, nil
 }
