@@ -104,12 +104,13 @@ func (c *Conn) keepAt() time.Duration {
 	}
 }
 
-// tickAt does what is due. It runs on the loop.
-func (c *Conn) tickAt(now time.Duration) {
+// tickAt does what is due. It runs on the loop, and reports whether a rest has
+// ended, so that there may be something to write.
+func (c *Conn) tickAt(now time.Duration) (rested bool) {
 	c.mu.Lock()
 	if c.state >= closed {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	over, alarm := false, false
 	switch {
@@ -132,9 +133,7 @@ func (c *Conn) tickAt(now time.Duration) {
 			c.client.relay.alarmAt = never
 		}
 		for i := len(c.subs) - 1; i >= 0; i-- {
-			if c.subs[i].goOn(now) {
-				c.kick()
-			}
+			rested = c.subs[i].goOn(now) || rested
 			if s := c.subs[i]; s.linkAfter > 0 && !s.asking && now >= s.quiet+s.linkAfter {
 				c.tell(s, Quiet, Batch{})
 			}
@@ -148,6 +147,7 @@ func (c *Conn) tickAt(now time.Duration) {
 	case alarm:
 		c.client.relay.to.Alarm()
 	}
+	return rested
 }
 
 // keepAlive sends a keep-alive, unless something is on its way anyway.

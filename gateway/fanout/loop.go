@@ -197,10 +197,15 @@ func isClosed(c <-chan struct{}) bool {
 func (l *loop) expire() {
 	for {
 		due := l.wheel.expired(l.some, l.now)
+		rested := due[:0]
 		for _, c := range due {
-			c.tickAt(l.now)
+			if c.tickAt(l.now) {
+				rested = append(rested, c)
+			}
 		}
-		clear(due)
+		clear(due[len(rested):])
+		l.some = rested
+		l.give()
 		if len(due) < cap(due) {
 			return
 		}
