@@ -117,8 +117,11 @@ type Conn struct {
 	restUntil time.Duration
 
 	framing Framing
-	sending bool // in a ring; the loop's own
-	queued  bool // in the loop's list of connections to look at; guarded by loop.mu
+	sending bool   // in a ring; the loop's own
+	queued  bool   // in the loop's list of connections to look at; guarded by loop.mu
+	since   uint32 // when it came, on the engine's clock, in seconds
+	id      uint64 // 1 and up
+	bytes   uint64 // that were written; guarded by mu
 
 	// In the wheel; guarded by wheel.mu.
 	ticking        bool

@@ -113,6 +113,7 @@ type Engine struct {
 	coders       sync.Pool      // of *[]byte, for what is to be compressed
 	loops        []*loop        // shards, and last the portable one
 	turn         atomic.Uint32  // of which shard gets the next connection
+	ids          atomic.Uint64  // of connections
 	telling      sync.WaitGroup // calls of owners, and goroutines of connections
 	privateBytes atomic.Int64   // that wait for single connections, or are halves of what their clients say
 	drainWithin  atomic.Int64   // connections end at a random moment within; 0: they do not

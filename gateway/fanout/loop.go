@@ -41,7 +41,9 @@ type loop struct {
 	batch    Batch // that a shard is writing
 	random   *rand.Rand
 
-	draining    atomic.Bool // all connections are to be told that they end
+	draining    atomic.Bool            // all connections are to be told that they end
+	census      atomic.Pointer[census] // a step that somebody waits for; nil: none
+	stopped     chan struct{}          // closed when run has returned
 	connections atomic.Int64
 	size        atomic.Int64 // of all of them, in bytes
 
@@ -92,7 +94,7 @@ const (
 )
 
 func newLoop(e *Engine, index int, mech mechanism) *loop {
-	return &loop{engine: e, index: index, mech: mech, earliest: never, some: make([]*Conn, 0, sweepChunk),
+	return &loop{engine: e, index: index, mech: mech, earliest: never, some: make([]*Conn, 0, sweepChunk), stopped: make(chan struct{}),
 		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
 }
 
@@ -145,6 +147,7 @@ func (l *loop) nudge() {
 
 // run works until stopping is closed. Then all connections are cut.
 func (l *loop) run(stopping <-chan struct{}) error {
+	defer close(l.stopped)
 	if err := l.mech.begin(l); err != nil {
 		return err
 	}
@@ -159,6 +162,7 @@ func (l *loop) run(stopping <-chan struct{}) error {
 		if l.draining.CompareAndSwap(true, false) {
 			l.mech.each(func(c *Conn) { c.EndAt(l.engine.started.Add(l.now + l.engine.drainDelay())) })
 		}
+		l.count()
 		l.expire()
 		busy := l.work()
 		if busy {
@@ -170,7 +174,7 @@ func (l *loop) run(stopping <-chan struct{}) error {
 			continue
 		}
 		l.mu.Lock()
-		idle := len(l.lanes) == 0 && len(l.conns) == 0 && !l.draining.Load() && !isClosed(stopping)
+		idle := len(l.lanes) == 0 && len(l.conns) == 0 && !l.draining.Load() && l.census.Load() == nil && !isClosed(stopping)
 		l.asleep = idle
 		l.mu.Unlock()
 		if idle {

@@ -111,6 +111,7 @@ func (c *Conn) pump(private []byte, b Batch) {
 		c.lastSent = e.now()
 		c.loop.writes.Add(1)
 		c.loop.bytes.Add(int64(len(p)))
+		c.bytes += uint64(len(p))
 		switch {
 		case private == nil:
 			c.loop.items.Add(int64(b.Items))

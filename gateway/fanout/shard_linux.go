@@ -167,6 +167,23 @@ func (s *shard) each(f func(c *Conn)) {
 	}
 }
 
+// pageSlots is how many descriptors one step of a list looks at.
+const pageSlots = 1024
+
+// page implements pager.
+func (s *shard) page(at int, f func(*Conn)) int {
+	end := min(at+pageSlots, len(s.conns))
+	for _, c := range s.conns[min(at, end):end] {
+		if c != nil {
+			f(c)
+		}
+	}
+	if end == len(s.conns) {
+		return -1
+	}
+	return end
+}
+
 func (s *shard) flushAll(l *loop, conns []*Conn) {
 	if s.ring == nil || len(conns) < ringFrom {
 		l.flushEach(conns)
@@ -216,6 +233,7 @@ func (s *shard) wrote(l *loop, c *Conn, b *Batch, private bool, size, n int, err
 		c.lastSent, c.progress = l.now, l.now
 		l.writes.Add(1)
 		l.bytes.Add(int64(n))
+		c.bytes += uint64(n)
 	}
 	switch {
 	case private:

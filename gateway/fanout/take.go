@@ -62,7 +62,8 @@ type StreamWriter interface {
 
 func (e *Engine) newConn(l *loop, o Options) *Conn {
 	now := e.now()
-	c := &Conn{loop: l, owner: o.Owner, framing: o.Framing, timeout: o.WriteTimeout, lastSent: now, progress: now, endAt: never}
+	c := &Conn{loop: l, owner: o.Owner, framing: o.Framing, timeout: o.WriteTimeout, lastSent: now, progress: now, endAt: never,
+		id: e.ids.Add(1), since: uint32(now / time.Second)}
 	if !o.EndAt.IsZero() {
 		c.endAt = o.EndAt.Sub(e.started)
 	}
