@@ -268,6 +268,19 @@ func TestNextURL(t *testing.T) {
 	}
 }
 
+// A URL that hangs leaves time for the next.
+func TestNextURLAfterOneThatHangs(t *testing.T) {
+	f := startFake(t)
+	f.seed(1, sr.TypeAvro, `"string"`)
+	hangs := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, rq *http.Request) { <-rq.Context().Done() }))
+	defer hangs.Close()
+	cfg := testConfig(hangs.URL, f.server.URL)
+	cfg.Timeout = 2 * time.Second
+	r := newRegistry(t, cfg)
+	r.cfg.Timeout = 30 * time.Second // the client has its own
+	wantJSON(t, r, Auto, framed(1, "\x02x"), `"x"`)
+}
+
 func TestUnusableSchemas(t *testing.T) {
 	f := startFake(t)
 	f.seed(1, sr.TypeAvro, `{"type":"record"}`)
@@ -407,7 +420,7 @@ func TestCredentials(t *testing.T) {
 				return
 			}
 			failed := wantReason(t, r, Auto, framed(1, "\x02x"), Unavailable)
-			if text := failed.Error() + logged.String(); strings.Contains(text, "pa:ss") || strings.Contains(text, secret) || !strings.Contains(logged.String(), "unavailable") {
+			if text := failed.Error() + logged.String(); strings.Contains(text, "ss/word") || strings.Contains(text, "ss%2Fword") || !strings.Contains(logged.String(), "unavailable") {
 				t.Errorf("got %q and in the log %q", failed, logged.String())
 			}
 		})
