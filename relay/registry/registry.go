@@ -311,11 +311,6 @@ func (r *Registry) land(id int, f *flight, s *schema, err *Error) {
 	if r.outage.times > 0 {
 		r.log.Info("schema registry answers again", "failures", r.outage.times)
 		r.outage = failure{}
-		for id, failed := range r.failed { // those that have to wait only because of it
-			if failed.err.Reason == Unavailable {
-				delete(r.failed, id)
-			}
-		}
 	}
 }
 
