@@ -97,6 +97,7 @@ type blocks struct {
 	client   *kgo.Client
 	catalog  *catalog
 	offsets  *offsets
+	decoder  *decoder
 	settings properties.FetchSettings
 	maxBytes int64
 
@@ -431,7 +432,7 @@ func (b *blocks) fetch(ctx context.Context, leader int32, wants []blockWant, ind
 					if r, ok := results[i]; ok && r.block != nil {
 						continue
 					}
-					results[i] = b.decode(w, rp)
+					results[i] = b.decode(ctx, w, rp)
 				}
 			}
 		}
@@ -439,7 +440,7 @@ func (b *blocks) fetch(ctx context.Context, leader int32, wants []blockWant, ind
 	return results, nil
 }
 
-func (b *blocks) decode(w blockWant, rp *kmsg.FetchResponseTopicPartition) fetched {
+func (b *blocks) decode(ctx context.Context, w blockWant, rp *kmsg.FetchResponseTopicPartition) fetched {
 	opts := kgo.ProcessFetchPartitionOpts{
 		KeepControlRecords:   true, // so that the block ends after them
 		DisableCRCValidation: !b.settings.CheckCRCs,
@@ -461,6 +462,7 @@ func (b *blocks) decode(w blockWant, rp *kmsg.FetchResponseTopicPartition) fetch
 		return fetched{err: errors.New("no records yet")}
 	}
 	records := slices.DeleteFunc(fp.Records, func(r *kgo.Record) bool { return r.Attrs.IsControl() || r.Offset < w.offset })
+	records = b.decoder.decode(ctx, w.info.name, records)
 	blk := &block{start: w.offset, next: next, bytes: recordOverhead}
 	for _, r := range records {
 		blk.bytes += recordBytes(r)
@@ -494,7 +496,7 @@ func detached(records []*kgo.Record) []*kgo.Record {
 	for i, r := range records {
 		slab[i] = kgo.Record{
 			Key: keep(r.Key), Value: keep(r.Value), Headers: slices.Clone(r.Headers), Timestamp: r.Timestamp,
-			Topic: r.Topic, Partition: r.Partition, Attrs: r.Attrs, Offset: r.Offset,
+			Topic: r.Topic, Partition: r.Partition, Attrs: r.Attrs, Offset: r.Offset, Context: r.Context,
 		}
 		for j := range slab[i].Headers {
 			h := &slab[i].Headers[j]

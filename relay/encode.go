@@ -32,11 +32,12 @@ const (
 	kindBinary
 	kindDelete
 	kindOversize
+	kindUndecodable
 	numKinds
 )
 
 func (k recordKind) String() string {
-	return [numKinds]string{"text", "json", "binary", "delete", "oversize"}[k]
+	return [numKinds]string{"text", "json", "binary", "delete", "oversize", "undecodable"}[k]
 }
 
 func (w *writer) kind(r *kgo.Record) recordKind {
@@ -48,10 +49,17 @@ func (w *writer) kind(r *kgo.Record) recordKind {
 
 // plainKind is kind in formPlain, whatever the form is.
 func (w *writer) plainKind(r *kgo.Record) recordKind {
+	size := len(r.Value)
+	if o := outcomeOf(r); o != nil {
+		if o.undecodable != "" {
+			return kindUndecodable
+		}
+		size = o.size
+	}
 	switch {
 	case r.Value == nil:
 		return kindDelete
-	case len(r.Value) > w.maxBytes:
+	case size > w.maxBytes:
 		return kindOversize
 	case !utf8.Valid(r.Value):
 		return kindBinary
@@ -75,9 +83,9 @@ func (w *writer) appendStream(dst []byte, r *kgo.Record, kind recordKind, id []b
 	}
 	dst = appendEventStart(dst, w.event(kind, r), id)
 	switch {
-	case kind == kindOversize:
+	case kind == kindOversize, kind == kindUndecodable && w.form != formEnvelope:
 		dst = append(dst, "data: "...)
-		dst = append(appendOversize(dst, r), '\n')
+		dst = append(appendWithheld(dst, r, kind), '\n')
 	case w.form == formEnvelope:
 		dst = append(dst, "data: "...)
 		dst = append(w.appendJSON(dst, r, kind, nil), '\n')
@@ -115,6 +123,8 @@ func (w *writer) event(kind recordKind, r *kgo.Record) string {
 		}
 	case kindOversize:
 		return "oversize"
+	case kindUndecodable:
+		return "undecodable"
 	}
 	const header = "header:"
 	switch from := w.eventFrom; {
@@ -154,7 +164,7 @@ func (w *writer) hasMessage(kind recordKind) bool { return w.form != formPlain |
 // has one and where it is not raw. It is text.
 func (w *writer) appendMessage(dst []byte, r *kgo.Record, kind recordKind, id []byte) []byte {
 	if w.form == formPlain {
-		return appendOversize(dst, r)
+		return appendWithheld(dst, r, kind)
 	}
 	return w.appendJSON(dst, r, kind, id)
 }
@@ -199,6 +209,8 @@ func (w *writer) sizeOfValue(r *kgo.Record, kind recordKind) int {
 		return base64.StdEncoding.EncodedLen(len(r.Value))
 	case kindDelete, kindOversize:
 		return 128 // where it is
+	case kindUndecodable:
+		return 192 + base64.StdEncoding.EncodedLen(len(outcomeOf(r).raw))
 	}
 	return len(r.Value) + len(r.Value)/16 // what has to be escaped
 }
@@ -233,7 +245,16 @@ func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byt
 		dst = append(dst, `,"value":null,"op":"delete"`...)
 	case kindOversize:
 		dst = append(dst, `,"error":"oversize","size":`...)
-		dst = strconv.AppendInt(dst, int64(len(r.Value)), 10)
+		dst = strconv.AppendInt(dst, int64(sizeOf(r)), 10)
+	case kindUndecodable:
+		o := outcomeOf(r)
+		dst = append(dst, `,"error":`...)
+		dst = jsonstring.Append(dst, o.undecodable)
+		if o.raw != nil {
+			dst = append(dst, `,"value_base64":"`...)
+			dst = base64.StdEncoding.AppendEncode(dst, o.raw)
+			dst = append(dst, '"')
+		}
 	case kindBinary:
 		dst = append(dst, `,"value_base64":"`...)
 		dst = base64.StdEncoding.AppendEncode(dst, r.Value)
@@ -298,12 +319,26 @@ func appendPlace(dst []byte, r *kgo.Record) []byte {
 	return strconv.AppendInt(dst, r.Offset, 10)
 }
 
-func appendOversize(dst []byte, r *kgo.Record) []byte {
+// appendWithheld appends where a record is whose value is not sent, and why.
+func appendWithheld(dst []byte, r *kgo.Record, kind recordKind) []byte {
 	dst = append(dst, '{')
 	dst = appendPlace(dst, r)
+	if kind == kindUndecodable {
+		dst = append(dst, `,"reason":`...)
+		dst = jsonstring.Append(dst, outcomeOf(r).undecodable)
+		return append(dst, '}')
+	}
 	dst = append(dst, `,"reason":"oversize","size":`...)
-	dst = strconv.AppendInt(dst, int64(len(r.Value)), 10)
+	dst = strconv.AppendInt(dst, int64(sizeOf(r)), 10)
 	return append(dst, '}')
+}
+
+// sizeOf is the size of a record's value as it was produced, in bytes.
+func sizeOf(r *kgo.Record) int {
+	if o := outcomeOf(r); o != nil {
+		return o.size
+	}
+	return len(r.Value)
 }
 
 // appendText appends "name":"text", or "name_base64":"…" where text is not UTF-8.

@@ -48,6 +48,7 @@ type hub struct {
 	gateway   grip.Gateway
 	catalog   *catalog
 	offsets   *offsets
+	decoder   *decoder
 	linger    time.Duration
 	heartbeat time.Duration
 	maxBytes  int // of a value
@@ -393,7 +394,7 @@ func (h *hub) run(ctx context.Context) {
 				h.failed(p.Topic, p.Partition, p.Err)
 			}
 			for records := range slices.Chunk(p.Records, batchRecords) {
-				h.process(poll, p.Topic, p.Partition, records)
+				h.process(poll, p.Topic, p.Partition, h.decoder.decode(ctx, p.Topic, records))
 			}
 			for _, r := range p.Records { // see recordPool
 				r.Recycle()

@@ -80,7 +80,7 @@ func (p *page) record(t int, r *kgo.Record) bool {
 	p.last, p.lastStart = r, len(p.out)
 	p.add(func(dst []byte) []byte { return p.w.appendRecord(dst, p.link.Via, r, id) })
 	p.events++
-	if len(r.Value) > p.w.maxBytes {
+	if sizeOf(r) > p.w.maxBytes {
 		p.metrics.oversize.Inc()
 	}
 	p.link.Replayed++

@@ -241,6 +241,7 @@ type stream struct {
 	timeout time.Duration // after which next is asked though nothing happened; 0: never
 	applied time.Time
 	holding bool
+	paused  bool // it holds a channel that nobody publishes to, until the timeout
 	ended   bool
 	ws      bool
 }
@@ -265,12 +266,12 @@ func (s *stream) apply(w *httptest.ResponseRecorder) {
 	if err != nil {
 		s.h.t.Fatalf("instructions %v: %v", w.Header(), err)
 	}
-	s.holding, s.next, s.timeout, s.applied = false, "", 0, time.Now()
+	s.holding, s.paused, s.next, s.timeout, s.applied = false, false, "", 0, time.Now()
 	if in.Next != nil {
 		s.next, s.timeout = in.Next.URL, in.Next.Timeout
 	}
 	if in.Hold == grip.HoldNone {
-		s.ended, s.timeout = s.next == "", 0
+		s.ended = s.next == ""
 		return
 	}
 	s.channel, s.lastID = in.Channels[0].Channel, in.Channels[0].PrevID
@@ -278,6 +279,7 @@ func (s *stream) apply(w *httptest.ResponseRecorder) {
 	ch := s.h.gw.channels[in.Channels[0].Channel]
 	s.h.gw.mu.Unlock()
 	if ch == nil {
+		s.paused = true
 		return
 	}
 	seq, ok := ch.ids.Seq(s.lastID)
@@ -331,8 +333,8 @@ func (s *stream) step() bool {
 			return len(frames) > 0
 		}
 		s.holding = false
-	} else if s.timeout > 0 && time.Since(s.applied) < s.timeout {
-		return false // it holds a channel that nobody publishes to
+	} else if s.paused && time.Since(s.applied) < s.timeout {
+		return false
 	}
 	s.follow()
 	return true
