@@ -62,6 +62,12 @@ const MaxFiltered = MaxPublishBody
 // maxDirective bounds a directive that is not complete yet, in bytes.
 const maxDirective = 4096
 
+// EscapeContent returns content as an item for subscriptions with build-id or
+// var-subst has it, so that they leave it as it is: with percent signs doubled.
+func EscapeContent(content []byte) []byte {
+	return bytes.ReplaceAll(content, []byte("%"), []byte("%%"))
+}
+
 // SubstituteVars carries out var-subst: %(NAME)s stands for a value of the
 // subscription's metadata.
 func SubstituteVars(content []byte, meta map[string]string) ([]byte, error) {

@@ -138,9 +138,13 @@ func FuzzSubstituteVars(f *testing.F) {
 	f.Add([]byte("hi %(user)s, 100%%"), "user", "bob")
 	f.Add([]byte(`%(us\er)s %(`), "us", "")
 	f.Fuzz(func(t *testing.T, content []byte, name, value string) {
-		got, err := SubstituteVars(content, map[string]string{name: value})
+		meta := map[string]string{name: value}
+		got, err := SubstituteVars(content, meta)
 		if err == nil && !bytes.Contains(content, []byte("%")) && !bytes.Equal(got, content) {
 			t.Errorf("got %q, want %q", got, content)
+		}
+		if got, err := SubstituteVars(EscapeContent(content), meta); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("escaped: got %q, %v, want %q", got, err, content)
 		}
 	})
 }

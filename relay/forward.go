@@ -227,7 +227,7 @@ func (f *Forwarder) items(p kgo.FetchTopicPartition) []grip.Item {
 				Channel:    p.Topic + "." + strconv.Itoa(int(p.Partition)),
 				ID:         strconv.FormatInt(r.Offset+1, 36),
 				PrevID:     strconv.FormatInt(prev, 36),
-				HTTPStream: &grip.HTTPStream{Content: buildID(stream), ContentFilters: []string{"build-id"}},
+				HTTPStream: &grip.HTTPStream{Content: buildID(stream), ContentFilters: []string{grip.FilterBuildID}},
 				WSMessage:  message,
 			})
 		}
@@ -248,14 +248,13 @@ func (f *Forwarder) items(p kgo.FetchTopicPartition) []grip.Item {
 // the end of an id: line of its own otherwise.
 const idPlaceholder = 0
 
-// buildID makes content for the build-id filter: a percent sign is doubled,
-// and the id is a directive (GRIP reference, 6.1).
+// buildID makes content for the build-id filter, in which the id is a directive
+// (GRIP reference, 6.1).
 func buildID(stream []byte) []byte {
 	line := []byte{'i', 'd', ':', ' ', idPlaceholder, '\n'}
 	before, after, _ := bytes.Cut(stream, line)
-	double := func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("%"), []byte("%%")) }
-	out := append(double(before), "id: %I\n"...)
-	return append(out, double(after)...)
+	out := append(grip.EscapeContent(before), "id: %I\n"...)
+	return append(out, grip.EscapeContent(after)...)
 }
 
 // begin remembers the committed offsets that reading begins at: they are the

@@ -158,7 +158,7 @@ func (o *Origin) message(out []byte, r *http.Request, content []byte) []byte {
 		if err != nil {
 			return appendReply(out, &m, "error", "bad-message", err.Error(), "")
 		}
-		out = grip.AppendControlEvent(out, grip.Control{Type: "unsubscribe", Name: name})
+		out = grip.AppendControlEvent(out, grip.Control{Type: grip.ControlUnsubscribe, Name: name})
 		return appendReply(out, &m, "unsubscribed", "", "", "")
 	default:
 		return appendReply(out, &m, "error", "bad-message", "type must be subscribe or unsubscribe", "")
@@ -222,7 +222,7 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 	if err != nil {
 		return refuse(err)
 	}
-	return grip.AppendControlEvent(out, grip.Control{Type: "subscribe", Name: name, Link: o.path + sealed})
+	return grip.AppendControlEvent(out, grip.Control{Type: grip.ControlSubscribe, Name: name, Link: o.path + sealed})
 }
 
 // appendReply appends the text message that answers m: {"type":…,"ref":…}.

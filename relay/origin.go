@@ -68,7 +68,7 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		o.cors.preflight(h)
 		h.Set("Allow", allowedMethods)
 		w.WriteHeader(http.StatusNoContent)
-	case r.Method == http.MethodPost && first(r.Header["Content-Type"]) == grip.ContentTypeEvents:
+	case grip.IsWebSocket(r):
 		o.serveMessages(w, r)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		h.Set("Allow", allowedMethods)
@@ -315,7 +315,7 @@ func appendOpening(dst []byte, h http.Header, s *selection) []byte {
 // client says is to be passed on.
 var (
 	openEvent   = grip.AppendEvent(nil, grip.Event{Type: grip.EventOpen})
-	detachEvent = grip.AppendControlEvent(nil, grip.Control{Type: "detach"})
+	detachEvent = grip.AppendControlEvent(nil, grip.Control{Type: grip.ControlDetach})
 )
 
 // appendPreamble appends what every SSE stream begins with: a comment, so that
