@@ -39,6 +39,9 @@ func main() {
 		stderr:   os.Stderr,
 		terminal: isTerminal(os.Stderr),
 	}
+	if os.Getenv("GOGC") == "" {
+		collectRarely(heapFloor)
+	}
 	os.Exit(p.exitCode(run(signalContext(), os.Args[1:], p)))
 }
 
