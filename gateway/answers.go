@@ -75,8 +75,9 @@ func implied(resp *http.Response) []string { return upstream.TargetOf(resp).Subs
 
 // askLink follows a link; u is where it leads, and rt by which route.
 func (s *httpSource) askLink(ctx context.Context, link string, u *url.URL, rt *route.Route, lasts []grip.Last) (*cache.Answer, error) {
+	base, by := s.base, s.route // as they are now: others may ask later
 	ask := func(ctx context.Context) (*http.Response, error) {
-		return s.g.upstream.DoLink(ctx, link, s.base, s.route, lasts)
+		return s.g.upstream.DoLink(ctx, link, base, by, lasts)
 	}
 	if rt != nil && rt.Cache {
 		return s.g.answers.Serve(ctx, &cache.Request{
@@ -85,7 +86,7 @@ func (s *httpSource) askLink(ctx context.Context, link string, u *url.URL, rt *r
 			Pass: ask,
 		})
 	}
-	return one(ask(ctx)) //nolint:bodyclose // the page does
+	return one(s.g.links.do(ctx, linkKey(u, rt, lasts), ask)) //nolint:bodyclose // the page does
 }
 
 // shareable is what the cache has to know of a client's request. The origin may

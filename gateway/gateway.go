@@ -66,6 +66,7 @@ type Gateway struct {
 	drain      drain
 	services   *services  // of filters
 	farewells  *farewells // of sessions that have ended
+	links      *links     // that streams ask together
 
 	compression compression
 	proxied     proxiedRules
@@ -97,7 +98,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 		returns:    newReturns(),
 	}
 	g.drain.init()
-	g.services, g.farewells = newServices(g, reg), newFarewells(g, reg)
+	g.services, g.farewells, g.links = newServices(g, reg), newFarewells(g, reg), newLinks(g, reg)
 	g.metrics.asPushpin(cfg.PrometheusPrefix, engine, reg)
 	g.compression, _ = parseCompression(cfg.Compression) // it was validated
 	g.proxied = newProxiedRules(int(cfg.MessageMaxBytes))
