@@ -45,6 +45,7 @@ type batch struct {
 	id      []byte // the cursor after a record,
 	minute  int64  // the time in it,
 	offset  int    // and where in it the partition's offset begins; 0: it is of another channel
+	key     []byte // memory of keyOf
 	before  []byte // text between the time and that offset,
 	after   []byte // and after it
 	moves   []move // that the index has not been told of
@@ -204,6 +205,7 @@ func (b *batch) tellIndex() {
 // encode writes one record down in every form that the channel has.
 func (b *batch) encode(out grip.Batch, r *kgo.Record, kind recordKind, id []byte) (e grip.Entry) {
 	w := &b.c.writer
+	e.Key = b.keyOf(r)
 	if w.form == formEnvelope && kind != kindOversize {
 		e.Stream, e.Message = w.appendEnvelopes(out.Stream(w.streamSize(r, kind, id)), out.Message(w.messageSize(r, kind, id)), r, kind, id)
 		return e
@@ -223,6 +225,16 @@ func (b *batch) encode(out grip.Batch, r *kgo.Record, kind recordKind, id []byte
 		b.unsent++
 	}
 	return e
+}
+
+// keyOf is what the record is the newest word about; nil: nothing. What it
+// returns holds until the next.
+func (b *batch) keyOf(r *kgo.Record) []byte {
+	if len(b.h) == 1 || r.Key == nil {
+		return r.Key
+	}
+	b.key = append(append(append(b.key[:0], r.Topic...), 0), r.Key...)
+	return b.key
 }
 
 // cursor writes the cursor after a record. What it returns holds until the next.

@@ -27,9 +27,10 @@ const (
 	gapTopicChanged gapReason = "topic-changed" // deleted and created again, or another cluster
 	gapTimeResume   gapReason = "time-resume"   // the cursor held only a time
 	gapReplayLimit  gapReason = "replay-limit"  // more than one request may replay
+	gapRate         gapReason = "rate"          // a stream with a rate was passed by its channel's log
 )
 
-var gapReasons = []gapReason{gapRetention, gapTruncated, gapTopicChanged, gapTimeResume, gapReplayLimit}
+var gapReasons = []gapReason{gapRetention, gapTruncated, gapTopicChanged, gapTimeResume, gapReplayLimit, gapRate}
 
 // A gap is the data of a gap event. Partition, From and To are absent where
 // only a time is known.

@@ -51,6 +51,7 @@ type link struct {
 
 	pace
 	lag
+	sparing
 }
 
 // A pace is a replay with the spacing of the records' timestamps.
@@ -101,6 +102,7 @@ type holdLink struct {
 	via          transport
 	subscription bool
 	heartbeatMS  int64
+	sparing      sparing
 	value        []string // of Grip-Link
 }
 
@@ -123,7 +125,7 @@ func (c *linkCache) value(like holdLink, make func() []string) []string {
 	links := c.all()
 	for i := range links {
 		l := &links[i]
-		if l.via == like.via && l.heartbeatMS == like.heartbeatMS && l.subscription == like.subscription {
+		if l.via == like.via && l.heartbeatMS == like.heartbeatMS && l.subscription == like.subscription && l.sparing == like.sparing {
 			return l.value
 		}
 	}

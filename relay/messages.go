@@ -34,6 +34,8 @@ type clientMessage struct {
 	From        string           `json:"from"`
 	Last        text             `json:"last"`
 	Until       text             `json:"until"`
+	Slow        string           `json:"slow"`
+	Rate        text             `json:"rate"`
 	Speed       text             `json:"speed"`
 	Limit       text             `json:"limit"`
 	Marks       text             `json:"marks"`
@@ -88,7 +90,7 @@ func (m *clientMessage) query() url.Values {
 	}
 	for name, value := range map[string]string{
 		"last_event_id": m.LastEventID, "since": string(m.Since), "from": m.From, "last": string(m.Last),
-		"until": string(m.Until), "limit": string(m.Limit), "speed": string(m.Speed), "marks": string(m.Marks), "id": m.ID, "heartbeat": m.Heartbeat,
+		"until": string(m.Until), "limit": string(m.Limit), "speed": string(m.Speed), "slow": m.Slow, "rate": string(m.Rate), "marks": string(m.Marks), "id": m.ID, "heartbeat": m.Heartbeat,
 		"filter": m.Filter, "fields": strings.Join(m.Fields, ","),
 	} {
 		if value != "" {

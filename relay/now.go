@@ -52,6 +52,9 @@ func (o *Origin) serveNow(w http.ResponseWriter, s *selection) bool {
 			return false
 		}
 	}
+	if !s.sparing.none() {
+		channel = []string{channel[0] + s.sparing.params()}
+	}
 	h := w.Header()
 	buf := openings.Get().(*[]byte)
 	out := appendOpening((*buf)[:0], h, s)
@@ -59,7 +62,7 @@ func (o *Origin) serveNow(w http.ResponseWriter, s *selection) bool {
 		out = ch.appendAnnouncement(out, s.via, at.id)
 	}
 	o.setHold(h, channel, s.form, s.heartbeat)
-	h["Grip-Link"] = o.holdLink(ch, s.topics, s.query.textOf(), holdLink{via: s.via, heartbeatMS: s.heartbeat.Milliseconds()})
+	h["Grip-Link"] = o.holdLink(ch, s.topics, s.query.textOf(), holdLink{via: s.via, heartbeatMS: s.heartbeat.Milliseconds(), sparing: s.sparing})
 	w.WriteHeader(http.StatusOK)
 	w.Write(out)
 	*buf = out

@@ -172,7 +172,7 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 	l := link{
 		Topics: slices.Clone(s.topics), queryText: s.query.textOf(), Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly,
 		Via: s.via, LongPoll: s.longPoll, Limit: s.limit, Marks: s.marks,
-		pace: pace{Speed: s.speed}, HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.replay, Since: s.start.minute(o.now()),
+		pace: pace{Speed: s.speed}, sparing: s.sparing, HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.replay, Since: s.start.minute(o.now()),
 	}
 	if !s.until.IsZero() {
 		l.Until = max(s.until.UnixMilli(), 1) // 0 is none
@@ -243,6 +243,9 @@ func (o *Origin) newPage(l link, sc scope, ch *channel, pos vector) *page {
 	}
 	if l.LongPoll {
 		p.maxBytes, p.maxEvents = longPollBytes, longPollEvents
+	}
+	if l.Rate != "" {
+		p.maxBytes, p.link.ReplayBytes = min(p.maxBytes, sparedPageBytes), 0 // it reads the same again and again
 	}
 	return p
 }
@@ -350,9 +353,9 @@ func appendRetry(dst []byte, least, most time.Duration) []byte {
 // position on.
 func (o *Origin) hold(h http.Header, ch *channel, p *page) {
 	l := p.link
-	o.setHold(h, []string{ch.channel + "; prev-id=" + p.internalID()}, l.Form, time.Duration(l.HeartbeatMS)*time.Millisecond)
+	o.setHold(h, []string{ch.channel + "; prev-id=" + p.internalID() + l.sparing.params()}, l.Form, time.Duration(l.HeartbeatMS)*time.Millisecond)
 	if !l.bounded() && !l.Marks {
-		h["Grip-Link"] = o.holdLink(ch, l.Topics, l.queryText, holdLink{via: l.Via, subscription: l.Subscription, heartbeatMS: l.HeartbeatMS})
+		h["Grip-Link"] = o.holdLink(ch, l.Topics, l.queryText, holdLink{via: l.Via, subscription: l.Subscription, heartbeatMS: l.HeartbeatMS, sparing: l.sparing})
 		return
 	}
 	l.Cursor, l.ReplayBytes, l.Replayed = "", 0, 0 // Grip-Last says where; the replay is over
@@ -378,7 +381,7 @@ func (o *Origin) holdLink(ch *channel, topics []string, query queryText, like ho
 	return ch.links.value(like, func() []string {
 		return o.nextLink(&link{
 			Topics: slices.Clone(topics), queryText: query, Form: ch.form, IDs: ch.ids, Event: ch.eventFrom, Quiet: ch.commentOnly,
-			Via: like.via, Subscription: like.subscription, HeartbeatMS: like.heartbeatMS,
+			Via: like.via, Subscription: like.subscription, HeartbeatMS: like.heartbeatMS, sparing: like.sparing,
 		}, "")
 	})
 }
@@ -506,12 +509,15 @@ func (o *Origin) resumeWith(r *http.Request, l *link, topics []*topicInfo) (*pag
 	p.minute = minute
 	if l.Cursor == "" { // a stream that had caught up
 		p.link.Since = minute
-		if !l.LongPoll && !l.bounded() {
+		if !l.LongPoll && !l.bounded() && l.Rate == "" {
 			o.fallBehind(p, minute)
 		}
 	}
 	if slices.Equal(tags, p.tags) && head.covers(pos) {
 		p.pos = pos
+		if l.Cursor == "" && l.Rate != "" {
+			p.skipTo(ch.index.oldest())
+		}
 		if l.Bound != "" {
 			p.until, _, _, _ = parsePosition(l.Bound)
 		}

@@ -50,6 +50,7 @@ type page struct {
 
 	last      *kgo.Record // the newest that was written,
 	lastStart int         // and where in out it begins
+	pieces    pieces      // of a stream that is spared some
 }
 
 // record implements walker.
@@ -79,6 +80,9 @@ func (p *page) record(t int, r *kgo.Record) bool {
 	p.tell(id)
 	p.last, p.lastStart = r, len(p.out)
 	p.add(func(dst []byte) []byte { return p.w.appendRecord(dst, p.link.Via, r, id) })
+	if !p.link.sparing.none() {
+		p.pieces.add(t, r, p.lastStart, len(p.out), p.minute)
+	}
 	p.events++
 	if sizeOf(r) > p.w.maxBytes {
 		p.metrics.oversize.Inc()
@@ -138,6 +142,7 @@ func (p *page) idIsDue() bool {
 	switch {
 	case p.length > p.w.maxID && !p.link.LongPoll:
 		return false // see visibleID
+	case p.link.Rate != "": // each may be the page's last
 	case p.w.ids == idBatch, p.w.ids == idAuto && p.length > cursor.EveryEventBytes:
 		return p.sinceID >= batchIDEvents
 	}
@@ -146,7 +151,11 @@ func (p *page) idIsDue() bool {
 
 // missing implements walker: retention passed the reader.
 func (p *page) missing(t int, partition int32, from, to int64) {
+	before := len(p.out)
 	p.control(offsetGap(p.topics[t].name, partition, gapRetention, from, to).event(), 0)
+	if !p.link.sparing.none() {
+		p.pieces.all = append(p.pieces.all, piece{before, len(p.out), t, partition, to, p.minute, false})
+	}
 }
 
 // control adds a control event, with the id of where the page is now.
@@ -170,6 +179,9 @@ func (p *page) mark() {
 	p.sinceID = 0
 	p.tell(id)
 	p.out = p.w.appendRecord(p.out[:p.lastStart], p.link.Via, p.last, id)
+	if n := len(p.pieces.all); n > 0 {
+		p.pieces.all[n-1].end = len(p.out)
+	}
 }
 
 // visibleID is the id of an event here, or nil where it must have none: a
@@ -267,6 +279,11 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 		return ch, false, nil
 	}
 	p.caughtUp = p.pos.covers(to)
+	if !p.link.sparing.none() {
+		p.mark()
+		p.spare(begin)
+		p.caughtUp = p.pos.covers(to)
+	}
 	if p.caughtUp && p.link.Marks && (!p.link.LongPoll || p.events > 0) { // alone it would answer every poll at once
 		p.control(controlEvent{name: "live", data: liveData{Replayed: p.link.Replayed}}, 0)
 		p.link.Marks, p.link.Existed = false, ""

@@ -59,7 +59,8 @@ type selection struct {
 	wait      time.Duration // of a long poll
 	limit     int64         // 0: none
 	until     time.Time     // zero: none
-	speed     float64       // of a replay, against that of the records' timestamps; 0: as fast as can be
+	sparing   sparing
+	speed     float64 // of a replay, against that of the records' timestamps; 0: as fast as can be
 	marks     bool
 	padding   bool
 	failOnGap bool
@@ -94,6 +95,8 @@ var params = map[string]struct{ many bool }{
 	"until":         {},
 	"limit":         {},
 	"speed":         {},
+	"slow":          {},
+	"rate":          {},
 	"format":        {},
 	"id":            {},
 	"event_from":    {},
@@ -401,7 +404,7 @@ func (s *selection) parseBounds(query url.Values, now time.Time) error {
 		}
 		s.speed = v
 	}
-	return nil
+	return s.parseSparing(query)
 }
 
 const minSpeed, maxSpeed = 0.01, 1000.0
