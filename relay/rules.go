@@ -93,6 +93,7 @@ func parseRules(text []byte) (rules, error) {
 
 func parseRule(pattern string, raw []byte) (*rule, error) {
 	r := &rule{pattern: pattern}
+	r.Codec.Key = noRule.Codec.Key
 	var err error
 	if r.match, err = regexp.Compile("^(?:" + pattern + ")$"); err != nil {
 		return nil, fmt.Errorf("not a regular expression: %w", err)
