@@ -122,7 +122,7 @@ type Config struct {
 	ProxyDebug bool `envconfig:"PROXY_DEBUG" default:"false"`
 
 	// ControlAddr is where the control API listens, host:port: POST
-	// /publish/ and GET /channels. Keep it private. Empty turns it off.
+	// /publish/, GET /channels and GET /connections. Keep it private. Empty turns it off.
 	ControlAddr string `envconfig:"CONTROL_ADDR" default:"127.0.0.1:5561"`
 
 	// ControlKey is the bearer token, or the key of the JWTs, that the control

@@ -396,10 +396,12 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		out.cross(crossingOf(r))
 	}
 
+	client := clientAddress(r, g.trusted)
+	out.client = addressOf(client)
 	rest, isSockJS := sockJSRest(r, rt)
 	why, ok := g.ready()
 	if ok && !(isSockJS && g.sockjs.Continues(rt.Host+rt.SockJS, rest)) { // or its session is counted
-		why, ok = g.admit(&out.visit, clientAddress(r, g.trusted))
+		why, ok = g.admit(&out.visit, client)
 	}
 	if !ok {
 		g.metrics.refused[why].Inc()

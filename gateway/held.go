@@ -58,10 +58,11 @@ func (v *visit) leave() {
 // A held is a connection that the engine has: a stream, a long poll, or a
 // WebSocket.
 type held struct {
-	g     *Gateway
-	visit visit
-	conn  *fanout.Conn
-	gone  chan struct{} // closed in the end; nil where the connection was taken over
+	g      *Gateway
+	visit  visit
+	client address
+	conn   *fanout.Conn
+	gone   chan struct{} // closed in the end; nil where the connection was taken over
 
 	mu     sync.Mutex
 	over   bool      // the connection has ended; guarded by mu

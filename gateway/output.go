@@ -23,6 +23,7 @@ type output struct {
 	reason       string    // phrase of the status; empty: the standard one
 	crossing     *crossing // nil: to a page of the same site
 	visit        visit
+	client       address
 	deadlineAt   time.Time // the newest that was set
 }
 

@@ -90,7 +90,7 @@ func (g *Gateway) poll(out *output, r *http.Request, first *page, status int, fr
 	if !from.local() {
 		timeout = max(timeout, grip.MinTimeout)
 	}
-	p := &poll{held: held{g: g}, page: waiting(first, from), status: status, from: from, origin: origin, bye: newFarewell(&first.ins, from), endAt: time.Now().Add(timeout), crossing: out.crossing}
+	p := &poll{held: held{g: g, client: out.client}, page: waiting(first, from), status: status, from: from, origin: origin, bye: newFarewell(&first.ins, from), endAt: time.Now().Add(timeout), crossing: out.crossing}
 	out.visit.become(byPoll)
 	attach := p.wants()
 	for {
@@ -403,7 +403,7 @@ func (p *poll) abandon() {
 // resume answers the client of a poll that was parked.
 func (g *Gateway) resume(p *poll, w http.ResponseWriter, r *http.Request) {
 	out := newOutput(w, r, p.visit, g.cfg.WriteTimeout)
-	p.visit = visit{}
+	p.visit, out.client = visit{}, p.client
 	defer out.done()
 	out.cross(p.crossing)
 	var lasts []grip.Last

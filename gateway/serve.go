@@ -108,7 +108,7 @@ func (g *Gateway) carryOut(out *output, r *http.Request, x *exchange, a *cache.A
 		return nil, false
 	}
 	p.marks = a.Attach
-	return g.deliver(out, r, p, &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt, named: rt.Prefix, subs: a.Implied}, x)
+	return g.deliver(out, r, p, &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt, first: rt, named: rt.Prefix, subs: a.Implied}, x)
 }
 
 // badGateway answers when the origin gave no answer, or one that cannot be

@@ -197,6 +197,7 @@ func (in *inside) RoundTrip(r *http.Request) (*http.Response, error) {
 // serve runs the gateway's handler.
 func (in *inside) serve() {
 	out := newOutput(in, in.handshake, in.visit, in.g.cfg.WriteTimeout)
+	out.client = addressOf(clientAddress(in.handshake, in.g.trusted))
 	defer func() {
 		if p := recover(); p != nil && p != any(http.ErrAbortHandler) { // a panic's value is compared as net/http does
 			panic(p)

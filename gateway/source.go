@@ -162,6 +162,7 @@ type httpSource struct {
 	base  *url.URL     // of the newest page
 	route *route.Route // by which it came; nil: directly
 	named string       // prefix of the first response's route
+	first *route.Route // of it
 	subs  []string     // channels that all of its holds are subscribed to
 }
 

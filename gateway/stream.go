@@ -72,7 +72,7 @@ func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from
 		g.metrics.closed[reason].Inc()
 		abort()
 	}
-	s := &stream{held: held{g: g}, retry: from.local() && out.isSSE(), bye: newFarewell(&p.ins, from)}
+	s := &stream{held: held{g: g, client: out.client}, retry: from.local() && out.isSSE(), bye: newFarewell(&p.ins, from)}
 	s.follow = follow{held: &s.held, source: from, sink: s}
 	o.Owner = s
 	wait := s.take(out, o)

@@ -85,7 +85,7 @@ func (s *session) take(g *Gateway, out *output, r *http.Request, answer http.Hea
 	}
 	early = append(early, unread(nc)...)
 	out.visit.become(byWebSocket)
-	s.held = held{g: g, visit: out.handOver(nc)}
+	s.held = held{g: g, visit: out.handOver(nc), client: out.client}
 	o.Owner, o.Relay, o.Framing, o.WriteTimeout, o.Early = s, s.relays, fanout.Framed, g.cfg.WriteTimeout, early
 	switch {
 	case compressed && o.Rules == &deflateRules:

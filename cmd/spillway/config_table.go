@@ -96,7 +96,7 @@ var configTable = []setting{
 	{part: "Gateway", name: "PROXY_DEBUG", deflt: "false", twin: false,
 		doc: "Tells clients what went wrong between gateway and HTTP origin, on all routes, as the option debug does on one."},
 	{part: "Gateway", name: "CONTROL_ADDR", deflt: "127.0.0.1:5561", twin: false,
-		doc: "Where the control API listens, host:port: POST /publish/ and GET /channels. Keep it private. Empty turns it off."},
+		doc: "Where the control API listens, host:port: POST /publish/, GET /channels and GET /connections. Keep it private. Empty turns it off."},
 	{part: "Gateway", name: "CONTROL_KEY", deflt: "", twin: true,
 		doc: "The bearer token, or the key of the JWTs, that the control API asks for. Needed where CONTROL_ADDR is not a loopback address, unless there are CONTROL_REALMS."},
 	{part: "Gateway", name: "CONTROL_REALMS", deflt: "", twin: true,

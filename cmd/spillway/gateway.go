@@ -24,7 +24,7 @@ options: all settings are environment variables. The most used:
 
   ROUTES, ROUTES_FILE  routes in the grammar of Pushpin's routes file
   HTTP_ADDR            where clients connect, :7999
-  CONTROL_ADDR         POST /publish/ and GET /channels, 127.0.0.1:5561
+  CONTROL_ADDR         /publish/, /channels and /connections, 127.0.0.1:5561
   CONTROL_KEY          what the control API asks publishers for
   SIG_KEY, SIG_ISS     how origins know requests of this gateway (Grip-Sig)
   OPS_ADDR             /metrics, /livez and /readyz, 127.0.0.1:9464

@@ -1,6 +1,7 @@
 // Package control is the gateway's private HTTP API: publishing, as Pushpin's
-// control port takes it (GRIP reference, 5.1), and a list of channels. It knows
-// requests and answers; what publishing means is the Backend's.
+// control port takes it (GRIP reference, 5.1), and lists of channels and
+// connections. It knows requests and answers; what publishing means is the
+// Backend's.
 //
 // Publishers written for Pushpin get the answers they know, byte for byte. What
 // goes beyond is what Pushpin refuses: chunked and compressed bodies,
@@ -13,6 +14,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -60,6 +62,16 @@ type Purger interface {
 	Purge(url string) (answers int, err error)
 }
 
+// A Lister is a Backend that knows its connections. Without it GET /connections
+// is answered 501.
+type Lister interface {
+	// Connections lists up to limit connections that wait for items, in the order
+	// in which they came, beginning behind the one whose id is after ("" is before
+	// all). next is the after of the following page, "" if there is none. An after
+	// that is no id is a *Refused.
+	Connections(ctx context.Context, after string, limit int) (infos []ConnectionInfo, next string, err error)
+}
+
 // A Receipt is what the gateway knows of items when it has taken them: the
 // headers Spillway-Receivers and Spillway-Dropped of the answer.
 type Receipt struct {
@@ -73,7 +85,18 @@ type ChannelInfo struct {
 	Subscribers int    `json:"subscribers"`
 }
 
-// Refused is an error of Publish that the publisher can mend: the answer is 400
+// ConnectionInfo is one connection.
+type ConnectionInfo struct {
+	ID        string    `json:"id"`
+	Address   string    `json:"address"` // of the client; "" if it is not known
+	Route     string    `json:"route"`
+	Transport string    `json:"transport"`
+	Channels  []string  `json:"channels"`
+	Since     time.Time `json:"since"`
+	Bytes     uint64    `json:"bytes"` // sent, after the response that began it
+}
+
+// Refused is an error that the client can mend: the answer is 400
 // with Text, one line without a newline.
 type Refused struct{ Text string }
 
@@ -198,8 +221,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	path := r.URL.Path
-	if path == "/channels" || path == "/channels/" {
+	switch path {
+	case "/channels", "/channels/":
 		h.channels(w, r)
+		return
+	case "/connections", "/connections/":
+		h.connections(w, r)
 		return
 	}
 
@@ -305,37 +332,80 @@ const (
 //
 // next goes into ?after= of the following request; it is null on the last page.
 func (h *handler) channels(w http.ResponseWriter, r *http.Request) {
+	after, limit, ok := pageOf(w, r)
+	if !ok {
+		return
+	}
+	infos, next := h.backend.Channels(after, limit)
+	answerJSON(w, struct {
+		Channels []ChannelInfo `json:"channels"`
+		Next     *string       `json:"next"`
+	}{append([]ChannelInfo{}, infos...), orNull(next)})
+}
+
+// connections answers a page of connections in the same way.
+func (h *handler) connections(w http.ResponseWriter, r *http.Request) {
+	l, ok := h.backend.(Lister)
+	if !ok {
+		text(w, http.StatusNotImplemented, "Connections are not listed.")
+		return
+	}
+	after, limit, ok := pageOf(w, r)
+	if !ok {
+		return
+	}
+	infos, next, err := l.Connections(r.Context(), after, limit)
+	var refused *Refused
+	switch {
+	case errors.As(err, &refused):
+		text(w, http.StatusBadRequest, refused.Text)
+		return
+	case err != nil:
+		h.failed(w, "connections", err)
+		return
+	}
+	answerJSON(w, struct {
+		Connections []ConnectionInfo `json:"connections"`
+		Next        *string          `json:"next"`
+	}{append([]ConnectionInfo{}, infos...), orNull(next)})
+}
+
+// pageOf reads which page of a list is asked for. Where ok is false, the client
+// has its answer.
+func pageOf(w http.ResponseWriter, r *http.Request) (after string, limit int, ok bool) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		text(w, http.StatusMethodNotAllowed, "Method not allowed: "+r.Method+".")
-		return
+		return "", 0, false
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		text(w, http.StatusBadRequest, "Invalid query.")
-		return
+		return "", 0, false
 	}
-	limit := defaultLimit
+	limit = defaultLimit
 	if s := query.Get("limit"); s != "" {
 		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > maxLimit {
 			text(w, http.StatusBadRequest, fmt.Sprintf("Invalid limit: must be a number from 1 to %d.", maxLimit))
-			return
+			return "", 0, false
 		}
 	}
-	page := struct {
-		Channels []ChannelInfo `json:"channels"`
-		Next     *string       `json:"next"`
-	}{Channels: []ChannelInfo{}}
-	infos, next := h.backend.Channels(query.Get("after"), limit)
-	page.Channels = append(page.Channels, infos...)
-	if next != "" {
-		page.Next = &next
+	return query.Get("after"), limit, true
+}
+
+func orNull(s string) *string {
+	if s == "" {
+		return nil
 	}
+	return &s
+}
+
+func answerJSON(w http.ResponseWriter, page any) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(page); err != nil {
-		panic(err) // strings and numbers always marshal
+		panic(err) // strings, numbers and times of now always marshal
 	}
 	answer(w, http.StatusOK, "application/json", buf.Bytes())
 }

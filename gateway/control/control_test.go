@@ -599,6 +599,55 @@ func TestChannelsPageByPage(t *testing.T) {
 	}
 }
 
+// lister is a memBackend that knows its connections.
+type lister struct{ memBackend }
+
+func (*lister) Connections(_ context.Context, after string, limit int) (infos []ConnectionInfo, next string, err error) {
+	switch after {
+	case "":
+		return []ConnectionInfo{{ID: "7", Address: "192.0.2.1", Route: "*", Transport: "stream", Channels: []string{"<a>"},
+			Since: time.Unix(0, 0).UTC(), Bytes: uint64(limit)}}, "7", nil
+	case "7":
+		return nil, "", nil
+	case "away":
+		return nil, "", errors.New("away")
+	}
+	return nil, "", &Refused{Text: "Invalid after."}
+}
+
+func TestConnections(t *testing.T) {
+	for _, tt := range []struct {
+		name, target, header string
+		backend              Backend
+		code                 int
+		body                 string
+	}{
+		{"a page", "/connections?limit=2", "", &lister{}, 200, `{"connections":[{"id":"7","address":"192.0.2.1","route":"*","transport":"stream","channels":["<a>"],"since":"1970-01-01T00:00:00Z","bytes":2}],"next":"7"}` + "\n"},
+		{"the last", "/connections/?after=7", "", &lister{}, 200, `{"connections":[],"next":null}` + "\n"},
+		{"no such place", "/connections?after=x", "", &lister{}, 400, "Invalid after.\n"},
+		{"limit", "/connections?limit=1001", "", &lister{}, 400, "Invalid limit: must be a number from 1 to 1000.\n"},
+		{"it cannot", "/connections?after=away", "", &lister{}, 503, "Not done; try again.\n"},
+		{"not known", "/connections", "", &memBackend{}, 501, "Connections are not listed.\n"},
+		{"of somebody else's page", "/connections", "Host: evil.example\n", &lister{}, 403, "Host not allowed; add it to CONTROL_HOSTS.\n"},
+		{"from another site", "/connections", "Host: localhost\nOrigin: http://evil.example\n", &lister{}, 403, "Origin not allowed.\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			resp := raw(t, serve(t, Config{}, tt.backend), "GET "+tt.target+" HTTP/1.1\n"+tt.header+"\n")
+			if got := read(t, resp); resp.StatusCode != tt.code || got != tt.body {
+				t.Errorf("got %d %s, want %d %s", resp.StatusCode, got, tt.code, tt.body)
+			}
+		})
+	}
+	key, err := grip.ParseKey("of the operator")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp := raw(t, serve(t, Config{Key: key}, &lister{}), "GET /connections HTTP/1.1\n\n")
+	if got := read(t, resp); resp.StatusCode != 401 || strings.Contains(got, "connections") {
+		t.Errorf("without the key: got %d %s, want 401", resp.StatusCode, got)
+	}
+}
+
 func TestCheckAddr(t *testing.T) {
 	for _, tt := range []struct {
 		addr     string
