@@ -304,9 +304,7 @@ func (in *Instruct) appendDocument(dst []byte) ([]byte, error) {
 		}
 		dst = append(dst, ']')
 	}
-	if len(in.Body) > 0 {
-		dst = appendContent(dst, "body", in.Body, false)
-	}
+	dst = appendContent(dst, "body", in.Body, false) // without one, Pushpin 1.36 answers 502
 	return append(dst, '}', '}'), nil
 }
 

@@ -136,7 +136,7 @@ func TestWriteDocument(t *testing.T) {
 		in        Instruct
 		want, doc string
 	}{
-		{"nothing", Instruct{}, "", `{"response":{}}`},
+		{"nothing", Instruct{}, "", `{"response":{"body":""}}`},
 		{
 			"long poll",
 			Instruct{
@@ -152,7 +152,7 @@ func TestWriteDocument(t *testing.T) {
 			"a keep-alive that items put off has no words in it, nor have links",
 			Instruct{Hold: HoldStream, KeepAlive: &KeepAlive{Content: []byte("\n")}, Next: &Link{URL: "/a"}},
 			`Grip-Keep-Alive: \n; format=cstring|Grip-Link: </a>; rel=next`,
-			`{"hold":{"mode":"stream","channels":[]},"response":{}}`,
+			`{"hold":{"mode":"stream","channels":[]},"response":{"body":""}}`,
 		},
 		{
 			"one at intervals has",

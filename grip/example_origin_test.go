@@ -341,5 +341,5 @@ func ExampleInstruct_WriteDocument() {
 	fmt.Println(w.Body)
 	// Output:
 	// application/grip-instruct <nil>
-	// {"hold":{"mode":"response","channels":[{"name":"jobs-17"}],"timeout":30},"response":{"code":204,"headers":[["X-State","idle"]]}}
+	// {"hold":{"mode":"response","channels":[{"name":"jobs-17"}],"timeout":30},"response":{"code":204,"headers":[["X-State","idle"]],"body":""}}
 }
