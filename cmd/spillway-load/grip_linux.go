@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"spillway/grip"
@@ -204,7 +205,10 @@ func gripRemark(ours, theirs []*step) string {
 	share := func(steps []*step) float64 {
 		return 100 * spreadOf(all(steps, func(s *step) float64 { return s.OriginCPU / s.Seconds })).Median
 	}
-	text := fmt.Sprintf("origin: %.0f and %.0f %% of a core", share(ours), share(theirs))
+	var parts []string
+	if busy := share(ours); busy >= 1 { // publishers do not need it
+		parts = append(parts, fmt.Sprintf("origin: %.0f and %.0f %% of a core", busy, share(theirs)))
+	}
 	for _, side := range [][]*step{ours, theirs} {
 		failed, tried, pairs := 0, uint64(0), 0
 		for _, s := range side {
@@ -214,10 +218,10 @@ func gripRemark(ours, theirs []*step) string {
 			}
 		}
 		if failed > 0 {
-			text += fmt.Sprintf("; %s: %d failed of %d, in %d of %d pairs", side[0].Target, failed, tried, pairs, len(side))
+			parts = append(parts, fmt.Sprintf("%s: %d failed of %d, in %d of %d pairs", side[0].Target, failed, tried, pairs, len(side)))
 		}
 	}
-	return text
+	return strings.Join(parts, "; ")
 }
 
 // act has callers do an errand, and then more of it, all of which is what the step

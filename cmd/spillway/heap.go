@@ -9,7 +9,7 @@ import (
 
 // heapFloor is how large the heap may always become before garbage is collected,
 // in bytes. That of a gateway with few connections is some MiB, which a few
-// thousand requests a second fill fifty times a second.
+// thousand requests a second fill dozens of times a second.
 const heapFloor = 32 << 20
 
 // A collector makes the garbage collector wait until the heap is as large as a
