@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,12 +18,14 @@ import (
 //
 //	{"type":"subscribe","topics":["orders"],"last_event_id":"1-…","ref":1}
 //	{"type":"unsubscribe","ref":1}
+//	{"type":"auth","token":"…"}
 //
 // ref is any number or string of the client's; answers repeat it. The other
 // members are those of the URL, by the same names.
 type clientMessage struct {
 	Type        string           `json:"type"`
 	Ref         json.RawMessage  `json:"ref"`
+	Token       string           `json:"token"`
 	Topics      []string         `json:"topics"`
 	LastEventID string           `json:"last_event_id"`
 	Key         texts            `json:"key"`
@@ -81,6 +84,34 @@ func (t *texts) UnmarshalJSON(b []byte) error {
 	}
 	return err
 }
+
+// The codes of an error that answers a message; the others are those of a
+// stream-error.
+const (
+	codeBadMessage    = "bad-message"
+	codeNotFound      = "not-found"
+	codeNotConfigured = "not-configured"
+)
+
+// messageMistake says what is wrong with a message, in the words of its sender.
+func messageMistake(err error) string {
+	var typ *json.UnmarshalTypeError
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return "unknown member " + name + "; the nearest known one is " + strconv.Quote(nearest(strings.Trim(name, `"`), clientMembers))
+	}
+	if errors.As(err, &typ) && typ.Field != "" {
+		return typ.Field + ": a " + typ.Value + " cannot stand here"
+	}
+	return "a message is one JSON object: " + strings.TrimPrefix(err.Error(), "json: ")
+}
+
+// clientMembers are the members of a clientMessage.
+var clientMembers = func() (names []string) {
+	for f := range reflect.TypeFor[clientMessage]().Fields() {
+		names = append(names, f.Tag.Get("json"))
+	}
+	return names
+}()
 
 // query is the message's selection as the URL would say it.
 func (m *clientMessage) query() url.Values {
@@ -147,10 +178,10 @@ func (o *Origin) message(out []byte, r *http.Request, content []byte) []byte {
 	d := json.NewDecoder(bytes.NewReader(content))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&m); err != nil {
-		return appendReply(out, &m, "error", "bad-message", err.Error(), "")
+		return appendReply(out, &m, "error", codeBadMessage, messageMistake(err), "")
 	}
 	if d.More() {
-		return appendReply(out, &m, "error", "bad-message", "more than one JSON text; send one in each message", "")
+		return appendReply(out, &m, "error", codeBadMessage, "more than one JSON text; send one in each message", "")
 	}
 	switch m.Type {
 	case "subscribe":
@@ -158,12 +189,14 @@ func (o *Origin) message(out []byte, r *http.Request, content []byte) []byte {
 	case "unsubscribe":
 		name, err := m.refName()
 		if err != nil {
-			return appendReply(out, &m, "error", "bad-message", err.Error(), "")
+			return appendReply(out, &m, "error", codeBadMessage, err.Error(), "")
 		}
 		out = grip.AppendControlEvent(out, grip.Control{Type: grip.ControlUnsubscribe, Name: name})
 		return appendReply(out, &m, "unsubscribed", "", "", "")
+	case "auth":
+		return appendReply(out, &m, "error", codeNotConfigured, "this server does not authenticate clients; there is no token to renew", "")
 	default:
-		return appendReply(out, &m, "error", "bad-message", "type must be subscribe or unsubscribe", "")
+		return appendReply(out, &m, "error", codeBadMessage, "type must be subscribe, unsubscribe or auth", "")
 	}
 }
 
@@ -173,11 +206,11 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 		var bad *badRequest
 		switch {
 		case errors.As(err, &bad):
-			code, detail = "bad-message", bad.detail
+			code, detail = codeBadMessage, bad.detail
 		case errors.As(err, new(*noPartitionError)):
-			code, detail = "not-found", err.Error()
+			code, detail = codeNotFound, err.Error()
 		case errors.Is(err, errUnknownTopic):
-			code, detail = "not-found", "no such topic; "+o.path+" lists those that can be read"
+			code, detail = codeNotFound, "no such topic; "+o.path+" lists those that can be read"
 		case errors.Is(err, errUnavailable):
 			code, detail = codeKafkaUnavailable, "Kafka cannot be reached; try again"
 		default:

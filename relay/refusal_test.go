@@ -195,7 +195,10 @@ func TestClientMessages(t *testing.T) {
 	h := startRelay(t, k)
 	for _, tt := range []struct{ name, message, want string }{
 		{"two in one", `{"type":"unsubscribe","ref":1}{"type":"unsubscribe","ref":2}`, `"code":"bad-message"`},
-		{"an unknown member", `{"type":"unsubscribe","ref":1,"topicz":[]}`, `topicz`},
+		{"an unknown member", `{"type":"unsubscribe","ref":1,"topicz":[]}`, `unknown member \"topicz\"; the nearest known one is \"topics\"`},
+		{"a member of another kind", `{"type":"subscribe","ref":1,"topics":"a"}`, `topics: a string cannot stand here`},
+		{"a token, though nobody asks for one", `{"type":"auth","token":"eyJ","ref":"r"}`, `{"type":"error","ref":"r","code":"not-configured"`},
+		{"another type", `{"type":"publish","ref":1}`, `type must be subscribe, unsubscribe or auth`},
 		{"no object", `[1]`, `"code":"bad-message"`},
 		{"a ref that is null", `{"type":"unsubscribe","ref":null}`, `ref must be`},
 		{"a ref that is an object", `{"type":"unsubscribe","ref":{"a":1}}`, `ref must be`},

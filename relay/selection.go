@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -165,20 +166,21 @@ func checkParams(query url.Values, ignore []string) error {
 			return badf("parameter %s is given %d times; give it once", name, len(values))
 		case known, strings.HasPrefix(name, "_"), strings.HasPrefix(name, "utm_"), slices.Contains(ignore, name):
 		default:
-			return badf("unknown parameter %q; the nearest known one is %q", name, nearestParam(name))
+			return badf("unknown parameter %q; the nearest known one is %q", name, nearest(name, slices.Collect(maps.Keys(params))))
 		}
 	}
 	return nil
 }
 
-func nearestParam(name string) (nearest string) {
+// nearest is the known name that is most like another.
+func nearest(name string, known []string) (most string) {
 	best := -1
-	for known := range params {
-		if d := levenshtein.ComputeDistance(name, known); best < 0 || d < best || (d == best && known < nearest) {
-			best, nearest = d, known
+	for _, k := range known {
+		if d := levenshtein.ComputeDistance(name, k); best < 0 || d < best || (d == best && k < most) {
+			best, most = d, k
 		}
 	}
-	return nearest
+	return most
 }
 
 func parseTopics(path string, more []string) ([]string, error) {
