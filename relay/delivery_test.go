@@ -20,6 +20,16 @@ type reader struct {
 	s    *stream
 	next map[string]int // by partition, the number that comes next
 	got  int
+
+	has func(partition string, number int) bool // what the URL selects
+}
+
+// expected is the number of the record that comes next of a partition.
+func (r *reader) expected(partition string) int {
+	for !r.has(partition, r.next[partition]) {
+		r.next[partition]++
+	}
+	return r.next[partition]
 }
 
 // collect takes the events that came since the last time, each of which is
@@ -37,8 +47,8 @@ func (r *reader) collect(t *testing.T) {
 		if e.name != "message" || !ok {
 			t.Fatalf("%s: unexpected event %+v", r.url, e)
 		}
-		if number != fmt.Sprint(r.next[partition]) {
-			t.Fatalf("%s: got %s:%s, want %d next", r.url, partition, number, r.next[partition])
+		if want := r.expected(partition); number != fmt.Sprint(want) {
+			t.Fatalf("%s: got %s:%s, want %d next", r.url, partition, number, want)
 		}
 		r.next[partition]++
 		r.got++
@@ -63,19 +73,35 @@ func TestEveryRecordOnce(t *testing.T) {
 		replicas = append(replicas, h)
 	}
 	var readers []*reader
-	for i := range 10 {
+	// A record's key is its number modulo 3, and its value <partition>:<number>.
+	selects := []struct {
+		query string
+		has   func(partition string, number int) bool
+	}{
+		{"", func(string, int) bool { return true }},
+		{"&key=1", func(_ string, n int) bool { return n%3 == 1 }},
+		{"&partition=0", func(p string, _ int) bool { return strings.HasSuffix(p, "/0") }},
+		{"&filter=value.endsWith('7')", func(_ string, n int) bool { return n%10 == 7 }},
+		{"&filter=key=='2'%26%26offset>=20", func(_ string, n int) bool { return n%3 == 2 && n >= 20 }},
+	}
+	for i := range 20 {
 		url := "/events/" + a + "/?from=earliest"
 		if i%2 == 1 {
 			url = "/events/" + a + "," + b + "/?from=earliest"
 		}
-		readers = append(readers, &reader{url: url, next: make(map[string]int)})
+		s := selects[i/2%len(selects)]
+		readers = append(readers, &reader{url: url + s.query, has: s.has, next: make(map[string]int)})
 	}
 	partitions := []string{a + "/0", a + "/1", a + "/2", b + "/0"}
 	numbers := make(map[string]int)
 	produced := func(r *reader) (n int) {
 		for p, made := range numbers {
 			if strings.HasPrefix(p, a) || strings.Contains(r.url, b) {
-				n += made
+				for number := range made {
+					if r.has(p, number) {
+						n++
+					}
+				}
 			}
 		}
 		return n
@@ -108,7 +134,7 @@ func TestEveryRecordOnce(t *testing.T) {
 			topic, number, _ := strings.Cut(p, "/")
 			var n int32
 			fmt.Sscan(number, &n)
-			batch = append(batch, &kgo.Record{Topic: topic, Partition: n, Value: fmt.Appendf(nil, "%s:%d", p, numbers[p]), Timestamp: time.Now()})
+			batch = append(batch, &kgo.Record{Topic: topic, Partition: n, Key: fmt.Append(nil, numbers[p]%3), Value: fmt.Appendf(nil, "%s:%d", p, numbers[p]), Timestamp: time.Now()})
 			numbers[p]++
 		}
 		k.Produce(batch...)
@@ -128,9 +154,9 @@ func TestEveryRecordOnce(t *testing.T) {
 			turn(r)
 		}
 	}
-	for i, r := range readers {
+	for _, r := range readers {
 		deadline := time.Now().Add(patience)
-		for r.got < produced(r) {
+		for want := produced(r); r.got < want; {
 			if r.s == nil {
 				turn(r)
 			} else if !r.s.step() {
@@ -138,7 +164,7 @@ func TestEveryRecordOnce(t *testing.T) {
 			}
 			r.collect(t)
 			if time.Now().After(deadline) {
-				t.Fatalf("reader %d has %d of %d records", i, r.got, produced(r))
+				t.Fatalf("%s: %d of %d records", r.url, r.got, want)
 			}
 		}
 	}
