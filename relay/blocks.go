@@ -122,11 +122,12 @@ type blockEntry struct {
 	bytes  int64         // what it counts for
 }
 
-func newBlocks(client *kgo.Client, cat *catalog, offsets *offsets, settings properties.FetchSettings, maxBytes int64, reg prometheus.Registerer) *blocks {
+func newBlocks(client *kgo.Client, cat *catalog, offsets *offsets, decoder *decoder, settings properties.FetchSettings, maxBytes int64, reg prometheus.Registerer) *blocks {
 	b := &blocks{
 		client:   client,
 		catalog:  cat,
 		offsets:  offsets,
+		decoder:  decoder,
 		settings: settings,
 		maxBytes: maxBytes,
 		byPart:   make(map[blockKey][]*blockEntry),

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spillway/grip/bytesize"
+	"spillway/relay/filter"
 	"spillway/relay/properties"
 )
 
@@ -30,6 +31,11 @@ type Config struct {
 	// TopicsExclude are the patterns of topics that TOPICS would expose and
 	// must not.
 	TopicsExclude []string `envconfig:"TOPICS_EXCLUDE"`
+
+	// TopicRules is a JSON object that says, by pattern of topics, what of their
+	// records anyone sees, such as {"orders.*":{"redact":["value.card"]}}. The
+	// first pattern that matches the whole name counts.
+	TopicRules string `envconfig:"TOPIC_RULES" file:"true"`
 
 	// GripURL names the GRIP proxies that relay and publish publish to, blank
 	// or comma separated.
@@ -146,6 +152,9 @@ func (c *Config) Validate() error {
 	if len(c.Topics) == 0 {
 		bad("TOPICS", `""`, "need at least one pattern; .* exposes every topic")
 	}
+	if _, err := c.rules(); err != nil {
+		errs = append(errs, err)
+	}
 	switch c.RelayChannels {
 	case channelsPartition, channelsTopic, channelsBoth:
 	default:
@@ -210,6 +219,22 @@ func propertyProblems(err error) []error {
 		}
 	}
 	return problems
+}
+
+// rules are those of TOPIC_RULES.
+func (c *Config) rules() (rules, error) {
+	if c.TopicRules == "" {
+		return nil, nil
+	}
+	compiler, err := filter.NewCompiler(filter.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	rs, err := parseRules([]byte(c.TopicRules), compiler)
+	if err != nil {
+		return nil, fmt.Errorf("TOPIC_RULES: %w", err)
+	}
+	return rs, nil
 }
 
 // Properties are the consumer properties of both sources.

@@ -66,6 +66,11 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	if err != nil {
 		return nil, err
 	}
+	rules, err := cfg.rules()
+	if err != nil {
+		return nil, err
+	}
+	decoder := &decoder{rules: rules}
 	var secret []byte
 	if cfg.LinkKey != "" {
 		if secret, err = parseSecret(cfg.LinkKey); err != nil {
@@ -94,9 +99,9 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	admin := kadm.NewClient(r.asker)
 	r.catalog = newCatalog(r.asker, exposed, log)
 	offsets := newOffsets(admin)
-	r.blocks = newBlocks(r.asker, r.catalog, offsets, props.FetchSettings(), int64(cfg.HistoryCacheBytes), reg)
+	r.blocks = newBlocks(r.asker, r.catalog, offsets, decoder, props.FetchSettings(), int64(cfg.HistoryCacheBytes), reg)
 	r.hub = &hub{
-		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets,
+		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets, decoder: decoder,
 		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), maxID: cursor.MaxBytes, pollMax: pollMax(props),
 		now:    time.Now,
 		topics: make(map[string]*topic), views: make(map[string]*view), idle: make(map[*topic]struct{}), dropped: make(map[string][]int32), adds: make(map[string]map[int32]kgo.Offset),

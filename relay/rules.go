@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"spillway/grip/bytesize"
+	"spillway/relay/filter"
 	"spillway/relay/projection"
 	"spillway/relay/registry"
 )
@@ -36,6 +40,7 @@ type rule struct {
 		Age     ruleDuration   `json:"age"`
 	} `json:"replay"`
 
+	row       *filter.Rule           // of Filter; nil: every record
 	redaction *projection.Projection // of Redact; nil: nothing
 }
 
@@ -55,7 +60,7 @@ func (d *ruleDuration) UnmarshalText(text []byte) error {
 type rules []*rule
 
 // parseRules reads TOPIC_RULES. The error names the pattern and what is wrong.
-func parseRules(text []byte) (rules, error) {
+func parseRules(text []byte, c *filter.Compiler) (rules, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return nil, nil
 	}
@@ -73,7 +78,7 @@ func parseRules(text []byte) (rules, error) {
 		if err := d.Decode(&raw); err != nil {
 			return nil, fmt.Errorf("%q: %w", name, err)
 		}
-		r, err := parseRule(name.(string), raw)
+		r, err := parseRule(name.(string), raw, c)
 		if err != nil {
 			return nil, fmt.Errorf("%q: %w", name, err)
 		}
@@ -91,21 +96,24 @@ func parseRules(text []byte) (rules, error) {
 	return rs, nil
 }
 
-func parseRule(pattern string, raw []byte) (*rule, error) {
+func parseRule(pattern string, raw []byte, c *filter.Compiler) (*rule, error) {
 	r := &rule{pattern: pattern}
 	r.Codec.Key = noRule.Codec.Key
 	var err error
 	if r.match, err = regexp.Compile("^(?:" + pattern + ")$"); err != nil {
 		return nil, fmt.Errorf("not a regular expression: %w", err)
 	}
+	if raw[0] != '{' {
+		return nil, fmt.Errorf("%s is not a rule; write an object with some of %s", raw, ruleMembers)
+	}
+	// A member that is there twice would count only once.
+	if _, err := jsontext.NewDecoder(bytes.NewReader(raw)).ReadValue(); err != nil {
+		return nil, err
+	}
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if err := d.Decode(r); err != nil {
-		const unknown = "json: unknown field "
-		if name, ok := strings.CutPrefix(err.Error(), unknown); ok {
-			return nil, fmt.Errorf("unknown member %s; filter, redact, headers, formats, codec and replay are known", name)
-		}
-		return nil, err
+		return nil, explainRule(err)
 	}
 	for _, f := range r.Format {
 		if !slices.Contains(ruleFormats, f) {
@@ -118,8 +126,62 @@ func parseRule(pattern string, raw []byte) (*rule, error) {
 	if r.Replay.Records < 0 {
 		return nil, fmt.Errorf("replay.records: %d must not be negative", r.Replay.Records)
 	}
-	r.redaction, err = projection.Compile("", r.Redact)
+	if r.redaction, err = projection.Compile("", r.Redact); err != nil {
+		return nil, err
+	}
+	if r.Filter != "" {
+		if r.row, err = c.CompileRule(r.Filter); err != nil {
+			return nil, fmt.Errorf("filter: %w", err)
+		}
+		err = r.checkRow()
+	}
 	return r, err
+}
+
+const ruleMembers = "filter, redact, headers, formats, codec and replay"
+
+// explainRule puts what encoding/json says of a rule into our words.
+func explainRule(err error) error {
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return fmt.Errorf("unknown member %s; %s are known", name, ruleMembers)
+	}
+	var wrong *json.UnmarshalTypeError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	want := "a text"
+	switch kind := wrong.Type.Kind(); {
+	case wrong.Type == reflect.TypeFor[bytesize.Bytes]():
+		want = `a text such as "64MiB"`
+	case wrong.Type == reflect.TypeFor[ruleDuration]():
+		want = `a text such as "24h"`
+	case kind == reflect.Slice:
+		want = "an array of texts"
+	case kind == reflect.Struct:
+		want = "an object"
+	case kind == reflect.Int64:
+		want = "a whole number"
+	}
+	return fmt.Errorf("%s: must be %s, not a JSON %s", wrong.Field, want, wrong.Value)
+}
+
+// checkRow refuses a filter that could not do what it says: claims need someone
+// who has some, and what the rule hides is gone before the filter looks.
+func (r *rule) checkRow() error {
+	if len(r.row.Reads("claims")) > 0 {
+		return errors.New("filter: uses claims, and this version does not authenticate clients, so nobody has any; unset it, and keep HTTP_ADDR private")
+	}
+	for _, path := range r.row.Reads("value") {
+		if r.redaction.Hides(path) {
+			return fmt.Errorf("filter: %s is hidden by redact, before the filter looks at it", strings.Join(append([]string{"value"}, path...), "."))
+		}
+	}
+	for _, path := range r.row.Reads("headers") {
+		if r.Header != nil && (len(path) == 0 || !slices.Contains(*r.Header, path[0])) {
+			return fmt.Errorf("filter: %s is hidden by headers, before the filter looks at it; use only headers that are listed, by name", strings.Join(append([]string{"headers"}, path...), "."))
+		}
+	}
+	return nil
 }
 
 // ruleFormats are what formats may name.

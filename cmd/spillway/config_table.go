@@ -13,6 +13,8 @@ var configTable = []setting{
 		doc: "The patterns of the topics that are exposed: a comma list of regular expressions, each of which must match the whole name. Topics that begin with __ never are."},
 	{part: "Kafka and events", name: "TOPICS_EXCLUDE", deflt: "", twin: false,
 		doc: "The patterns of topics that TOPICS would expose and must not."},
+	{part: "Kafka and events", name: "TOPIC_RULES", deflt: "", twin: true,
+		doc: "A JSON object that says, by pattern of topics, what of their records anyone sees, such as {\"orders.*\":{\"redact\":[\"value.card\"]}}. The first pattern that matches the whole name counts."},
 	{part: "Kafka and events", name: "GRIP_URL", deflt: "", twin: true,
 		doc: "Names the GRIP proxies that relay and publish publish to, blank or comma separated."},
 	{part: "Kafka and events", name: "RELAY_CHANNELS", deflt: "partition", twin: false,

@@ -82,6 +82,25 @@ func (p *Projection) Key() string {
 	return p.key
 }
 
+// Hides reports whether something of what is at path is hidden.
+func (p *Projection) Hides(path []string) bool {
+	if !p.Redacts() {
+		return false
+	}
+	n := p.drop
+	for _, name := range path {
+		if n.whole {
+			return true
+		}
+		i, found := n.at([]byte(name))
+		if !found {
+			return false
+		}
+		n = n.below[i]
+	}
+	return true
+}
+
 // Redacts reports whether something is hidden, so that a value which is not
 // JSON must not be seen: see Append.
 func (p *Projection) Redacts() bool { return p != nil && p.drop != nil }
