@@ -33,10 +33,11 @@ func TestWebSocketConformance(t *testing.T) {
 	whole := func(payload string) string { return clientFrame(wholeText, payload) }
 	long := strings.Repeat("*", 125)
 	good := clientFrame(close, "\x03\xe8")
-	for _, tt := range []struct {
+	type row struct {
 		name, say string
 		want      []string // op and payload of frames; of a close for an error, the code alone
-	}{
+	}
+	table := []row{
 		{"text of any length", whole("") + whole("a") + whole(long) + whole(long+"*") + whole(strings.Repeat("*", 60_000)),
 			[]string{"1 ", "1 a", "1 " + long, "1 " + long + "*", "1 " + strings.Repeat("*", 60_000)}},
 		{"binary of any length", clientFrame(wholeBinary, "") + clientFrame(wholeBinary, "\x00\xff"), []string{"2 ", "2 \x00\xff"}},
@@ -74,7 +75,23 @@ func TestWebSocketConformance(t *testing.T) {
 		{"a code of an application", clientFrame(close, "\x13\x87"), []string{"8 4999"}},
 		{"a code that is too high", clientFrame(close, "\x13\x88"), []string{"8 1002"}},
 		{"what comes behind a close", good + whole("not heard") + clientFrame(ping, "x"), []string{"8 1000"}},
-	} {
+		{"masks of zeroes", string(ws.AppendMasked(nil, ws.OpText, []byte("plain"), 0)), []string{"1 plain"}},
+		{"control frames between fragments", begin(text, "a") + clientFrame(ping, "1") + begin(more, "b") + clientFrame(pong, "2") + clientFrame(ping, "3") + end("c"),
+			[]string{"10 1", "10 3", "1 abc"}},
+		{"characters in fragments of a byte", begin(text, "\xf0") + begin(more, "\x9f") + clientFrame(ping, "p") + begin(more, "\x98") + begin(more, "\x80") + end("\xc3\xb6"),
+			[]string{"10 p", "1 \U0001f600ö"}},
+		{"not UTF-8 across fragments", begin(text, "\xce") + end("\xce"), []string{"8 1007"}},
+		{"bytes of no text in fragments", begin(binary, "\xff") + end("\xce"), []string{"2 \xff\xce"}},
+		{"a close between fragments", begin(text, "never whole") + good, []string{"8 1000"}},
+		{"a code and nothing of UTF-8", clientFrame(close, "\x03\xe8\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80"), []string{"8 1007"}},
+	}
+	for _, code := range []int{1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3999, 4000} {
+		table = append(table, row{fmt.Sprint("code ", code), clientFrame(close, string([]byte{byte(code >> 8), byte(code)})), []string{fmt.Sprint("8 ", code)}})
+	}
+	for _, code := range []int{0, 1004, 1006, 1015, 1016, 1100, 2000, 2999, 65535} {
+		table = append(table, row{fmt.Sprint("code ", code), clientFrame(close, string([]byte{byte(code >> 8), byte(code)})), []string{"8 1002"}})
+	}
+	for _, tt := range table {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, way := range []string{"events", "over_http", "proxied"} {
 				for _, pieces := range []int{1, 7} {
