@@ -97,6 +97,19 @@ type Config struct {
 	// HistoryCacheBytes bounds the blocks of records that history reads share.
 	HistoryCacheBytes bytesize.Bytes `envconfig:"HISTORY_CACHE_BYTES" default:"64MiB"`
 
+	// FilterMaxBytes bounds the text of a filter= parameter.
+	FilterMaxBytes bytesize.Bytes `envconfig:"FILTER_MAX_BYTES" default:"2KiB"`
+
+	// FilterMaxCost bounds what a filter may cost for one record, in CEL's steps.
+	// One that may cost more is refused; one that does for a record whose lists
+	// or texts are very long does not show it.
+	FilterMaxCost int64 `envconfig:"FILTER_MAX_COST" default:"100000"`
+
+	// MaxViews bounds the views that are kept at the same time, each counted
+	// once for every form in which it is asked for. A quiet one takes about 1
+	// KiB. 0 means no bound.
+	MaxViews int `envconfig:"MAX_VIEWS" default:"250000"`
+
 	// CursorTimeSlack is how much earlier than a cursor's time a stream
 	// resumes where it can only resume by time.
 	CursorTimeSlack time.Duration `envconfig:"CURSOR_TIME_SLACK" default:"60s"`
@@ -198,6 +211,9 @@ func (c *Config) Validate() error {
 		{"HISTORY_CACHE_BYTES", int64(c.HistoryCacheBytes), 1 << 20, 1 << 40},
 		{"CATCHUP_MAX_BYTES", int64(c.CatchupMaxBytes), 0, 1 << 62},
 		{"CATCHUP_PAGES", int64(c.CatchupPages), 1, 1 << 20},
+		{"FILTER_MAX_BYTES", int64(c.FilterMaxBytes), 1, 64 << 10},
+		{"FILTER_MAX_COST", c.FilterMaxCost, 1, 1e9},
+		{"MAX_VIEWS", int64(c.MaxViews), 0, 1e9},
 	} {
 		if n.got < n.min || n.got > n.max {
 			bad(n.env, n.got, fmt.Sprintf("must be between %d and %d", n.min, n.max))

@@ -75,6 +75,7 @@ const (
 	codeTopicDeleted       = "topic-deleted"
 	codeDraining           = "draining"
 	codeTooManyConnections = "too-many-connections"
+	codeTooManyViews       = "too-many-views"
 	codeTooSlow            = "too-slow"
 	codeInternal           = "internal"
 )

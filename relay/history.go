@@ -58,6 +58,9 @@ func (b *blocks) walk(ctx context.Context, topics []*topicInfo, pos, to vector, 
 	var todo []*strand
 	for t := range to {
 		for p := range to[t] {
+			if f.Never() {
+				pos[t][p] = max(pos[t][p], to[t][p])
+			}
 			if pos[t][p] < to[t][p] {
 				todo = append(todo, &strand{topic: t, partition: int32(p)})
 			}

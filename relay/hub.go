@@ -53,6 +53,7 @@ type hub struct {
 	heartbeat time.Duration
 	maxBytes  int // of a value
 	maxID     int // of a cursor with offsets
+	maxViews  int // channels that there may be; 0: no bound
 	pollMax   int
 	metrics   hubMetrics
 	now       func() time.Time
@@ -116,6 +117,7 @@ type hubMetrics struct {
 	encoded [numKinds]prometheus.Counter
 	unsent  prometheus.Counter
 	resets  prometheus.Counter
+	refused prometheus.Counter
 }
 
 func newHubMetrics(reg prometheus.Registerer, h *hub) hubMetrics {
@@ -128,6 +130,9 @@ func newHubMetrics(reg prometheus.Registerer, h *hub) hubMetrics {
 		}),
 		resets: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spillway_topic_resets_total", Help: "Times a topic's live reading began again: offsets out of range, deletion.",
+		}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spillway_views_refused_total", Help: "Requests that were refused because MAX_VIEWS were kept.",
 		}),
 	}
 	events := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -143,9 +148,10 @@ func newHubMetrics(reg prometheus.Registerer, h *hub) hubMetrics {
 			return float64(count())
 		})
 	}
-	reg.MustRegister(m.records, m.unsent, m.resets, events,
+	reg.MustRegister(m.records, m.unsent, m.resets, m.refused, events,
 		gauge("spillway_topics_read", "Topics that are read now, because someone listens or just did.", func() int { return len(h.topics) }),
 		gauge("spillway_views", "Views that are kept now.", func() int { return len(h.views) }),
+		gauge("spillway_view_channels", "The same, each counted once for every form in which it is kept; MAX_VIEWS bounds them.", func() int { return len(h.round) }),
 	)
 	return m
 }
@@ -155,8 +161,11 @@ func newHubMetrics(reg prometheus.Registerer, h *hub) hubMetrics {
 // linger. It starts reading topics that nobody read before.
 func (h *hub) open(ctx context.Context, sc scope, r rendering) (*channel, vector, error) {
 	for {
-		if ch, pos, ok := h.channel(sc, r); ok {
+		switch ch, pos, err := h.channel(sc, r); {
+		case err == nil:
 			return ch, pos, nil
+		case !errors.Is(err, errNotRead):
+			return nil, nil, err
 		}
 		if err := h.start(ctx, sc.topics); err != nil {
 			return nil, nil, err
@@ -297,24 +306,37 @@ func (h *hub) addSoon() {
 	}
 }
 
+var (
+	// errNotRead says that a topic is not being read yet.
+	errNotRead = errors.New("not being read")
+	// errTooManyViews says that MAX_VIEWS are kept.
+	errTooManyViews = errors.New("as many views are kept as MAX_VIEWS allows")
+)
+
 // channel finds or makes the channel, if all topics are being read, as far as
-// the scope knows them.
-func (h *hub) channel(sc scope, r rendering) (*channel, vector, bool) {
+// the scope knows them, else the error is errNotRead.
+func (h *hub) channel(sc scope, r rendering) (*channel, vector, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, info := range sc.topics {
 		if t := h.topics[info.name]; t == nil || !t.reading() || !t.is(info) {
-			return nil, nil, false
+			return nil, nil, errNotRead
 		}
 	}
-	v := h.view(sc)
-	now := h.now()
+	v, now := h.view(sc), h.now()
 	ch := v.find(r)
 	if ch == nil {
+		if h.maxViews > 0 && len(h.round) >= h.maxViews {
+			if len(v.channels) == 0 {
+				h.forgetView(v)
+			}
+			h.metrics.refused.Inc()
+			return nil, nil, errTooManyViews
+		}
 		ch = h.newChannel(v, r, now)
 	}
 	ch.wanted = stampOf(now)
-	return ch, v.position(), true
+	return ch, v.position(), nil
 }
 
 // unwanted notes that no view wants the topic any more. Call with mu held.

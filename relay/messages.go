@@ -213,6 +213,8 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 			code, detail = codeNotFound, "no such topic; "+o.path+" lists those that can be read"
 		case errors.Is(err, errUnavailable):
 			code, detail = codeKafkaUnavailable, "Kafka cannot be reached; try again"
+		case errors.Is(err, errTooManyViews):
+			code, detail = codeTooManyViews, tooManyViews
 		default:
 			o.log.Error("subscribe", "err", err)
 		}

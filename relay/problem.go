@@ -62,11 +62,15 @@ func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, errUnavailable):
 		o.log.Debug("request refused for now", "path", r.URL.Path, "err", err)
 		o.Refuse(w, r, codeKafkaUnavailable, "Kafka cannot be reached; try again")
+	case errors.Is(err, errTooManyViews):
+		o.Refuse(w, r, codeTooManyViews, tooManyViews)
 	default:
 		o.log.Error("request", "path", r.URL.Path, "err", err)
 		o.Refuse(w, r, codeInternal, "internal error; try again")
 	}
 }
+
+const tooManyViews = "there are too many different selections at the moment; try again"
 
 // Refuse answers a request that cannot be served now but may be later. A
 // client that asked for an event stream gets one that says so and ends: any
@@ -99,7 +103,7 @@ func (o *Origin) Refuse(w http.ResponseWriter, r *http.Request, code, message st
 // which the gateway retries while the client waits; anything else ends the
 // stream with the reason.
 func (o *Origin) failLink(w http.ResponseWriter, r *http.Request, l *link, err error) {
-	if errors.Is(err, errUnavailable) {
+	if errors.Is(err, errUnavailable) || errors.Is(err, errTooManyViews) {
 		o.log.Debug("page is late", "topics", l.Topics, "err", err)
 		w.Header().Set("Retry-After", "1")
 		writeProblem(w, r, problem{Status: http.StatusServiceUnavailable, Detail: err.Error()})

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/relay/filter"
@@ -95,11 +96,18 @@ type queries struct {
 // maxQueries bounds each of the two.
 const maxQueries = 4096
 
-func newQueries(limits filter.Limits) (*queries, error) {
+func newQueries(limits filter.Limits, reg prometheus.Registerer) (*queries, error) {
 	compiler, err := filter.NewCompiler(limits)
 	if err != nil {
 		return nil, err
 	}
+	counter := func(name, help string, count func() int64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(count()) })
+	}
+	reg.MustRegister(
+		counter("spillway_filter_evaluations_total", "Times that an expression was evaluated for a record; what a look-up decides is not among them.", compiler.Evaluations),
+		counter("spillway_filter_errors_total", "Evaluations that erred, as for a member that is missing, or took more than FILTER_MAX_COST; the record is not shown.", compiler.Errs),
+	)
 	return &queries{compiler: compiler}, nil
 }
 

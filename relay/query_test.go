@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/relay/filter"
@@ -15,7 +16,7 @@ import (
 )
 
 var testQueries = sync.OnceValue(func() *queries {
-	qs, err := newQueries(filter.Limits{})
+	qs, err := newQueries(filter.Limits{}, prometheus.NewRegistry())
 	if err != nil {
 		panic(err)
 	}

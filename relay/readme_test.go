@@ -12,7 +12,7 @@ func TestWordsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	words := []string{codeKafkaUnavailable, codeTopicDeleted, codeTooSlow, codeDraining, codeTooManyConnections, codeInternal}
+	words := []string{codeKafkaUnavailable, codeTopicDeleted, codeTooSlow, codeDraining, codeTooManyConnections, codeTooManyViews, codeInternal}
 	for _, reason := range gapReasons {
 		words = append(words, string(reason))
 	}

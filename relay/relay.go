@@ -92,7 +92,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		r.reader.Close()
 		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
 	}
-	queries, err := newQueries(filter.Limits{})
+	queries, err := newQueries(filter.Limits{Length: int(cfg.FilterMaxBytes), Cost: uint64(cfg.FilterMaxCost)}, reg)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	r.blocks = newBlocks(r.asker, r.catalog, offsets, decoder, props.FetchSettings(), int64(cfg.HistoryCacheBytes), reg)
 	r.hub = &hub{
 		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets, decoder: decoder,
-		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), maxID: cursor.MaxBytes, pollMax: pollMax(props),
+		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), maxID: cursor.MaxBytes, maxViews: cfg.MaxViews, pollMax: pollMax(props),
 		now:    time.Now,
 		topics: make(map[string]*topic), views: make(map[string]*view), idle: make(map[*topic]struct{}), dropped: make(map[string][]int32), adds: make(map[string]map[int32]kgo.Offset),
 	}

@@ -161,6 +161,8 @@ func testConfig(brokers string) Config {
 		HistoryPageBytes:    64 << 10,
 		HistoryCacheBytes:   64 << 20,
 		CatchupPages:        256,
+		FilterMaxBytes:      2 << 10,
+		FilterMaxCost:       100_000,
 		CursorTimeSlack:     time.Minute,
 		EventsPath:          "/events/",
 	}

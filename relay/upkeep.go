@@ -69,9 +69,13 @@ func (h *hub) closeChannel(ch *channel) {
 	h.round = h.round[:last]
 	v := ch.view
 	v.remove(ch)
-	if len(v.channels) > 0 {
-		return
+	if len(v.channels) == 0 {
+		h.forgetView(v)
 	}
+}
+
+// forgetView forgets a view without channels. Call with mu held.
+func (h *hub) forgetView(v *view) {
 	delete(h.views, v.key)
 	v.leave()
 	for _, m := range v.topics {

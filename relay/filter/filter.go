@@ -95,6 +95,9 @@ func (c *Compiler) CompileRule(text string) (*Rule, error) {
 // Compile makes the filter of a request; nil is everything. The error is a
 // *SyntaxError.
 func (c *Compiler) Compile(s Spec) (*Filter, error) {
+	if n := s.length(); n > c.limits.Key {
+		return nil, c.tooLong(n)
+	}
 	conjuncts, hidden := s.params()
 	if hidden {
 		conjuncts = append(conjuncts, literalExpr(types.False))
@@ -155,6 +158,20 @@ func (c *Compiler) parse(text string) (ast.Expr, error) {
 	return parsed.Expr(), nil
 }
 
+// length is how much text the parameters have. It is looked at before anything
+// is made of them.
+func (s *Spec) length() (n int) {
+	for _, key := range s.Keys {
+		n += len(key)
+	}
+	for _, values := range s.Headers {
+		for _, v := range values {
+			n += len(v)
+		}
+	}
+	return n + len(s.Partitions)
+}
+
 // params are the parameters as expressions in canonical form. hidden says that
 // one asks for a header that may not be seen.
 func (s *Spec) params() (conjuncts []ast.Expr, hidden bool) {
@@ -194,7 +211,7 @@ func textList(texts []string) ast.Expr {
 type Filter struct {
 	key        string
 	never      bool
-	partitions []int32 // nil: all
+	partitions []int32 // nil: all; never empty
 	clauses    []clause
 	tree       tree // of the clauses' paths into value
 	rest       *program
@@ -236,6 +253,9 @@ func (c *Compiler) build(conjuncts []ast.Expr) (*Filter, error) {
 		} else {
 			rest = append(rest, e)
 		}
+	}
+	if f.partitions != nil && len(f.partitions) == 0 { // two lists that have none in common
+		return &Filter{key: f.key, never: true}, nil
 	}
 	slices.SortStableFunc(f.clauses, func(a, b clause) int {
 		switch {
@@ -310,8 +330,11 @@ func (f *Filter) Key() string {
 	return f.key
 }
 
+// Never reports whether no record can be shown, whatever is in it.
+func (f *Filter) Never() bool { return f != nil && f.never }
+
 // Partitions are those whose records the filter may show, in order; nil: all.
-// There may be none, or some that do not exist. They are not to be changed.
+// Some may not exist. They are not to be changed.
 func (f *Filter) Partitions() []int32 {
 	if f == nil {
 		return nil

@@ -133,13 +133,19 @@ func TestPartitions(t *testing.T) {
 		{`partition in [3, 1]`, "[1 3] false"},
 		{`partition == 1 && key == "a"`, "[1] false"},
 		{`partition in [1, 2] && partition in [2, 3]`, "[2] false"},
-		{`partition == 1 && partition == 2`, "[] false"},
-		{`partition == -1`, "[] false"},
+		{`partition == 1 && partition == 2`, "[] true, never"},
+		{`partition == -1`, "[] true, never"},
+		{`false`, "[] true, never"},
 		{`partition == 1 || key == "a"`, "[] true"},
 		{`partition > 1`, "[] true"},
 	} {
-		p := compile(t, c, Spec{Expr: tt.expr}).Partitions()
-		if got := fmt.Sprint(p, p == nil); got != tt.want {
+		f := compile(t, c, Spec{Expr: tt.expr})
+		p := f.Partitions()
+		got := fmt.Sprint(p, p == nil)
+		if f.Never() {
+			got += ", never"
+		}
+		if got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.expr, got, tt.want)
 		}
 	}
