@@ -71,7 +71,7 @@ type callCommand struct {
 // A listening is what those that hold streams are waited for.
 type listening struct {
 	Marks   int           `json:"marks"`   // that they hear together
-	Streams int           `json:"streams"` // that have heard any
+	Streams int           `json:"streams"` // that have heard any, or have been ended
 	Within  time.Duration `json:"within"`
 	HangUp  bool          `json:"hangUp"` // close them in the end
 }
@@ -124,7 +124,7 @@ func (c *callers) hangUp(n int) {
 func (c *callers) run(ctx context.Context, e errand) (callAnswer, error) {
 	c.errand, c.tally, c.waiting, c.over = e, callAnswer{Latency: new(histogram)}, 0, false
 	c.requests = bytes.Repeat(e.Request, max(e.Depth, 1))
-	const look, patience = 10 * time.Millisecond, 10 * time.Second
+	const look, patience = 10 * time.Millisecond, 30 * time.Second
 	began := time.Now()
 	first, more := len(c.calls), e.Clients
 	for ctx.Err() == nil && c.tally.Bad < mostBad {
@@ -334,7 +334,7 @@ func (c *callers) listen(one *call, text []byte, err error) {
 // wait listens to those that hold a stream.
 func (c *callers) wait(ctx context.Context, l listening) (callAnswer, error) {
 	began := time.Now()
-	for (c.heard.Marks < l.Marks || c.heard.Streams < l.Streams) && ctx.Err() == nil && time.Since(began) < l.Within {
+	for (c.heard.Marks < l.Marks || c.heard.Streams+c.heard.Ended < l.Streams) && ctx.Err() == nil && time.Since(began) < l.Within {
 		if err := c.poll.wait(10*time.Millisecond, c.ready); err != nil {
 			return c.heard, err
 		}

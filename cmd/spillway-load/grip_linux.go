@@ -269,7 +269,7 @@ func (r *gripRig) listen(ctx context.Context, l listening) (callAnswer, error) {
 
 // holdStreams opens streams of a channel.
 func (r *gripRig) holdStreams(g *gripPeer, channel string, n int) errand {
-	return errand{Addr: g.addr(), Does: holds, Clients: n, Window: gripWindow, Request: g.subscribeRequest(channel, 0), For: 20 * time.Second}
+	return errand{Addr: g.addr(), Does: holds, Clients: n, Window: gripWindow, Request: g.subscribeRequest(channel, 0), For: 30 * time.Second}
 }
 
 // publishTo publishes one item a request to a channel with so many subscribers, who
@@ -299,7 +299,7 @@ func publishTo(subscribers, connections, depth int, closes bool) func(r *gripRig
 		}
 		missing := 0
 		got, err := r.act(ctx, g, e, func(done *callAnswer) error {
-			l := listening{Marks: (early.Done + done.Done) * subscribers, Within: 10 * time.Second, HangUp: true}
+			l := listening{Marks: (early.Done + done.Done) * subscribers, Within: 30 * time.Second, HangUp: true}
 			if subscribers > 0 {
 				l.Marks += subscribers // of subscribe
 			}
@@ -364,7 +364,7 @@ func (r *gripRig) trySubscribe(ctx context.Context, g *gripPeer, channel string,
 	if err := p.publish(ctx, channel, [][]byte{markedPayload(2)}, 1); err != nil {
 		return err
 	}
-	heard, err := r.listen(ctx, listening{Marks: n, Within: 2 * time.Second})
+	heard, err := r.listen(ctx, listening{Marks: n, Within: 10 * time.Second})
 	if err != nil {
 		return err
 	}
@@ -393,7 +393,7 @@ func (r *gripRig) streams(ctx context.Context, g *gripPeer, _ time.Duration) (*s
 		if err := p.publish(ctx, channel, [][]byte{markedPayload(2)}, 1); err != nil {
 			return nil, err
 		}
-		if heard, err = r.listen(ctx, listening{Streams: done, Within: 3 * time.Second}); err != nil {
+		if heard, err = r.listen(ctx, listening{Streams: done, Within: 10 * time.Second}); err != nil {
 			return nil, err
 		}
 	}
