@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"spillway/gateway/control"
 	"spillway/gateway/route"
@@ -85,7 +86,7 @@ func (b *backend) Connections(ctx context.Context, after string, limit int) (inf
 		as, client, from := h.holds()
 		infos = append(infos, control.ConnectionInfo{
 			ID: strconv.FormatUint(c.ID, 10), Address: client.String(), Route: b.g.routeOf(from), Transport: transportNames[as],
-			Channels: c.Channels, Since: c.Since.UTC(), Bytes: c.Bytes,
+			Channels: c.Channels, Since: c.Since.UTC().Truncate(time.Second), Bytes: c.Bytes,
 		})
 	}
 	if more {

@@ -45,7 +45,7 @@ func TestConnections(t *testing.T) {
 	}
 	for _, encrypted := range []bool{false, true} {
 		t.Run(fmt.Sprint("tls=", encrypted), func(t *testing.T) {
-			begun := time.Now().Add(-time.Second) // since is in whole seconds
+			begun := time.Now().Add(-2 * time.Second) // since is in whole seconds
 			checkGoroutines(t)
 			a := newAPI(t, map[string]http.HandlerFunc{"/stream": hold("stream", "one, two"), "/api/poll": hold("response", "two")})
 			f := start(t, func(c *Config) {
