@@ -303,8 +303,8 @@ func TestCrowds(t *testing.T) {
 		waves int
 	}{
 		{"pages", "", 1000, 20, 5}, // 100,000 requests
-		{"streams", "stream", 2000, 1, 3},
-		{"long polls", "response", 2000, 1, 3},
+		{"streams", "stream", 1000, 1, 3},
+		{"long polls", "response", 1000, 1, 3},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			release := make(chan struct{}, 1)
