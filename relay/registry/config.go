@@ -15,9 +15,9 @@ import (
 
 // Config is what is read from the environment about the schema registry.
 type Config struct {
-	// URLs are those of the schema registry, comma separated; the next is asked
-	// where one does not answer. Each may hold user:password@. Not set, nothing
-	// is decoded.
+	// URLs are the places of the schema registry, http or https, comma separated;
+	// the next is asked where one does not answer. Each may hold user:password@.
+	// Not set, nothing is decoded.
 	URLs []string `envconfig:"SCHEMA_REGISTRY_URL" secret:"true"`
 
 	// Auth is user:password for all URLs, or "Bearer " and a token.
@@ -27,13 +27,15 @@ type Config struct {
 	// by, in place of the usual ones.
 	CAFile string `envconfig:"SCHEMA_REGISTRY_CA_FILE"`
 
-	// CertFile and KeyFile are PEM files with what this side shows of itself;
-	// they are read again for each connection.
+	// CertFile is a PEM file with the certificate that this side shows of
+	// itself. It is read again for each connection.
 	CertFile string `envconfig:"SCHEMA_REGISTRY_CERT_FILE"`
-	KeyFile  string `envconfig:"SCHEMA_REGISTRY_KEY_FILE"`
 
-	// Timeout is how long records wait for a schema that is not known yet. 100ms
-	// to 30s.
+	// KeyFile is a PEM file with the key of SCHEMA_REGISTRY_CERT_FILE.
+	KeyFile string `envconfig:"SCHEMA_REGISTRY_KEY_FILE"`
+
+	// Timeout is how long records wait for a schema that is not known yet, before
+	// they are sent as undecodable. 100ms to 30s.
 	Timeout time.Duration `envconfig:"SCHEMA_REGISTRY_TIMEOUT" default:"2s"`
 
 	// CacheEntries bounds the schemas that are kept.

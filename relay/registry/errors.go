@@ -22,6 +22,11 @@ const (
 
 var reasons = []Reason{NotWireFormat, UnknownSchema, Unavailable, UnusableSchema, OtherSchema, BadData, TooLarge}
 
+// MayChange reports whether another try may end otherwise, at another time.
+func (r Reason) MayChange() bool {
+	return r == UnknownSchema || r == Unavailable || r == UnusableSchema
+}
+
 // An Error says that bytes cannot be decoded, at least now. Its text is for the
 // log: it may name the registry, but holds neither credentials nor what stands
 // in the record.

@@ -146,14 +146,11 @@ type Decoded struct {
 // is not known yet, for SCHEMA_REGISTRY_TIMEOUT at most. The error is an *Error,
 // or that of ctx, which says nothing about the bytes.
 func (r *Registry) Decode(ctx context.Context, dst []byte, codec Codec, data []byte) (Decoded, error) {
-	if codec != Auto && !codec.UsesRegistry() {
+	if !Takes(codec, data) {
 		return Decoded{}, nil
 	}
-	id, body, err := new(sr.ConfluentHeader).DecodeID(data)
-	if err != nil || id == 0 || id > math.MaxInt32 {
-		if codec == Auto {
-			return Decoded{}, nil
-		}
+	id, body, ok := cutID(data)
+	if !ok {
 		return Decoded{}, r.undecodable(&Error{NotWireFormat, 0, nil})
 	}
 	s, err := r.schema(ctx, id)
@@ -168,6 +165,35 @@ func (r *Registry) Decode(ctx context.Context, dst []byte, codec Codec, data []b
 		return Decoded{}, r.undecodable(badData(id, err))
 	}
 	return Decoded{out, id}, nil
+}
+
+// Takes reports whether bytes are for a registry to decode.
+func Takes(codec Codec, data []byte) bool {
+	if codec == Auto {
+		_, _, ok := cutID(data)
+		return ok
+	}
+	return codec.UsesRegistry()
+}
+
+// cutID takes the wire format apart.
+func cutID(data []byte) (id int, body []byte, ok bool) {
+	id, body, err := new(sr.ConfluentHeader).DecodeID(data)
+	return id, body, err == nil && id > 0 && id <= math.MaxInt32
+}
+
+// Ask begins to ask for the schema of a key or value, if it is not known, and
+// does not wait: who has many to decode waits only once.
+func (r *Registry) Ask(codec Codec, data []byte) {
+	id, _, ok := cutID(data)
+	if !ok || !Takes(codec, data) {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known[id] == nil && r.asking[id] == nil && r.refusal(id) == nil {
+		r.takeOff(id)
+	}
 }
 
 // undecodable counts an error.
