@@ -34,6 +34,11 @@ const (
 	blockFetchMaxBytes = 16 << 20
 	// recordOverhead is what a decoded record costs beside its bytes.
 	recordOverhead = 256
+	// outcomeOverhead is the same of what decoding has told of it.
+	outcomeOverhead = 96
+	// undecodableRest is how long a block is shared that has records which
+	// another try may decode.
+	undecodableRest = 2 * time.Second
 	// fetchAttempts bounds how often a block is asked for while leaders move.
 	fetchAttempts = 5
 	// fetchBackoff is how much longer each attempt waits than the one before.
@@ -45,6 +50,7 @@ type block struct {
 	start, next int64         // it covers the offsets [start, next)
 	records     []*kgo.Record // without control records and aborted ones
 	bytes       int64         // of the records
+	until       time.Time     // it is not shared after this; zero: no bound
 
 	// postings find records by what filters ask for. They grow when a filter
 	// asks for something new.
@@ -215,6 +221,10 @@ func (b *blocks) find(w blockWant) (e *blockEntry, found bool) {
 	i := sort.Search(len(list), func(i int) bool { return list[i].offset > w.offset })
 	if i > 0 {
 		e := list[i-1]
+		if e.block != nil && !e.block.until.IsZero() && time.Now().After(e.block.until) {
+			b.discard(e)
+			return b.find(w)
+		}
 		if e.offset == w.offset || (e.block != nil && w.offset < e.block.next) {
 			if e.use != nil {
 				b.recent.MoveToFront(e.use)
@@ -263,12 +273,16 @@ func (b *blocks) grown(blk *block, bytes int64) {
 // shrink forgets blocks until the others fit. Call with mu held.
 func (b *blocks) shrink() {
 	for b.bytes > b.maxBytes && b.recent.Len() > 1 {
-		old := b.recent.Back().Value.(*blockEntry)
-		b.recent.Remove(old.use)
-		old.use = nil
-		b.bytes -= old.bytes
-		b.forget(old)
+		b.discard(b.recent.Back().Value.(*blockEntry))
 	}
+}
+
+// discard lets go of a block. Call with mu held.
+func (b *blocks) discard(old *blockEntry) {
+	b.recent.Remove(old.use)
+	old.use = nil
+	b.bytes -= old.bytes
+	b.forget(old)
 }
 
 // forget takes an entry out of the look-up. Call with mu held.
@@ -463,10 +477,19 @@ func (b *blocks) decode(ctx context.Context, w blockWant, rp *kmsg.FetchResponse
 		return fetched{err: errors.New("no records yet")}
 	}
 	records := slices.DeleteFunc(fp.Records, func(r *kgo.Record) bool { return r.Attrs.IsControl() || r.Offset < w.offset })
-	records = b.decoder.decode(ctx, w.info.name, records)
+	records, left, err := b.decoder.decode(ctx, w.info.name, records)
+	if err != nil {
+		return fetched{err: fmt.Errorf("decode: %w", err)}
+	}
+	if len(left) > 0 {
+		next = left[0].Offset
+	}
 	blk := &block{start: w.offset, next: next, bytes: recordOverhead}
 	for _, r := range records {
 		blk.bytes += recordBytes(r)
+		if o := outcomeOf(r); o != nil && o.mayChange && blk.until.IsZero() {
+			blk.until = time.Now().Add(undecodableRest)
+		}
 	}
 	blk.records = detached(records)
 	return fetched{block: blk}
@@ -510,6 +533,9 @@ func detached(records []*kgo.Record) []*kgo.Record {
 
 func recordBytes(r *kgo.Record) int64 {
 	n := len(r.Key) + len(r.Value) + recordOverhead
+	if o := outcomeOf(r); o != nil {
+		n += len(o.raw) + outcomeOverhead
+	}
 	for _, h := range r.Headers {
 		n += len(h.Key) + len(h.Value)
 	}

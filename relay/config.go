@@ -10,6 +10,7 @@ import (
 	"spillway/grip/bytesize"
 	"spillway/relay/filter"
 	"spillway/relay/properties"
+	"spillway/relay/registry"
 )
 
 // Config is what the relay reads from the environment.
@@ -60,7 +61,8 @@ type Config struct {
 	HeartbeatInterval time.Duration `envconfig:"HEARTBEAT_INTERVAL" default:"15s"`
 
 	// EventMaxBytes is the largest record value that is sent. A larger one
-	// becomes an oversize event that says where it is.
+	// becomes an oversize event that says where it is. What a schema registry
+	// makes of a value may be four times as large.
 	EventMaxBytes bytesize.Bytes `envconfig:"EVENT_MAX_BYTES" default:"1MiB"`
 
 	// TopicLinger is how long a topic or view that lost its last listener is
@@ -117,6 +119,9 @@ type Config struct {
 	// IgnoreParams are query parameters of EVENTS_PATH that are ignored. Any
 	// other unknown one is refused, except those that begin with _ or utm_.
 	IgnoreParams []string `envconfig:"IGNORE_PARAMS"`
+
+	// Registry is where schemas of keys and values come from.
+	Registry registry.Config
 
 	// EventsPath is where the Origin lives, with a slash at both ends. The
 	// gateway reads it from the environment, and the wiring copies it.
@@ -219,6 +224,9 @@ func (c *Config) Validate() error {
 			bad(n.env, n.got, fmt.Sprintf("must be between %d and %d", n.min, n.max))
 		}
 	}
+	if err := c.Registry.Validate(); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
@@ -247,6 +255,9 @@ func (c *Config) rules() (rules, error) {
 		return nil, err
 	}
 	rs, err := parseRules([]byte(c.TopicRules), compiler)
+	if err == nil {
+		err = rs.checkCodecs(c.Registry.Enabled())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("TOPIC_RULES: %w", err)
 	}

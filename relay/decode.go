@@ -3,24 +3,83 @@ package relay
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/relay/registry"
 )
 
+const (
+	// jsonFactor is how many times larger than EVENT_MAX_BYTES the JSON may be
+	// that a value is decoded to.
+	jsonFactor = 4
+	// decodeBytes is what records that were decoded take together before
+	// something is done with them; one larger record still is decoded.
+	decodeBytes = 8 << 20
+	// maxPlans bounds the plans that are kept: clients cannot make topics, but
+	// there may be very many.
+	maxPlans = 10_000
+)
+
 // A decoder makes of records what views see of them: keys and values that a
 // schema registry knows as JSON, and nothing that the topic's rule hides. It
 // comes before everything that looks at a record: filters, projections, forms.
+// The nil decoder leaves all as it is.
 type decoder struct {
 	rules    rules
 	registry *registry.Registry // nil: none is configured
+	maxBytes int                // a larger value is an oversize event, and not decoded
 
 	mu    sync.Mutex
 	plans map[string]*plan // by topic
+}
+
+// newDecoder makes the decoder of a configuration; nil where there is nothing
+// for one to do. Close ends it.
+func newDecoder(cfg *Config, rs rules, log *slog.Logger, reg prometheus.Registerer) (*decoder, error) {
+	if rs == nil && !cfg.Registry.Enabled() {
+		return nil, nil
+	}
+	d := &decoder{rules: rs, maxBytes: int(cfg.EventMaxBytes)}
+	if cfg.Registry.Enabled() {
+		conf := cfg.Registry
+		conf.MaxBytes = jsonFactor * d.maxBytes
+		var err error
+		if d.registry, err = registry.New(conf, log, reg); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// close ends what is asked of the registry. Who waits for it goes on at once.
+func (d *decoder) close() {
+	if d != nil && d.registry != nil {
+		d.registry.Close()
+	}
+}
+
+// checkCodecs reports a codec that needs a schema registry where there is none.
+func (rs rules) checkCodecs(registry bool) error {
+	if registry {
+		return nil
+	}
+	var errs []error
+	for _, r := range rs {
+		if r.Codec.Key.UsesRegistry() {
+			errs = append(errs, fmt.Errorf("%q: codec.key %v needs a schema registry; set SCHEMA_REGISTRY_URL", r.pattern, r.Codec.Key))
+		}
+		if r.Codec.Value.UsesRegistry() {
+			errs = append(errs, fmt.Errorf("%q: codec.value %v needs a schema registry; set SCHEMA_REGISTRY_URL", r.pattern, r.Codec.Value))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // A plan is what is done to the records of a topic; nil: nothing.
@@ -28,6 +87,8 @@ type plan struct {
 	rule       *rule
 	key, value registry.Codec
 	registry   *registry.Registry // nil: not asked
+	maxBytes   int
+	always     bool // the rule does something to every record
 }
 
 // noRule is for topics that no rule names. A key is decoded only where a rule
@@ -38,13 +99,9 @@ var noRule = func() *rule {
 	return r
 }()
 
-// maxPlans bounds the plans that are kept: clients cannot make topics, but
-// there may be very many.
-const maxPlans = 10_000
-
 // planFor returns the plan of a topic.
 func (d *decoder) planFor(topic string) *plan {
-	if d == nil || d.rules == nil && d.registry == nil {
+	if d == nil {
 		return nil
 	}
 	d.mu.Lock()
@@ -57,8 +114,9 @@ func (d *decoder) planFor(topic string) *plan {
 	if r == nil {
 		r = noRule
 	}
-	if d.registry != nil || r.Header != nil || r.redaction != nil {
-		p = &plan{rule: r, key: r.Codec.Key, value: r.Codec.Value, registry: d.registry}
+	always := r.Header != nil || r.redaction != nil || isFixed(r.Codec.Value)
+	if d.registry != nil || always {
+		p = &plan{r, r.Codec.Key, r.Codec.Value, d.registry, d.maxBytes, always}
 	}
 	if d.plans == nil || len(d.plans) >= maxPlans {
 		d.plans = make(map[string]*plan)
@@ -67,91 +125,194 @@ func (d *decoder) planFor(topic string) *plan {
 	return p
 }
 
-// decode returns the records of a topic as views see them: the same where
-// nothing is to be done, else copies. It may wait for the registry.
-func (d *decoder) decode(ctx context.Context, topic string, records []*kgo.Record) []*kgo.Record {
+// isFixed reports whether a value is what the codec says, whatever its bytes
+// look like.
+func isFixed(c registry.Codec) bool { return c == registry.String || c == registry.Binary }
+
+// decode returns the first of a topic's records as views see them, and those
+// that are left: when they take decodeBytes, or when ctx has ended, and then err
+// says so. They are the same where nothing is to be done, else copies. It waits
+// for schemas that the registry is asked for.
+func (d *decoder) decode(ctx context.Context, topic string, records []*kgo.Record) (seen, left []*kgo.Record, err error) {
 	p := d.planFor(topic)
 	if p == nil {
-		return records
+		return records, nil, nil
 	}
-	copies := make([]kgo.Record, len(records))
-	seen := make([]*kgo.Record, len(records))
-	for i, r := range records {
-		if r.Attrs.IsControl() {
-			seen[i] = r
+	p.ask(records)
+	return p.decode(ctx, records)
+}
+
+// decodeNow is decode without waiting; waits reports that it would have. Then
+// the registry is being asked for what is left.
+func (d *decoder) decodeNow(topic string, records []*kgo.Record) (seen, left []*kgo.Record, waits bool) {
+	p := d.planFor(topic)
+	if p == nil {
+		return records, nil, false
+	}
+	seen, left, err := p.decode(ended, records)
+	if err != nil {
+		p.ask(left)
+	}
+	return seen, left, err != nil
+}
+
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+func (p *plan) decode(ctx context.Context, records []*kgo.Record) (seen, left []*kgo.Record, err error) {
+	first := slices.IndexFunc(records, p.touches)
+	if first < 0 {
+		return records, nil, nil
+	}
+	seen = slices.Clone(records)
+	copies := make([]kgo.Record, 0, len(records)-first)
+	memory, size := make([]byte, 0, len(records[first].Value)), 0 // an empty value is not nil
+	for i, r := range records[first:] {
+		if !p.touches(r) {
 			continue
 		}
-		copies[i] = *r
-		seen[i] = &copies[i]
-		p.apply(ctx, seen[i])
+		if size >= decodeBytes {
+			return seen[:first+i], records[first+i:], nil
+		}
+		copies = append(copies, *r)
+		shown := &copies[len(copies)-1]
+		if memory, err = p.apply(ctx, shown, memory); err != nil {
+			return seen[:first+i], records[first+i:], err
+		}
+		seen[first+i] = shown
+		size += len(shown.Key) + len(shown.Value)
 	}
-	return seen
+	return seen, nil, nil
+}
+
+// touches reports whether views may see a record in another way than it is.
+func (p *plan) touches(r *kgo.Record) bool {
+	return !r.Attrs.IsControl() && (p.always || p.wantsKey(r) || p.wantsValue(r))
+}
+
+// wantsKey and wantsValue report whether there is something for the registry.
+func (p *plan) wantsKey(r *kgo.Record) bool {
+	return p.registry != nil && r.Key != nil && registry.Takes(p.key, r.Key)
+}
+
+func (p *plan) wantsValue(r *kgo.Record) bool {
+	return p.registry != nil && r.Value != nil && len(r.Value) <= p.maxBytes && registry.Takes(p.value, r.Value)
+}
+
+// ask has the registry asked for all schemas that are not known, at the same time.
+func (p *plan) ask(records []*kgo.Record) {
+	if p.registry == nil {
+		return
+	}
+	for _, r := range records {
+		if r.Attrs.IsControl() {
+			continue
+		}
+		if p.wantsKey(r) {
+			p.registry.Ask(p.key, r.Key)
+		}
+		if p.wantsValue(r) {
+			p.registry.Ask(p.value, r.Value)
+		}
+	}
 }
 
 // An outcome is what decoding a record has told beside its key and value. It
 // travels in kgo.Record.Context, which is there to enrich records.
 type outcome struct {
-	undecodable string // why the value cannot be shown; "": it can
-	raw         []byte // of such a record: the value; nil where it may hold what a rule hides
-	size        int    // of the value as it was produced, in bytes
-	schema      int    // id of the value's schema; 0: none
+	context.Context
+	undecodable string         // why the value cannot be shown; "": it can
+	mayChange   bool           // another try may tell otherwise
+	raw         []byte         // of such a record: the value; nil where it may hold what a rule hides
+	size        int            // of the value as it was produced, in bytes
+	schema      int            // id of the value's schema; 0: none
+	codec       registry.Codec // of the value, by the topic's rule
 }
-
-type outcomeKey struct{}
 
 // outcomeOf returns what decoding has told of a record, or nil.
 func outcomeOf(r *kgo.Record) *outcome {
-	if r.Context == nil {
-		return nil
-	}
-	o, _ := r.Context.Value(outcomeKey{}).(*outcome)
+	o, _ := r.Context.(*outcome)
 	return o
 }
 
-// apply makes r, which is a copy, what views see of it. A value that cannot be
-// decoded is null to them, and outcomeOf tells it from a tombstone.
-func (p *plan) apply(ctx context.Context, r *kgo.Record) {
-	o := outcome{size: len(r.Value), raw: r.Value}
-	if p.registry != nil {
-		if d, err := p.registry.Decode(ctx, nil, p.key, r.Key); err == nil && d.JSON != nil {
-			r.Key = d.JSON // one that cannot be decoded stays as it is: it is a name, whatever it says
+// isTombstone reports whether a record says that its key is gone. One whose
+// value cannot be shown has none either, and does not.
+func isTombstone(r *kgo.Record) bool {
+	if r.Value != nil {
+		return false
+	}
+	o := outcomeOf(r)
+	return o == nil || o.undecodable == ""
+}
+
+// apply makes r, which is a copy, what views see of it. It appends what it
+// writes down to memory. A value that cannot be decoded is null to views, and
+// outcomeOf tells it from a tombstone. The error is that of ctx.
+func (p *plan) apply(ctx context.Context, r *kgo.Record, memory []byte) (grown []byte, err error) {
+	o := outcome{Context: context.Background(), size: len(r.Value), codec: p.value}
+	if p.wantsKey(r) {
+		if r.Key, memory, o.mayChange, err = p.decodeKey(ctx, r.Key, memory); err != nil {
+			return memory, err
 		}
-		if r.Value != nil {
-			d, err := p.registry.Decode(ctx, nil, p.value, r.Value)
-			switch {
-			case err != nil:
-				o.undecodable = reasonOf(err)
-			case d.JSON != nil:
-				r.Value, o.schema = d.JSON, d.SchemaID
-			}
+	}
+	if p.wantsValue(r) {
+		from := len(memory)
+		d, err := p.registry.Decode(ctx, memory, p.value, r.Value)
+		var why *registry.Error
+		switch {
+		case errors.As(err, &why):
+			o.undecodable, o.schema, o.mayChange = string(why.Reason), why.SchemaID, o.mayChange || why.Reason.MayChange()
+		case err != nil:
+			return memory, err
+		case d.JSON != nil:
+			memory = d.JSON
+			r.Value, o.schema = memory[from:len(memory):len(memory)], d.SchemaID
 		}
 	}
 	if p.rule.Header != nil {
 		r.Headers = slices.DeleteFunc(slices.Clone(r.Headers), func(h kgo.RecordHeader) bool { return !slices.Contains(*p.rule.Header, h.Key) })
 	}
-	if p.rule.redaction != nil {
-		o.raw = nil
-		if r.Value != nil && o.undecodable == "" {
-			left, err := p.rule.redaction.Append(nil, r.Value)
-			if err != nil {
-				o.undecodable = "redacted" // nobody knows what it holds
-			}
-			r.Value = left
+	if o.undecodable != "" && p.rule.redaction == nil {
+		o.raw = slices.Clone(r.Value) // the library uses its memory again
+	}
+	if p.rule.redaction != nil && r.Value != nil && o.undecodable == "" {
+		from := len(memory)
+		if memory, err = p.rule.redaction.Append(memory, r.Value); err != nil {
+			memory, o.undecodable = memory[:from], "redacted" // nobody knows what it holds
 		}
+		r.Value = memory[from:len(memory):len(memory)]
 	}
 	if o.undecodable != "" {
 		r.Value = nil
 	}
-	if o.undecodable != "" || o.schema != 0 {
-		r.Context = context.WithValue(context.Background(), outcomeKey{}, &o)
+	if o.undecodable != "" || o.mayChange || o.schema != 0 || o.size != len(r.Value) || isFixed(o.codec) {
+		r.Context = &o
 	}
+	return memory, nil
 }
 
-// reasonOf is what a client is told of an error of the registry.
-func reasonOf(err error) string {
-	var e *registry.Error
-	if errors.As(err, &e) {
-		return string(e.Reason)
+// decodeKey returns a key as views see it: the text of a JSON string, other
+// JSON as it is. One that cannot be decoded stays what it was: it is a name,
+// whatever it says.
+func (p *plan) decodeKey(ctx context.Context, key, memory []byte) (seen, grown []byte, mayChange bool, err error) {
+	from := len(memory)
+	d, err := p.registry.Decode(ctx, memory, p.key, key)
+	if why := new(registry.Error); errors.As(err, &why) {
+		return key, memory, why.Reason.MayChange(), nil
 	}
-	return strings.ToLower(string(registry.Unavailable))
+	if err != nil {
+		return key, memory, false, err
+	}
+	memory = d.JSON
+	if text := memory[from:]; text[0] == '"' {
+		end := len(memory)
+		if memory, err = jsontext.AppendUnquote(memory, text); err != nil {
+			return key, memory[:from], false, nil // it never is: the registry writes JSON
+		}
+		from = end
+	}
+	return memory[from:len(memory):len(memory)], memory, false, nil
 }

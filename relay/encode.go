@@ -11,6 +11,7 @@ import (
 
 	"spillway/grip"
 	"spillway/grip/jsonstring"
+	"spillway/relay/registry"
 )
 
 // A writer writes the records and control events of one channel. It holds no
@@ -49,19 +50,15 @@ func (w *writer) kind(r *kgo.Record) recordKind {
 
 // plainKind is kind in formPlain, whatever the form is.
 func (w *writer) plainKind(r *kgo.Record) recordKind {
-	size := len(r.Value)
-	if o := outcomeOf(r); o != nil {
-		if o.undecodable != "" {
-			return kindUndecodable
-		}
-		size = o.size
-	}
+	o := outcomeOf(r)
 	switch {
+	case sizeOf(r) > w.maxBytes:
+		return kindOversize
+	case o != nil && o.undecodable != "":
+		return kindUndecodable
 	case r.Value == nil:
 		return kindDelete
-	case size > w.maxBytes:
-		return kindOversize
-	case !utf8.Valid(r.Value):
+	case o != nil && o.codec == registry.Binary, !utf8.Valid(r.Value):
 		return kindBinary
 	}
 	return kindText
@@ -69,10 +66,16 @@ func (w *writer) plainKind(r *kgo.Record) recordKind {
 
 // richKind is kind in the other forms, for a record that is plain in formPlain.
 func richKind(r *kgo.Record, plain recordKind) recordKind {
-	if plain == kindText && isJSON(r.Value) {
+	if plain != kindText {
+		return plain
+	}
+	switch o := outcomeOf(r); {
+	case o != nil && o.codec == registry.String:
+		return kindText
+	case o != nil && o.schema != 0, isJSON(r.Value):
 		return kindJSON
 	}
-	return plain
+	return kindText
 }
 
 // appendStream appends what a held HTTP stream receives for a record: one SSE
@@ -219,7 +222,7 @@ func (w *writer) sizeOfValue(r *kgo.Record, kind recordKind) int {
 //
 //	{"topic":…,"partition":…,"offset":…,"timestamp":…,"key":…,"headers":{…},"value":…}
 //
-// with "type":"record" and "channel" first in formJSON, and "id" where there
+// with "schema":{"id":…} where it is asked for and known, "type":"record" and "channel" first in formJSON, and "id" where there
 // is no id: line.
 func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byte) []byte {
 	dst = append(dst, '{')
@@ -265,6 +268,13 @@ func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byt
 	default:
 		dst = append(dst, `,"value":`...)
 		dst = jsonstring.Append(dst, r.Value)
+	}
+	if w.schema {
+		if o := outcomeOf(r); o != nil && o.schema != 0 {
+			dst = append(dst, `,"schema":{"id":`...)
+			dst = strconv.AppendInt(dst, int64(o.schema), 10)
+			dst = append(dst, '}')
+		}
 	}
 	return appendJSONEnd(dst, id)
 }

@@ -36,6 +36,7 @@ type Forwarder struct {
 	channels string
 	writer   writer
 	exposed  func(string) bool
+	decoder  *decoder
 	commit   bool
 	interval time.Duration
 	maxPoll  int
@@ -59,8 +60,16 @@ func NewForwarder(cfg Config, proxies grip.Publisher, log *slog.Logger, reg prom
 	if err != nil {
 		return nil, err
 	}
+	rules, err := cfg.rules()
+	if err != nil {
+		return nil, err
+	}
+	decoder, err := newDecoder(&cfg, rules, log, reg)
+	if err != nil {
+		return nil, err
+	}
 	f := &Forwarder{
-		log: log, proxies: proxies, channels: cfg.RelayChannels, exposed: exposed, maxPoll: pollMax(props),
+		log: log, proxies: proxies, channels: cfg.RelayChannels, exposed: exposed, decoder: decoder, maxPoll: pollMax(props),
 		writer:   writer{rendering: rendering{form: formPlain}, maxBytes: int(cfg.EventMaxBytes)},
 		accepted: make(map[string]map[int32]kgo.EpochOffset),
 		last:     make(map[string]map[int32]int64),
@@ -171,8 +180,15 @@ func (f *Forwarder) forward(ctx context.Context, p kgo.FetchTopicPartition) {
 	if len(p.Records) == 0 {
 		return
 	}
-	next := p.Records[len(p.Records)-1].Offset + 1
-	if f.exposed(p.Topic) {
+	if !f.exposed(p.Topic) {
+		f.done(p)
+		return
+	}
+	for left := p.Records; len(left) > 0; {
+		var err error
+		if p.Records, left, err = f.decoder.decode(ctx, p.Topic, left); err != nil {
+			return // what was read is not accepted, so not committed
+		}
 		items := f.items(p)
 		for delay := forwardRetryMin; ; delay = min(2*delay, forwardRetryMax) {
 			pubCtx, cancel := context.WithTimeout(ctx, forwardTimeout)
@@ -190,8 +206,14 @@ func (f *Forwarder) forward(ctx context.Context, p kgo.FetchTopicPartition) {
 			wait(ctx, delay)
 		}
 		f.published.Add(float64(len(items)))
+		f.done(p)
 	}
+}
+
+// done notes that nothing is owed of a partition's records any more.
+func (f *Forwarder) done(p kgo.FetchTopicPartition) {
 	f.setProblem(nil)
+	next := p.Records[len(p.Records)-1].Offset + 1
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	set(f.accepted, p.Topic, p.Partition, next)
@@ -324,6 +346,7 @@ func (f *Forwarder) Close(ctx context.Context) error {
 	f.client.AllowRebalance()
 	err := f.client.LeaveGroupContext(ctx)
 	f.client.Close()
+	f.decoder.close()
 	if err != nil {
 		return fmt.Errorf("leave group: %w", err)
 	}

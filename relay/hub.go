@@ -49,6 +49,7 @@ type hub struct {
 	catalog   *catalog
 	offsets   *offsets
 	decoder   *decoder
+	waiting   *waitingRoom
 	linger    time.Duration
 	heartbeat time.Duration
 	maxBytes  int // of a value
@@ -402,6 +403,7 @@ func (h *hub) positionOf(sc scope) (vector, bool) {
 
 // run polls until ctx ends.
 func (h *hub) run(ctx context.Context) {
+	defer h.waiting.topics.Wait()
 	for ctx.Err() == nil {
 		fetches := h.client.PollRecords(ctx, h.pollMax)
 		if fetches.IsClientClosed() {
@@ -416,10 +418,7 @@ func (h *hub) run(ctx context.Context) {
 				h.failed(p.Topic, p.Partition, p.Err)
 			}
 			for records := range slices.Chunk(p.Records, batchRecords) {
-				h.process(poll, p.Topic, p.Partition, h.decoder.decode(ctx, p.Topic, records))
-			}
-			for _, r := range p.Records { // see recordPool
-				r.Recycle()
+				h.take(ctx, haul{poll: poll, topic: p.Topic, partition: p.Partition, records: records})
 			}
 		})
 	}

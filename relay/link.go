@@ -23,11 +23,12 @@ import (
 type link struct {
 	Topics []string `json:"t"`
 	queryText
-	Form  form      `json:"f"`
-	IDs   idRule    `json:"i,omitempty"`
-	Event string    `json:"e,omitempty"`
-	Quiet bool      `json:"q,omitempty"` // rendering.commentOnly
-	Via   transport `json:"v,omitempty"`
+	Form   form      `json:"f"`
+	IDs    idRule    `json:"i,omitempty"`
+	Event  string    `json:"e,omitempty"`
+	Quiet  bool      `json:"q,omitempty"` // rendering.commentOnly
+	Schema bool      `json:"sc,omitempty"`
+	Via    transport `json:"v,omitempty"`
 
 	// Cursor is the position that the page begins at. Links of holds have
 	// none: the gateway says where it is, with Grip-Last.
@@ -83,7 +84,7 @@ type lag struct {
 func (l *link) bounded() bool { return l.Limit > 0 || l.Until > 0 }
 
 func (l *link) rendering() rendering {
-	return rendering{form: l.Form, ids: l.IDs, eventFrom: l.Event, commentOnly: l.Quiet}
+	return rendering{form: l.Form, ids: l.IDs, eventFrom: l.Event, commentOnly: l.Quiet, schema: l.Schema}
 }
 
 // holdRendering is the channel that the stream holds when it has caught up.

@@ -22,7 +22,7 @@ const aSecret, anotherSecret = "0123456789abcdef0123456789abcdef", "fedcba987654
 func TestLinkSeal(t *testing.T) {
 	s := newTestSealer(t, aSecret)
 	l := &link{
-		Topics: []string{"a", "b"}, queryText: queryText{Filter: "f", Fields: "g"}, Form: formEnvelope, IDs: idBatch, Event: "header:x", Quiet: true, Via: overWebSocket,
+		Topics: []string{"a", "b"}, queryText: queryText{Filter: "f", Fields: "g"}, Form: formEnvelope, IDs: idBatch, Event: "header:x", Quiet: true, Schema: true, Via: overWebSocket,
 		Cursor: "1-hi3hk-4fz1q.3.xg.rq.3ej", LongPoll: true, Subscription: true, Limit: 7, Until: 8, Bound: "1-a", Marks: true, Existed: "1-b",
 		Replayed: 9, ReplayBytes: 10, HeartbeatMS: 11, Since: 12,
 		pace: pace{Speed: 2, From: 13, Begun: 14}, lag: lag{Fell: 15, Age: 16, Appended: 17}, sparing: sparing{Latest: true, Rate: "5/s"},

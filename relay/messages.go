@@ -43,6 +43,7 @@ type clientMessage struct {
 	Limit       text             `json:"limit"`
 	Marks       text             `json:"marks"`
 	ID          string           `json:"id"`
+	Schema      text             `json:"schema"`
 	Heartbeat   string           `json:"heartbeat"`
 }
 
@@ -121,7 +122,7 @@ func (m *clientMessage) query() url.Values {
 	}
 	for name, value := range map[string]string{
 		"last_event_id": m.LastEventID, "since": string(m.Since), "from": m.From, "last": string(m.Last),
-		"until": string(m.Until), "limit": string(m.Limit), "speed": string(m.Speed), "slow": m.Slow, "rate": string(m.Rate), "marks": string(m.Marks), "id": m.ID, "heartbeat": m.Heartbeat,
+		"until": string(m.Until), "limit": string(m.Limit), "speed": string(m.Speed), "slow": m.Slow, "rate": string(m.Rate), "marks": string(m.Marks), "id": m.ID, "heartbeat": m.Heartbeat, "schema": string(m.Schema),
 		"filter": m.Filter, "fields": strings.Join(m.Fields, ","),
 	} {
 		if value != "" {

@@ -170,7 +170,7 @@ const recreations = 3
 
 func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInfo) (*page, []gap, error) {
 	l := link{
-		Topics: slices.Clone(s.topics), queryText: s.query.textOf(), Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly,
+		Topics: slices.Clone(s.topics), queryText: s.query.textOf(), Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly, Schema: s.schema,
 		Via: s.via, LongPoll: s.longPoll, Limit: s.limit, Marks: s.marks,
 		pace: pace{Speed: s.speed}, sparing: s.sparing, HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.replay, Since: s.start.minute(o.now()),
 	}
@@ -380,7 +380,7 @@ func (o *Origin) setHold(h http.Header, channel []string, f form, heartbeat time
 func (o *Origin) holdLink(ch *channel, topics []string, query queryText, like holdLink) []string {
 	return ch.links.value(like, func() []string {
 		return o.nextLink(&link{
-			Topics: slices.Clone(topics), queryText: query, Form: ch.form, IDs: ch.ids, Event: ch.eventFrom, Quiet: ch.commentOnly,
+			Topics: slices.Clone(topics), queryText: query, Form: ch.form, IDs: ch.ids, Event: ch.eventFrom, Quiet: ch.commentOnly, Schema: ch.schema,
 			Via: like.via, Subscription: like.subscription, HeartbeatMS: like.heartbeatMS, sparing: like.sparing,
 		}, "")
 	})

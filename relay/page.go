@@ -84,8 +84,10 @@ func (p *page) record(t int, r *kgo.Record) bool {
 		p.pieces.add(t, r, p.lastStart, len(p.out), p.minute)
 	}
 	p.events++
-	if sizeOf(r) > p.w.maxBytes {
+	if o := outcomeOf(r); sizeOf(r) > p.w.maxBytes {
 		p.metrics.oversize.Inc()
+	} else if o != nil && o.undecodable != "" {
+		p.metrics.undecodable.Inc()
 	}
 	p.link.Replayed++
 	if p.link.Limit > 0 {

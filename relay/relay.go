@@ -46,6 +46,7 @@ type Relay struct {
 	catalog *catalog
 	hub     *hub
 	blocks  *blocks
+	decoder *decoder
 	origin  *Origin
 	duty    *duty // nil without group.id
 	refresh time.Duration
@@ -70,7 +71,6 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	if err != nil {
 		return nil, err
 	}
-	decoder := &decoder{rules: rules}
 	var secret []byte
 	if cfg.LinkKey != "" {
 		if secret, err = parseSecret(cfg.LinkKey); err != nil {
@@ -82,6 +82,9 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		return nil, err
 	}
 	r := &Relay{log: log, props: props, refresh: min(props.MetadataMaxAge(), maxRefreshInterval)}
+	if r.decoder, err = newDecoder(&cfg, rules, log, reg); err != nil {
+		return nil, err
+	}
 	readerOpts := append(props.ClientOpts("read", log), props.ReadOpts()...)
 	// A topic that nobody read before is read as soon as its leaders are known.
 	readerOpts = append(readerOpts, kgo.MetadataMinAge(min(readerMetadataMinAge, props.MetadataMaxAge())), kgo.WithPools(new(recordPool)))
@@ -99,14 +102,14 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	admin := kadm.NewClient(r.asker)
 	r.catalog = newCatalog(r.asker, exposed, log)
 	offsets := newOffsets(admin)
-	r.blocks = newBlocks(r.asker, r.catalog, offsets, decoder, props.FetchSettings(), int64(cfg.HistoryCacheBytes), reg)
+	r.blocks = newBlocks(r.asker, r.catalog, offsets, r.decoder, props.FetchSettings(), int64(cfg.HistoryCacheBytes), reg)
 	r.hub = &hub{
-		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets, decoder: decoder,
+		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets, decoder: r.decoder,
 		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), maxID: cursor.MaxBytes, maxViews: cfg.MaxViews, pollMax: pollMax(props),
 		now:    time.Now,
 		topics: make(map[string]*topic), views: make(map[string]*view), idle: make(map[*topic]struct{}), dropped: make(map[string][]int32), adds: make(map[string]map[int32]kgo.Offset),
 	}
-	r.hub.metrics = newHubMetrics(reg, r.hub)
+	r.hub.metrics, r.hub.waiting = newHubMetrics(reg, r.hub), newWaitingRoom(reg)
 	r.origin = &Origin{
 		path: cfg.EventsPath, log: log, hub: r.hub, catalog: r.catalog, blocks: r.blocks, sealer: sealer,
 		resolver: &resolver{
@@ -116,7 +119,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins), ignore: cfg.IgnoreParams, queries: queries,
 		keepAlives: newKeepAlives(cfg.HeartbeatInterval), maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
 		replay: int64(cfg.ReplayMaxBytes), lagBytes: int64(cfg.CatchupMaxBytes), lagAge: cfg.CatchupMaxAge,
-		metrics: newOriginMetrics(reg, r.hub.metrics.encoded[kindOversize]), now: time.Now,
+		metrics: newOriginMetrics(reg, &r.hub.metrics), now: time.Now,
 	}
 	if props.Group() != "" {
 		r.duty = newDuty(props, cfg.Instance, r.hub, r.catalog, admin, log, reg)
@@ -225,7 +228,8 @@ func (r *Relay) Close(ctx context.Context) error {
 	if r.duty != nil {
 		err = r.duty.close(ctx) // commit, then leave: never the other way round
 	}
-	r.closeClients() // ends the requests that those below wait for
+	r.closeClients()  // ends the requests that those below wait for,
+	r.decoder.close() // and this the rest
 	r.pings.Wait()
 	r.hub.starts.Wait()
 	r.blocks.loads.Wait()
@@ -239,19 +243,20 @@ func (r *Relay) closeClients() {
 }
 
 type originMetrics struct {
-	gaps     map[gapReason]prometheus.Counter
-	pages    prometheus.Gauge
-	oversize prometheus.Counter // the hub's
-	tooSlow  prometheus.Counter
+	gaps                  map[gapReason]prometheus.Counter
+	pages                 prometheus.Gauge
+	oversize, undecodable prometheus.Counter // the hub's
+	tooSlow               prometheus.Counter
 }
 
-func newOriginMetrics(reg prometheus.Registerer, oversize prometheus.Counter) originMetrics {
+func newOriginMetrics(reg prometheus.Registerer, hub *hubMetrics) originMetrics {
 	gaps := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "spillway_gaps_total", Help: "Gap events sent, by reason.",
 	}, []string{"reason"})
 	m := originMetrics{
-		gaps:     make(map[gapReason]prometheus.Counter),
-		oversize: oversize,
+		gaps:        make(map[gapReason]prometheus.Counter),
+		oversize:    hub.encoded[kindOversize],
+		undecodable: hub.encoded[kindUndecodable],
 		tooSlow: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spillway_too_slow_total", Help: "Streams that ended because they fell behind further than CATCHUP_MAX_BYTES or CATCHUP_MAX_AGE allow.",
 		}),

@@ -71,6 +71,9 @@ type rendering struct {
 
 	// commentOnly turns id-only blocks off.
 	commentOnly bool
+
+	// schema says in envelopes which schema the value was written with.
+	schema bool
 }
 
 // key is the canonical text of the rendering; it is part of channel names and
@@ -86,6 +89,9 @@ func (r rendering) key() string {
 	}
 	if r.commentOnly {
 		b.WriteString(";heartbeat=comment")
+	}
+	if r.schema {
+		b.WriteString(";schema=1")
 	}
 	return b.String()
 }

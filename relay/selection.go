@@ -104,6 +104,7 @@ var params = map[string]struct{ many bool }{
 	"heartbeat":     {},
 	"marks":         {},
 	"padding":       {},
+	"schema":        {},
 	"on_gap":        {},
 	"wait":          {},
 	"access_token":  {},
@@ -432,7 +433,12 @@ func (s *selection) parseOptions(query url.Values) error {
 	if err != nil {
 		return err
 	}
+	schema, err := oneOf("schema", "0", "1")
+	if err != nil {
+		return err
+	}
 	s.marks, s.padding = marks == "1", padding == "1"
+	s.schema = schema == "1" && s.form != formPlain // which has no place for it
 	onGap, err := oneOf("on_gap", "event", "fail")
 	if err != nil {
 		return err

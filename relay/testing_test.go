@@ -21,6 +21,7 @@ import (
 
 	"spillway/grip"
 	"spillway/relay/kafkatest"
+	"spillway/relay/registry"
 )
 
 func TestMain(m *testing.M) { os.Exit(kafkatest.Main(m)) }
@@ -165,6 +166,7 @@ func testConfig(brokers string) Config {
 		FilterMaxCost:       100_000,
 		CursorTimeSlack:     time.Minute,
 		EventsPath:          "/events/",
+		Registry:            registry.Config{Timeout: 2 * time.Second, CacheEntries: 1000, CacheBytes: 64 << 20},
 	}
 }
 

@@ -148,6 +148,8 @@ type validator interface{ Validate() error }
 //	secret:"true"      never shown; NAME_FILE may name a file that holds it
 //	file:"true"        NAME_FILE may name a file that holds it
 //
+// A field without them that is a struct has such fields itself.
+//
 // The error is a usageError with every problem there is. The warnings are for
 // the log: names in the environment that look like a slip.
 func (p *process) load(specs ...any) (warnings []string, err error) {
@@ -180,7 +182,13 @@ func (p *process) fill(spec any) (problems []error) {
 	for i := range v.NumField() {
 		field, f := v.Type().Field(i), v.Field(i)
 		name := field.Tag.Get("envconfig")
-		if name == "" || field.Tag.Get("ignored") == "true" {
+		if field.Tag.Get("ignored") == "true" {
+			continue
+		}
+		if name == "" {
+			if field.Type.Kind() == reflect.Struct { // of a package that the part is made of
+				problems = append(problems, p.fill(f.Addr().Interface())...)
+			}
 			continue
 		}
 		secret := field.Tag.Get("secret") == "true"

@@ -94,7 +94,7 @@ func (s *settings) load(p *process) (warnings []string, err error) {
 	if s.gateway.NormalEventsPath() == "" {
 		err = addProblem(err, errors.New("EVENTS_PATH=: serve has nothing to serve without a path; write /events/, or use spillway gateway"))
 	}
-	s.gateway.OtherMemory = s.relay.HistoryCacheBytes + s.pageMemory()
+	s.gateway.OtherMemory = s.relay.HistoryCacheBytes + s.pageMemory() + s.schemaMemory()
 	if problem := s.checkMemory(); problem != nil && err == nil {
 		err = addProblem(nil, problem)
 	}
@@ -112,8 +112,8 @@ func (s *settings) checkMemory() error {
 	limit, logs := s.gateway.Memory()
 	connections, answers := s.gateway.ConnectionMemory(), s.gateway.CacheBytes()
 	if sum := logs + connections + answers + s.gateway.OtherMemory; sum > limit {
-		return fmt.Errorf("MEMORY_LIMIT: there are %d bytes, and LOG_MEMORY (%d), HISTORY_CACHE_BYTES (%d), CATCHUP_PAGES of HISTORY_PAGE_BYTES (%d), CACHE_MEMORY (%d) and MAX_CONNECTIONS at %d each (%d) may take %d; lower one of them",
-			int64(limit), int64(logs), int64(s.relay.HistoryCacheBytes), int64(s.pageMemory()), int64(answers), int64(s.gateway.ConnectionCost()), int64(connections), int64(sum))
+		return fmt.Errorf("MEMORY_LIMIT: there are %d bytes, and LOG_MEMORY (%d), HISTORY_CACHE_BYTES (%d), CATCHUP_PAGES of HISTORY_PAGE_BYTES (%d), SCHEMA_CACHE_BYTES (%d), CACHE_MEMORY (%d) and MAX_CONNECTIONS at %d each (%d) may take %d; lower one of them",
+			int64(limit), int64(logs), int64(s.relay.HistoryCacheBytes), int64(s.pageMemory()), int64(s.schemaMemory()), int64(answers), int64(s.gateway.ConnectionCost()), int64(connections), int64(sum))
 	}
 	return nil
 }
@@ -121,6 +121,14 @@ func (s *settings) checkMemory() error {
 // pageMemory is what the pages of history may take that are made at a time.
 func (s *settings) pageMemory() bytesize.Bytes {
 	return s.relay.HistoryPageBytes * bytesize.Bytes(s.relay.CatchupPages)
+}
+
+// schemaMemory is what schemas of keys and values may take.
+func (s *settings) schemaMemory() bytesize.Bytes {
+	if !s.relay.Registry.Enabled() {
+		return 0
+	}
+	return s.relay.Registry.CacheBytes
 }
 
 // limitHeap makes the garbage collector keep to MEMORY_LIMIT, with a tenth for
