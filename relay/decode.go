@@ -238,16 +238,6 @@ func outcomeOf(r *kgo.Record) *outcome {
 	return o
 }
 
-// isTombstone reports whether a record says that its key is gone. One whose
-// value cannot be shown has none either, and does not.
-func isTombstone(r *kgo.Record) bool {
-	if r.Value != nil {
-		return false
-	}
-	o := outcomeOf(r)
-	return o == nil || o.undecodable == ""
-}
-
 // apply makes r, which is a copy, what views see of it. It appends what it
 // writes down to memory. A value that cannot be decoded is null to views, and
 // outcomeOf tells it from a tombstone. The error is that of ctx.
@@ -307,12 +297,10 @@ func (p *plan) decodeKey(ctx context.Context, key, memory []byte) (seen, grown [
 		return key, memory, false, err
 	}
 	memory = d.JSON
-	if text := memory[from:]; text[0] == '"' {
-		end := len(memory)
-		if memory, err = jsontext.AppendUnquote(memory, text); err != nil {
-			return key, memory[:from], false, nil // it never is: the registry writes JSON
+	if memory[from] == '"' {
+		if text, err := jsontext.AppendUnquote(memory, memory[from:]); err == nil {
+			memory, from = text, len(memory)
 		}
-		from = end
 	}
 	return memory[from:len(memory):len(memory)], memory, false, nil
 }
