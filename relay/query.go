@@ -105,8 +105,8 @@ func newQueries(limits filter.Limits, reg prometheus.Registerer) (*queries, erro
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(count()) })
 	}
 	reg.MustRegister(
-		counter("spillway_filter_evaluations_total", "Times that an expression was evaluated for a record; what a look-up decides is not among them.", compiler.Evaluations),
-		counter("spillway_filter_errors_total", "Evaluations that erred, as for a member that is missing, or took more than FILTER_MAX_COST; the record is not shown.", compiler.Errs),
+		counter("spillway_expression_evaluations_total", "Times that an expression was evaluated for a record; what a look-up decides is not among them.", compiler.Evaluations),
+		counter("spillway_expression_errors_total", "Evaluations that erred, as for a member that is missing, or took more than FILTER_MAX_COST; the record is not shown.", compiler.Errs),
 	)
 	return &queries{compiler: compiler}, nil
 }
