@@ -3,6 +3,7 @@ package relay
 import (
 	"container/list"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -30,6 +31,13 @@ const (
 	// taken for where few are wanted.
 	blockFetchMinBytes = 16 << 10
 	blockRecordBytes   = 1 << 10
+	// blockGridBytes is about how far apart the places are where blocks begin, in
+	// memory, so that readers with neighbouring offsets share one. For whoever
+	// wants a few records about so much is read too many.
+	blockGridBytes = 128 << 10
+	// blockMaxBytes is about how much memory a block takes at most, or a quarter
+	// of the cache.
+	blockMaxBytes = 4 << 20
 	// blockFetchMaxBytes bounds the answer for all partitions of one broker.
 	blockFetchMaxBytes = 16 << 20
 	// recordOverhead is what a decoded record costs beside its bytes.
@@ -51,6 +59,8 @@ type block struct {
 	records     []*kgo.Record // without control records and aborted ones
 	bytes       int64         // of the records
 	until       time.Time     // it is not shared after this; zero: no bound
+	offset      offsetBytes
+	logStart    int64 // where the log began; -1: the broker did not say
 
 	// postings find records by what filters ask for. They grow when a filter
 	// asks for something new.
@@ -77,24 +87,23 @@ func (e *outOfRangeError) Error() string {
 	return fmt.Sprintf("offset out of range: the log is [%d, %d)", e.start, e.end)
 }
 
-// A blockKey names a position in one partition of one life of a topic.
+// A blockKey names one partition in one life of a topic.
 type blockKey struct {
 	id        kadm.TopicID
 	topic     string
 	partition int32
 }
 
+// A blockWant is the offset of a record that somebody wants, and what is to be
+// fetched for it.
 type blockWant struct {
 	info      *topicInfo
 	partition int32
 	offset    int64
 	end       int64 // records from here on are not wanted now
-}
 
-// bytes is how much to ask for: not a whole block for the few records that a
-// client missed while it reconnected.
-func (w blockWant) bytes() int32 {
-	return int32(min(max((w.end-w.offset)*blockRecordBytes, blockFetchMinBytes), blockFetchBytes))
+	limit int64 // where the block ends, since another begins there; 0: nowhere
+	bytes int32 // to ask for
 }
 
 // blocks reads history, and shares what it read: two requests for the same
@@ -110,17 +119,33 @@ type blocks struct {
 	loads sync.WaitGroup // fetches under way; each ends by its own timeout
 
 	mu      sync.Mutex
-	byPart  map[blockKey][]*blockEntry // by start
-	recent  *list.List                 // of *blockEntry, newest use in front
+	byPart  map[blockKey]*blockList
+	recent  *list.List // of *blockEntry, newest use in front
 	bytes   int64
 	fetches prometheus.Counter
 	hits    prometheus.Counter
+	read    prometheus.Counter
+	looked  prometheus.Counter
+}
+
+// A blockList is what is known of one partition, as long as there are blocks of it.
+type blockList struct {
+	entries []*blockEntry // by offset
+	begin   int64         // where the log began when it was last heard of
+	offset  offsetBytes   // about
+}
+
+// offsetBytes is what one offset takes.
+type offsetBytes struct {
+	stored float64 // by the broker, compressed; 0: not known yet
+	kept   float64 // by a block
 }
 
 // A blockEntry is a block, or the promise of one.
 type blockEntry struct {
 	key    blockKey
 	offset int64         // what was asked for; block.start equals it
+	expect int64         // where it is expected to end, while it is a promise
 	ready  chan struct{} // closed when block or err is set
 	block  *block
 	err    error
@@ -136,7 +161,7 @@ func newBlocks(client *kgo.Client, cat *catalog, offsets *offsets, decoder *deco
 		decoder:  decoder,
 		settings: settings,
 		maxBytes: maxBytes,
-		byPart:   make(map[blockKey][]*blockEntry),
+		byPart:   make(map[blockKey]*blockList),
 		recent:   list.New(),
 		fetches: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spillway_history_fetches_total", Help: "Blocks of history that were read from Kafka.",
@@ -145,7 +170,13 @@ func newBlocks(client *kgo.Client, cat *catalog, offsets *offsets, decoder *deco
 			Name: "spillway_history_hits_total", Help: "Reads of history that shared a block.",
 		}),
 	}
-	reg.MustRegister(b.fetches, b.hits, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	b.read = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "spillway_history_bytes_total", Help: "Bytes of record batches that were read from Kafka for history.",
+	})
+	b.looked = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "spillway_history_filtered_total", Help: "Records of history that were looked at for a filter.",
+	})
+	reg.MustRegister(b.fetches, b.hits, b.read, b.looked, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "spillway_history_cache_bytes", Help: "Bytes of history blocks held; HISTORY_CACHE_BYTES bounds them.",
 	}, func() float64 {
 		b.mu.Lock()
@@ -159,47 +190,78 @@ func newBlocks(client *kgo.Client, cat *catalog, offsets *offsets, decoder *deco
 // are fetched together, one request per broker. errs[i] is nil, an
 // *outOfRangeError, or errUnavailable.
 func (b *blocks) get(ctx context.Context, wants []blockWant) (got []*block, errs []error) {
+	got, errs = make([]*block, len(wants)), make([]error, len(wants))
 	entries := make([]*blockEntry, len(wants))
+	left := make([]int, len(wants))
+	for i := range left {
+		left[i] = i
+	}
+	for look := 1; len(left) > 0; look++ {
+		b.look(ctx, wants, left, entries, look > sharedLooks)
+		again := left[:0]
+		for _, i := range left {
+			e := entries[i]
+			select {
+			case <-e.ready:
+				if e.answers(wants[i].offset) {
+					got[i], errs[i] = e.block, e.err
+				} else {
+					again = append(again, i)
+				}
+			case <-ctx.Done():
+				errs[i] = unavailable("read history", ctx.Err())
+			}
+		}
+		left = again
+	}
+	return got, errs
+}
+
+// sharedLooks is how often a reader waits for what others fetch, which may turn
+// out to end before what it wants.
+const sharedLooks = 2
+
+// look finds the entries of some of the wants, and fetches those that are missing.
+func (b *blocks) look(ctx context.Context, wants []blockWant, which []int, entries []*blockEntry, alone bool) {
 	var mine []*blockEntry
-	var mineWants []blockWant
+	var fetch []blockWant
 	b.mu.Lock()
-	for i, w := range wants {
-		e, found := b.find(w)
+	for _, i := range which {
+		e, w, found := b.find(wants[i], alone)
 		if !found {
-			mine, mineWants = append(mine, e), append(mineWants, w)
+			mine, fetch = append(mine, e), append(fetch, w)
 		} else {
 			b.hits.Inc()
 		}
 		entries[i] = e
 	}
 	b.mu.Unlock()
+	if len(mine) == 0 {
+		return
+	}
+	b.fetches.Add(float64(len(mine)))
+	// Others may wait for these too, so our client's leaving must not fail them.
+	b.loads.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), listOffsetsTimeout)
+		defer cancel()
+		b.fetchAll(ctx, fetch, mine)
+	})
+}
 
-	if len(mine) > 0 {
-		b.fetches.Add(float64(len(mine)))
-		// Others may wait for these too, so our client's leaving must not fail them.
-		b.loads.Go(func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), listOffsetsTimeout)
-			defer cancel()
-			b.fetchAll(ctx, mineWants, mine)
-		})
+// answers reports whether what became of a promise is for offset too.
+func (e *blockEntry) answers(offset int64) bool {
+	if e.err == nil {
+		return e.block.start <= offset && offset < e.block.next
 	}
-	got, errs = make([]*block, len(wants)), make([]error, len(wants))
-	for i, e := range entries {
-		select {
-		case <-e.ready:
-			got[i], errs[i] = e.block, e.err
-		case <-ctx.Done():
-			errs[i] = unavailable("read history", ctx.Err())
-		}
-	}
-	return got, errs
+	var gone *outOfRangeError
+	return e.offset == offset || !errors.As(e.err, &gone) || offset < gone.start || gone.end < offset
 }
 
 // candidates returns those of the block's last records that f may pass.
 func (b *blocks) candidates(blk *block, f *filter.Filter, records []*kgo.Record, seen *filter.Record) []*kgo.Record {
-	before := blk.postings.Bytes()
-	places, narrowed := blk.postings.Candidates(f, blk.records, seen)
-	if grown := blk.postings.Bytes() - before; grown > 0 {
+	places, narrowed, grown := blk.postings.Candidates(f, blk.records, seen)
+	if grown > 0 {
+		b.looked.Add(float64(len(blk.records)))
 		b.grown(blk, grown)
 	}
 	if !narrowed {
@@ -214,30 +276,102 @@ func (b *blocks) candidates(blk *block, f *filter.Filter, records []*kgo.Record,
 	return few
 }
 
-// find returns the entry that covers w, or a new promise. Call with mu held.
-func (b *blocks) find(w blockWant) (e *blockEntry, found bool) {
+// find returns the entry that has w, or may turn out to; else a new promise, and
+// what is to be fetched for it. alone is for who has waited for others in vain.
+// Call with mu held.
+func (b *blocks) find(w blockWant, alone bool) (e *blockEntry, fetch blockWant, found bool) {
 	key := blockKey{w.info.id, w.info.name, w.partition}
 	list := b.byPart[key]
-	i := sort.Search(len(list), func(i int) bool { return list[i].offset > w.offset })
-	if i > 0 {
-		e := list[i-1]
-		if e.block != nil && !e.block.until.IsZero() && time.Now().After(e.block.until) {
-			b.discard(e)
-			return b.find(w)
+	if list == nil {
+		list = &blockList{}
+		b.byPart[key] = list
+	}
+	i := sort.Search(len(list.entries), func(i int) bool { return list.entries[i].offset > w.offset })
+	if i > 0 && list.entries[i-1].isOver() {
+		b.discard(list.entries[i-1])
+		return b.find(w, alone)
+	}
+	if e := list.has(w.offset, i, alone); e != nil {
+		if e.use != nil {
+			b.recent.MoveToFront(e.use)
 		}
-		if e.offset == w.offset || (e.block != nil && w.offset < e.block.next) {
-			if e.use != nil {
-				b.recent.MoveToFront(e.use)
-			}
-			return e, true
+		return e, w, true
+	}
+	var expect int64
+	w, expect = list.plan(w, i, alone, b.maxBytes)
+	e = &blockEntry{key: key, offset: w.offset, expect: expect, ready: make(chan struct{})}
+	list.entries = slices.Insert(list.entries, i, e)
+	return e, w, false
+}
+
+// isOver reports whether the block is not to be shared any more.
+func (e *blockEntry) isOver() bool {
+	return e.block != nil && !e.block.until.IsZero() && time.Now().After(e.block.until)
+}
+
+// has returns the entry that has the record at offset, or may turn out to. The
+// entries before number i begin at or before it.
+func (l *blockList) has(offset int64, i int, alone bool) *blockEntry {
+	if i > 0 {
+		switch e := l.entries[i-1]; {
+		case e.offset == offset, e.block != nil && offset < e.block.next, e.block == nil && offset < e.expect && !alone:
+			return e
 		}
 	}
-	e = &blockEntry{key: key, offset: w.offset, ready: make(chan struct{})}
-	list = append(list, nil)
-	copy(list[i+1:], list[i:])
-	list[i] = e
-	b.byPart[key] = list
-	return e, false
+	if l.offset.stored == 0 && len(l.entries) > 0 && !alone {
+		return l.entries[0] // the first answer tells how much to ask for
+	}
+	return nil
+}
+
+// learn takes what one block has for an offset into account.
+func (o *offsetBytes) learn(one offsetBytes) {
+	if o.stored == 0 {
+		*o = one
+		return
+	}
+	o.stored += (one.stored - o.stored) / 4
+	o.kept += (one.kept - o.kept) / 4
+}
+
+// grid is how many offsets apart the places are where blocks begin: a power of
+// two, so that it stays the same, or one divides the other, when the means change.
+func (o offsetBytes) grid() int64 {
+	n := int64(1)
+	for float64(2*n)*o.kept <= blockGridBytes && n < 1<<30 {
+		n *= 2
+	}
+	return n
+}
+
+// plan says what to fetch for w, and where that is expected to end: from a place
+// of the grid on, which others come to as well, and not what there is already.
+func (l *blockList) plan(w blockWant, i int, alone bool, maxBytes int64) (fetch blockWant, expect int64) {
+	stored := l.offset.stored
+	if stored == 0 {
+		stored = blockRecordBytes
+	} else {
+		grid := l.offset.grid()
+		if !alone {
+			from := max(w.offset&^(grid-1), l.begin)
+			if i > 0 {
+				if before := l.entries[i-1]; before.block != nil {
+					from = max(from, before.block.next)
+				} else {
+					from = max(from, before.expect)
+				}
+			}
+			w.offset = min(from, w.offset)
+		}
+		most := max(int64(float64(min(blockMaxBytes, maxBytes/4))/l.offset.kept), grid)
+		w.end = min((w.end-1)&^(grid-1)+grid, w.offset+most)
+	}
+	if i < len(l.entries) {
+		w.limit = l.entries[i].offset
+		w.end = min(w.end, w.limit)
+	}
+	w.bytes = int32(min(float64(w.end-w.offset)*stored+blockFetchMinBytes, blockFetchBytes))
+	return w, min(w.end, w.offset+max(int64(float64(w.bytes)/stored), 1))
 }
 
 // settle fulfils a promise. A failed one is forgotten at once.
@@ -249,10 +383,17 @@ func (b *blocks) settle(e *blockEntry, blk *block, err error) {
 	}
 	e.block, e.err = blk, err
 	close(e.ready)
+	list := b.byPart[e.key]
+	var gone *outOfRangeError
 	if err != nil {
+		if errors.As(err, &gone) {
+			list.begin = gone.start
+		}
 		b.forget(e)
 		return
 	}
+	list.begin = max(list.begin, blk.logStart)
+	list.offset.learn(blk.offset)
 	e.use = b.recent.PushFront(e)
 	e.bytes = blk.bytes
 	b.bytes += e.bytes
@@ -288,17 +429,10 @@ func (b *blocks) discard(old *blockEntry) {
 // forget takes an entry out of the look-up. Call with mu held.
 func (b *blocks) forget(e *blockEntry) {
 	list := b.byPart[e.key]
-	for i, have := range list {
-		if have == e {
-			list = append(list[:i], list[i+1:]...)
-			break
-		}
-	}
-	if len(list) == 0 {
+	list.entries = slices.DeleteFunc(list.entries, func(have *blockEntry) bool { return have == e })
+	if len(list.entries) == 0 {
 		delete(b.byPart, e.key)
-		return
 	}
-	b.byPart[e.key] = list
 }
 
 // fetchAll reads every want and settles its entry.
@@ -426,7 +560,7 @@ func (b *blocks) fetch(ctx context.Context, leader int32, wants []blockWant, ind
 			req.Topics = append(req.Topics, rt)
 		}
 		rp := kmsg.NewFetchRequestTopicPartition()
-		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = w.partition, w.offset, w.bytes()
+		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = w.partition, w.offset, w.bytes
 		req.Topics[t].Partitions = append(req.Topics[t].Partitions, rp)
 	}
 	kresp, err := b.client.Broker(int(leader)).RetriableRequest(ctx, req)
@@ -476,7 +610,14 @@ func (b *blocks) decode(ctx context.Context, w blockWant, rp *kmsg.FetchResponse
 	if next <= w.offset {
 		return fetched{err: errors.New("no records yet")}
 	}
-	records := slices.DeleteFunc(fp.Records, func(r *kgo.Record) bool { return r.Attrs.IsControl() || r.Offset < w.offset })
+	b.read.Add(float64(len(rp.RecordBatches)))
+	stored := storedBytes(rp.RecordBatches, w.offset, next)
+	if w.limit > 0 {
+		next = min(next, w.limit) // the broker's batches know nothing of our blocks
+	}
+	records := slices.DeleteFunc(fp.Records, func(r *kgo.Record) bool {
+		return r.Attrs.IsControl() || r.Offset < w.offset || r.Offset >= next
+	})
 	records, left, err := b.decoder.decode(ctx, w.info.name, records)
 	if err != nil {
 		return fetched{err: fmt.Errorf("decode: %w", err)}
@@ -484,7 +625,7 @@ func (b *blocks) decode(ctx context.Context, w blockWant, rp *kmsg.FetchResponse
 	if len(left) > 0 {
 		next = left[0].Offset
 	}
-	blk := &block{start: w.offset, next: next, bytes: recordOverhead}
+	blk := &block{start: w.offset, next: next, bytes: recordOverhead, offset: offsetBytes{stored: stored}, logStart: rp.LogStartOffset}
 	for _, r := range records {
 		blk.bytes += recordBytes(r)
 		if o := outcomeOf(r); o != nil && o.mayChange && blk.until.IsZero() {
@@ -492,7 +633,19 @@ func (b *blocks) decode(ctx context.Context, w blockWant, rp *kmsg.FetchResponse
 		}
 	}
 	blk.records = detached(records)
+	blk.offset.kept = float64(blk.bytes) / float64(next-w.offset)
 	return fetched{block: blk}
+}
+
+// storedBytes is how much a broker has for one offset. Its answer begins with
+// a whole batch, whose base offset is the first thing in it.
+func storedBytes(batches []byte, from, next int64) float64 {
+	if len(batches) >= 8 {
+		if base := int64(binary.BigEndian.Uint64(batches)); 0 <= base && base < from {
+			from = base
+		}
+	}
+	return max(float64(len(batches)), 1) / float64(next-from)
 }
 
 // detached copies records into memory of their own. As the library returns

@@ -154,7 +154,7 @@ func TestBlockCacheIsBounded(t *testing.T) {
 		held += e.Value.(*blockEntry).block.bytes
 	}
 	for _, list := range b.byPart {
-		entries += len(list)
+		entries += len(list.entries)
 	}
 	if b.bytes > most || b.bytes != held || entries != b.recent.Len() {
 		t.Errorf("%d bytes are accounted and %d held in %d of %d entries, want at most %d", b.bytes, held, b.recent.Len(), entries, most)

@@ -47,6 +47,7 @@ type walk struct {
 	active []*strand
 	moved  bool // pos has moved
 	enough bool // the walker has
+	looked int  // records that the filter was asked about
 }
 
 // walk visits every record in [pos, to) that f passes, partition by partition in
@@ -67,6 +68,7 @@ func (b *blocks) walk(ctx context.Context, topics []*topicInfo, pos, to vector, 
 		}
 	}
 	k := &walk{blocks: b, topics: topics, pos: pos, to: to, filter: f, walker: w}
+	defer func() { b.looked.Add(float64(k.looked)) }()
 	for {
 		for len(k.active) < mergeWidth && len(todo) > 0 {
 			k.active, todo = append(k.active, todo[0]), todo[1:]
@@ -116,7 +118,7 @@ func (k *walk) fill(ctx context.Context) error {
 				if *at >= end {
 					continue
 				}
-				wants = append(wants, blockWant{k.topics[s.topic], s.partition, *at, end})
+				wants = append(wants, blockWant{info: k.topics[s.topic], partition: s.partition, offset: *at, end: end})
 				empty = append(empty, s)
 			} else if k.filter != nil {
 				k.move(at, s.records[0].Offset)
@@ -161,6 +163,7 @@ func (k *walk) move(at *int64, to int64) {
 // skip takes the first records from a strand that the filter does not pass.
 func (k *walk) skip(s *strand) {
 	for len(s.records) > 0 && !s.matched {
+		k.looked++
 		k.seen.Reset(s.records[0])
 		if s.matched = k.filter.Match(&k.seen); !s.matched {
 			s.records = s.records[1:]

@@ -283,7 +283,7 @@ func TestAgreement(t *testing.T) {
 			rec.Reset(recs[j])
 			check("Match of "+f.Key(), i, j, f.Match(&rec))
 		}
-		positions, ok := postings.Candidates(f, recs, &rec)
+		positions, ok, _ := postings.Candidates(f, recs, &rec)
 		if !ok {
 			continue
 		}

@@ -132,12 +132,14 @@ func (x *Index[T]) drop(p *pathIndex[T]) {
 }
 
 // name tells paths apart.
-func (p *path) name() string {
-	name := strconv.AppendInt(nil, int64(p.root), 10)
+func (p *path) name() string { return string(p.appendName(nil)) }
+
+func (p *path) appendName(dst []byte) []byte {
+	dst = strconv.AppendInt(dst, int64(p.root), 10)
 	for _, n := range p.names {
-		name = strconv.AppendQuote(name, n)
+		dst = strconv.AppendQuote(dst, n)
 	}
-	return string(name)
+	return dst
 }
 
 func (p *pathIndex[T]) insert(l *link[T]) {

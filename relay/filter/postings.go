@@ -15,7 +15,6 @@ import (
 type Postings struct {
 	mu    sync.Mutex
 	lists map[string][]posting // by path
-	bytes int64
 }
 
 // A posting is the hash of what a path leads to in one record, and the record's
@@ -32,16 +31,17 @@ var seed = maphash.MakeSeed()
 
 // Candidates returns the positions of the records that the filter may show, in
 // order; narrowed is false where it may be any. records must be the same each
-// time, and r is memory for looking at them.
-func (p *Postings) Candidates(f *Filter, records []*kgo.Record, r *Record) (positions []int32, narrowed bool) {
+// time, and r is memory for looking at them. grown is how much more memory the
+// lists take since this call: it has looked at every record.
+func (p *Postings) Candidates(f *Filter, records []*kgo.Record, r *Record) (positions []int32, narrowed bool, grown int64) {
 	if f == nil || len(f.clauses) == 0 && !f.never {
-		return nil, false
+		return nil, false, 0
 	}
 	if f.never {
-		return nil, true
+		return nil, true, 0
 	}
 	c := &f.clauses[0]
-	list := p.list(c, records, r)
+	list, grown := p.list(c, records, r)
 	for i := range c.literals {
 		hash := c.literals[i].hash()
 		at, _ := slices.BinarySearchFunc(list, hash, func(p posting, hash uint32) int { return compareHashes(p.hash, hash) })
@@ -53,7 +53,7 @@ func (p *Postings) Candidates(f *Filter, records []*kgo.Record, r *Record) (posi
 		slices.Sort(positions)
 		positions = slices.Compact(positions)
 	}
-	return positions, true
+	return positions, true, grown
 }
 
 func compareHashes(a, b uint32) int {
@@ -66,20 +66,14 @@ func compareHashes(a, b uint32) int {
 	return 0
 }
 
-// Bytes is how much memory the lists take that were made so far.
-func (p *Postings) Bytes() int64 {
+func (p *Postings) list(c *clause, records []*kgo.Record, r *Record) (list []posting, grown int64) {
+	var buf [128]byte
+	name := c.appendName(buf[:0])
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.bytes
-}
-
-func (p *Postings) list(c *clause, records []*kgo.Record, r *Record) []posting {
-	name := c.name()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	list, ok := p.lists[name]
+	list, ok := p.lists[string(name)]
 	if ok {
-		return list
+		return list, 0
 	}
 	list = make([]posting, 0, len(records))
 	for i, rec := range records {
@@ -95,9 +89,8 @@ func (p *Postings) list(c *clause, records []*kgo.Record, r *Record) []posting {
 	if p.lists == nil {
 		p.lists = map[string][]posting{}
 	}
-	p.lists[name] = list
-	p.bytes += int64(len(name) + cap(list)*postingBytes)
-	return list
+	p.lists[string(name)] = list
+	return list, int64(len(name) + cap(list)*postingBytes)
 }
 
 // appendPostings adds what the clause's path leads to in r.
