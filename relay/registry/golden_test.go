@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/twmb/franz-go/pkg/sr"
 )
 
@@ -92,8 +93,9 @@ func TestGolden(t *testing.T) {
 				} else if !sameNumbers(string(text), g.Want) {
 					t.Errorf("got  %s\nwant %s", text, g.Want)
 				}
-				if bytes.ContainsAny(text, "\r\n") {
-					t.Errorf("%q is not one line", text)
+				compact := jsontext.Value(bytes.Clone(text))
+				if err := compact.Compact(); err != nil || !bytes.Equal(text, compact) {
+					t.Errorf("%q is not as short as it can be, %v", text, err)
 				}
 			}
 		})

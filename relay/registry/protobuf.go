@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/bufbuild/protocompile"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/twmb/franz-go/pkg/sr"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -152,7 +153,13 @@ func (f *protoFile) transcode(dst []byte, desc protoreflect.MessageDescriptor, b
 	if err != nil { // whose text quotes the value
 		return nil, errors.New("there is no JSON for it, such as for a time out of range")
 	}
-	return out, nil
+	// The library puts blanks between tokens in some builds of a program, so that
+	// nobody relies on its bytes. Here clients on two replicas get the same.
+	text := jsontext.Value(out[len(dst):])
+	if err := text.Compact(); err != nil {
+		return nil, errors.New("its JSON cannot be read") // it never is so
+	}
+	return append(out[:len(dst)], text...), nil
 }
 
 // declared is the message with this index among those that are declared as
