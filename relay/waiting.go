@@ -18,6 +18,8 @@ const maxWaitingBytes = 16 << 20
 type waitingRoom struct {
 	topics sync.WaitGroup // goroutines, one for each topic that waits
 
+	maxBytes int64
+
 	mu     sync.Mutex
 	queues map[string][]haul // by topic; there as long as its goroutine is
 	bytes  int64
@@ -37,7 +39,8 @@ type haul struct {
 
 func newWaitingRoom(reg prometheus.Registerer) *waitingRoom {
 	w := &waitingRoom{
-		queues: make(map[string][]haul),
+		maxBytes: maxWaitingBytes,
+		queues:   make(map[string][]haul),
 		stalls: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spillway_schema_stalls_total", Help: "Times that all reading paused because too many records waited for the schema registry.",
 		}),
@@ -96,7 +99,7 @@ func (h *hub) wait(ctx context.Context, in haul) {
 	}
 	for stalled := false; ctx.Err() == nil; stalled = true {
 		w.mu.Lock()
-		if w.bytes <= maxWaitingBytes {
+		if w.bytes <= w.maxBytes {
 			w.mu.Unlock()
 			return
 		}
