@@ -250,7 +250,7 @@ func (c *Config) rules() (rules, error) {
 	if c.TopicRules == "" {
 		return nil, nil
 	}
-	compiler, err := filter.NewCompiler(filter.Limits{})
+	compiler, err := filter.NewCompiler(filter.Limits{Length: int(c.FilterMaxBytes), Cost: uint64(c.FilterMaxCost)})
 	if err != nil {
 		return nil, err
 	}

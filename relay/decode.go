@@ -89,6 +89,7 @@ type plan struct {
 	registry   *registry.Registry // nil: not asked
 	maxBytes   int
 	always     bool // the rule does something to every record
+	keyless    bool // a tombstone is not to show its key
 }
 
 // noRule is for topics that no rule names. A key is decoded only where a rule
@@ -99,15 +100,30 @@ var noRule = func() *rule {
 	return r
 }()
 
+// ruleOf returns the rule of a topic.
+func (d *decoder) ruleOf(topic string) *rule {
+	if d == nil {
+		return noRule
+	}
+	return d.known(topic).rule
+}
+
 // planFor returns the plan of a topic.
 func (d *decoder) planFor(topic string) *plan {
 	if d == nil {
 		return nil
 	}
+	if p := d.known(topic); p.registry != nil || p.always || p.keyless {
+		return p
+	}
+	return nil
+}
+
+// known is the plan of a topic, worked out once.
+func (d *decoder) known(topic string) *plan {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	p, known := d.plans[topic]
-	if known {
+	if p := d.plans[topic]; p != nil {
 		return p
 	}
 	r := d.rules.of(topic)
@@ -115,9 +131,7 @@ func (d *decoder) planFor(topic string) *plan {
 		r = noRule
 	}
 	always := r.Header != nil || r.redaction != nil || isFixed(r.Codec.Value)
-	if d.registry != nil || always {
-		p = &plan{r, r.Codec.Key, r.Codec.Value, d.registry, d.maxBytes, always}
-	}
+	p := &plan{r, r.Codec.Key, r.Codec.Value, d.registry, d.maxBytes, always, !r.showsKeys()}
 	if d.plans == nil || len(d.plans) >= maxPlans {
 		d.plans = make(map[string]*plan)
 	}
@@ -190,7 +204,7 @@ func (p *plan) decode(ctx context.Context, records []*kgo.Record) (seen, left []
 
 // touches reports whether views may see a record in another way than it is.
 func (p *plan) touches(r *kgo.Record) bool {
-	return !r.Attrs.IsControl() && (p.always || p.wantsKey(r) || p.wantsValue(r))
+	return !r.Attrs.IsControl() && (p.always || p.keyless && r.Value == nil || p.wantsKey(r) || p.wantsValue(r))
 }
 
 // wantsKey and wantsValue report whether there is something for the registry.
@@ -226,6 +240,7 @@ type outcome struct {
 	context.Context
 	undecodable string         // why the value cannot be shown; "": it can
 	mayChange   bool           // another try may tell otherwise
+	keyless     bool           // it is a tombstone whose key is not shown
 	raw         []byte         // of such a record: the value; nil where it may hold what a rule hides
 	size        int            // of the value as it was produced, in bytes
 	schema      int            // id of the value's schema; 0: none
@@ -242,7 +257,7 @@ func outcomeOf(r *kgo.Record) *outcome {
 // writes down to memory. A value that cannot be decoded is null to views, and
 // outcomeOf tells it from a tombstone. The error is that of ctx.
 func (p *plan) apply(ctx context.Context, r *kgo.Record, memory []byte) (grown []byte, err error) {
-	o := outcome{Context: context.Background(), size: len(r.Value), codec: p.value}
+	o := outcome{Context: context.Background(), size: len(r.Value), codec: p.value, keyless: p.keyless && r.Value == nil}
 	if p.wantsKey(r) {
 		if r.Key, memory, o.mayChange, err = p.decodeKey(ctx, r.Key, memory); err != nil {
 			return memory, err
@@ -278,7 +293,7 @@ func (p *plan) apply(ctx context.Context, r *kgo.Record, memory []byte) (grown [
 	if o.undecodable != "" {
 		r.Value = nil
 	}
-	if o.undecodable != "" || o.mayChange || o.schema != 0 || o.size != len(r.Value) || isFixed(o.codec) {
+	if o.undecodable != "" || o.mayChange || o.keyless || o.schema != 0 || o.size != len(r.Value) || isFixed(o.codec) {
 		r.Context = &o
 	}
 	return memory, nil

@@ -93,7 +93,11 @@ func (w *writer) appendStream(dst []byte, r *kgo.Record, kind recordKind, id []b
 		dst = append(dst, "data: "...)
 		dst = append(w.appendJSON(dst, r, kind, nil), '\n')
 	case kind == kindDelete:
-		dst = appendDataText(dst, r.Key)
+		key := r.Key
+		if o := outcomeOf(r); o != nil && o.keyless {
+			key = nil
+		}
+		dst = appendDataText(dst, key)
 	case kind == kindBinary:
 		dst = append(dst, "data: "...)
 		dst = append(base64.StdEncoding.AppendEncode(dst, r.Value), '\n')

@@ -68,6 +68,7 @@ func NewForwarder(cfg Config, proxies grip.Publisher, log *slog.Logger, reg prom
 	if err != nil {
 		return nil, err
 	}
+	rules.warnUnpublished(log)
 	f := &Forwarder{
 		log: log, proxies: proxies, channels: cfg.RelayChannels, exposed: exposed, decoder: decoder, maxPoll: pollMax(props),
 		writer:   writer{rendering: rendering{form: formPlain}, maxBytes: int(cfg.EventMaxBytes)},
@@ -180,7 +181,7 @@ func (f *Forwarder) forward(ctx context.Context, p kgo.FetchTopicPartition) {
 	if len(p.Records) == 0 {
 		return
 	}
-	if !f.exposed(p.Topic) {
+	if !f.exposed(p.Topic) || !f.decoder.ruleOf(p.Topic).publishes() {
 		f.done(p)
 		return
 	}

@@ -208,6 +208,8 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 		switch {
 		case errors.As(err, &bad):
 			code, detail = codeBadMessage, bad.detail
+		case errors.As(err, new(*forbiddenError)):
+			code, detail = "forbidden", err.Error()
 		case errors.As(err, new(*noPartitionError)):
 			code, detail = codeNotFound, err.Error()
 		case errors.Is(err, errUnknownTopic):
@@ -242,6 +244,9 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 	}
 	topics, err := o.find(r.Context(), s.topics)
 	if err != nil {
+		return refuse(err)
+	}
+	if err := o.decoder.allows(&s); err != nil {
 		return refuse(err)
 	}
 	p, gaps, err := o.begin(r.Context(), &s, topics)

@@ -48,7 +48,7 @@ func (o *Origin) serveNow(w http.ResponseWriter, s *selection) bool {
 	}
 	channel := at.channel
 	if s.start.kind == startCursor {
-		if channel = o.rejoin(ch, at, &s.start.cursor); channel == nil {
+		if channel = o.rejoin(s.topics, ch, at, &s.start.cursor); channel == nil {
 			return false
 		}
 	}
@@ -73,7 +73,7 @@ func (o *Origin) serveNow(w http.ResponseWriter, s *selection) bool {
 // rejoin returns the Grip-Channel of a stream that goes on after cursor c: nil
 // if that is no position of the channel's log, or further back than one
 // request may replay, as far as can be told at once.
-func (o *Origin) rejoin(ch *channel, at *standing, c *cursor.Cursor) []string {
+func (o *Origin) rejoin(topics []string, ch *channel, at *standing, c *cursor.Cursor) []string {
 	if c.Phase != cursor.PhaseLive || len(c.Blocks) != len(at.pos) {
 		return nil
 	}
@@ -89,7 +89,7 @@ func (o *Origin) rejoin(ch *channel, at *standing, c *cursor.Cursor) []string {
 	if !at.pos.covers(want) {
 		return nil // another replica is further
 	}
-	if behind := want.distance(at.pos); behind > 0 && !(o.resolver.mayReplay(behind) && ch.index.has(want)) {
+	if behind := want.distance(at.pos); behind > 0 && !(o.resolver.mayReplay(topics, behind) && ch.index.has(want)) {
 		return nil
 	}
 	value := append(append(make([]byte, 0, 256), ch.channel...), "; prev-id="...)

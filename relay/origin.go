@@ -28,6 +28,7 @@ type Origin struct {
 	hub       *hub
 	catalog   *catalog
 	blocks    *blocks
+	decoder   *decoder
 	resolver  *resolver
 	sealer    *sealer
 	pages     *semaphore.Weighted
@@ -35,12 +36,13 @@ type Origin struct {
 	ignore    []string
 	maxBytes  int // EVENT_MAX_BYTES
 	pageBytes int
-	replay    int64         // REPLAY_MAX_BYTES
 	lagBytes  int64         // CATCHUP_MAX_BYTES; 0: no bound
 	lagAge    time.Duration // CATCHUP_MAX_AGE; 0: no bound
 	metrics   originMetrics
 	queries   *queries
 	now       func() time.Time
+
+	replayBytes int64 // REPLAY_MAX_BYTES; 0: no bound
 
 	keepAlives *keepAlives
 }
@@ -117,6 +119,10 @@ func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string
 		o.fail(w, r, err)
 		return
 	}
+	if err := o.decoder.allows(&s); err != nil {
+		o.fail(w, r, err)
+		return
+	}
 	if s.bounded() && s.start.kind == startCursor && s.start.cursor.Phase == cursor.PhaseEnd {
 		w.WriteHeader(http.StatusNoContent) // EventSource stops for good
 		return
@@ -172,7 +178,7 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 	l := link{
 		Topics: slices.Clone(s.topics), queryText: s.query.textOf(), Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly, Schema: s.schema,
 		Via: s.via, LongPoll: s.longPoll, Limit: s.limit, Marks: s.marks,
-		pace: pace{Speed: s.speed}, sparing: s.sparing, HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.replay, Since: s.start.minute(o.now()),
+		pace: pace{Speed: s.speed}, sparing: s.sparing, HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.decoder.replayBytes(o.replayBytes, s.topics), Since: s.start.minute(o.now()),
 	}
 	if !s.until.IsZero() {
 		l.Until = max(s.until.UnixMilli(), 1) // 0 is none
@@ -545,6 +551,10 @@ func (o *Origin) serveHead(w http.ResponseWriter, r *http.Request, s *selection)
 			o.notFound(w, r)
 			return
 		}
+	}
+	if err := o.decoder.allows(s); err != nil {
+		o.fail(w, r, err)
+		return
 	}
 	h := w.Header()
 	switch {

@@ -14,6 +14,7 @@ type resolver struct {
 	catalog *catalog
 	offsets *offsets
 	blocks  *blocks
+	decoder *decoder
 	slack   time.Duration
 	maxRecs int64         // REPLAY_MAX_RECORDS; 0: none
 	maxAge  time.Duration // REPLAY_MAX_AGE; 0: none
@@ -263,22 +264,56 @@ func (v *resolver) confirm(ctx context.Context, t *topicInfo) error {
 }
 
 // mayReplay reports whether so many offsets may be replayed, whatever their age.
-func (v *resolver) mayReplay(offsets int64) bool {
-	return v.maxAge == 0 && (v.maxRecs == 0 || offsets <= v.maxRecs)
+func (v *resolver) mayReplay(topics []string, offsets int64) bool {
+	records, age := v.bounds(topics)
+	return age == 0 && (records == 0 || offsets <= records)
+}
+
+// bounds are how many offsets one request for topics may replay, and how old
+// they may be: the least of what REPLAY_* and the topics' rules say; 0: no bound.
+func (v *resolver) bounds(topics []string) (records int64, age time.Duration) {
+	records, age = v.maxRecs, v.maxAge
+	for _, topic := range topics {
+		replay := &v.decoder.ruleOf(topic).Replay
+		records, age = leastBound(records, replay.Records), leastBound(age, time.Duration(replay.Age))
+	}
+	return records, age
+}
+
+// leastBound is the lesser of two bounds; 0 is none.
+func leastBound[N int64 | time.Duration](a, b N) N {
+	if a == 0 || b == 0 {
+		return max(a, b)
+	}
+	return min(a, b)
+}
+
+// replayBytes is how many bytes one request for topics may replay, at most as many
+// as all others; 0: no bound.
+func (d *decoder) replayBytes(most int64, topics []string) int64 {
+	for _, topic := range topics {
+		most = leastBound(most, int64(d.ruleOf(topic).Replay.Bytes))
+	}
+	return most
 }
 
 // limit moves pos forward to what one request may replay.
 func (v *resolver) limit(ctx context.Context, topics []*topicInfo, pos, head vector) (vector, []gap, error) {
+	names := make([]string, len(topics))
+	for i, t := range topics {
+		names[i] = t.name
+	}
+	maxRecs, maxAge := v.bounds(names)
 	limited := pos
-	if v.maxAge > 0 && pos.distance(head) > 0 {
-		oldest, err := v.after(ctx, topics, head, v.now().Add(-v.maxAge))
+	if maxAge > 0 && pos.distance(head) > 0 {
+		oldest, err := v.after(ctx, topics, head, v.now().Add(-maxAge))
 		if err != nil {
 			return nil, nil, err
 		}
 		limited = latest(limited, oldest)
 	}
-	if v.maxRecs > 0 && limited.distance(head) > v.maxRecs {
-		cut, err := v.cut(ctx, topics, limited, head)
+	if maxRecs > 0 && limited.distance(head) > maxRecs {
+		cut, err := v.cut(ctx, topics, limited, head, maxRecs)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -299,7 +334,7 @@ func (v *resolver) limit(ctx context.Context, topics []*topicInfo, pos, head vec
 // using at least half of that: one time for all partitions. Where no time
 // parts the records so, because too many have the same or none that fits, each
 // partition gives up its share.
-func (v *resolver) cut(ctx context.Context, topics []*topicInfo, pos, head vector) (vector, error) {
+func (v *resolver) cut(ctx context.Context, topics []*topicInfo, pos, head vector, maxRecs int64) (vector, error) {
 	early, late := pos, head // too much, and within the limit
 	within, beyond := time.Duration(0), time.Duration(0)
 	for age := time.Minute; ; {
@@ -308,18 +343,18 @@ func (v *resolver) cut(ctx context.Context, topics []*topicInfo, pos, head vecto
 			return nil, err
 		}
 		at = latest(pos, at)
-		if n := at.distance(head); n > v.maxRecs {
+		if n := at.distance(head); n > maxRecs {
 			early, beyond = at, age
-		} else if late, within = at, age; n > v.maxRecs/2 {
+		} else if late, within = at, age; n > maxRecs/2 {
 			return late, nil
 		}
 		switch {
 		case beyond == 0 && age > 100*365*24*time.Hour: // timestamps do not say which records are older
-			return between(early, late, head, v.maxRecs), nil
+			return between(early, late, head, maxRecs), nil
 		case beyond == 0:
 			age *= 4
 		case beyond-within <= time.Millisecond: // as fine as Kafka's clock is
-			return between(early, late, head, v.maxRecs), nil
+			return between(early, late, head, maxRecs), nil
 		default:
 			age = within + (beyond-within)/2
 		}

@@ -52,9 +52,12 @@ func (o *Origin) notFound(w http.ResponseWriter, r *http.Request) {
 func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var bad *badRequest
 	var missing *noPartitionError
+	var forbidden *forbiddenError
 	switch {
 	case errors.As(err, &bad):
 		writeProblem(w, r, problem{Status: http.StatusBadRequest, Detail: bad.detail})
+	case errors.As(err, &forbidden):
+		writeProblem(w, r, problem{Status: http.StatusForbidden, Detail: forbidden.detail})
 	case errors.As(err, &missing):
 		writeProblem(w, r, problem{Status: http.StatusNotFound, Detail: missing.Error()})
 	case errors.Is(err, errUnknownTopic):

@@ -87,6 +87,7 @@ func (p parts) mask(v ...[]int64) {
 // clients ask for the same ones again and again, and every page of a stream does.
 type queries struct {
 	compiler *filter.Compiler
+	decoder  *decoder // for the filters of rules
 
 	mu     sync.Mutex
 	recent map[string]*query
@@ -96,7 +97,7 @@ type queries struct {
 // maxQueries bounds each of the two.
 const maxQueries = 4096
 
-func newQueries(limits filter.Limits, reg prometheus.Registerer) (*queries, error) {
+func newQueries(limits filter.Limits, d *decoder, reg prometheus.Registerer) (*queries, error) {
 	compiler, err := filter.NewCompiler(limits)
 	if err != nil {
 		return nil, err
@@ -108,7 +109,7 @@ func newQueries(limits filter.Limits, reg prometheus.Registerer) (*queries, erro
 		counter("spillway_expression_evaluations_total", "Times that an expression was evaluated for a record; what a look-up decides is not among them.", compiler.Evaluations),
 		counter("spillway_expression_errors_total", "Evaluations that erred, as for a member that is missing, or took more than FILTER_MAX_COST; the record is not shown.", compiler.Errs),
 	)
-	return &queries{compiler: compiler}, nil
+	return &queries{compiler: compiler, decoder: d}, nil
 }
 
 // remembered returns the query that was made of a text, or makes it.

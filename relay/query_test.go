@@ -16,7 +16,7 @@ import (
 )
 
 var testQueries = sync.OnceValue(func() *queries {
-	qs, err := newQueries(filter.Limits{}, prometheus.NewRegistry())
+	qs, err := newQueries(filter.Limits{}, nil, prometheus.NewRegistry())
 	if err != nil {
 		panic(err)
 	}

@@ -82,6 +82,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		return nil, err
 	}
 	r := &Relay{log: log, props: props, refresh: min(props.MetadataMaxAge(), maxRefreshInterval)}
+	rules.warn(log)
 	if r.decoder, err = newDecoder(&cfg, rules, log, reg); err != nil {
 		return nil, err
 	}
@@ -95,7 +96,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		r.reader.Close()
 		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
 	}
-	queries, err := newQueries(filter.Limits{Length: int(cfg.FilterMaxBytes), Cost: uint64(cfg.FilterMaxCost)}, reg)
+	queries, err := newQueries(filter.Limits{Length: int(cfg.FilterMaxBytes), Cost: uint64(cfg.FilterMaxCost)}, r.decoder, reg)
 	if err != nil {
 		return nil, err
 	}
@@ -111,14 +112,14 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	}
 	r.hub.metrics, r.hub.waiting = newHubMetrics(reg, r.hub), newWaitingRoom(reg)
 	r.origin = &Origin{
-		path: cfg.EventsPath, log: log, hub: r.hub, catalog: r.catalog, blocks: r.blocks, sealer: sealer,
+		path: cfg.EventsPath, log: log, hub: r.hub, catalog: r.catalog, blocks: r.blocks, decoder: r.decoder, sealer: sealer,
 		resolver: &resolver{
-			catalog: r.catalog, offsets: offsets, blocks: r.blocks, slack: cfg.CursorTimeSlack,
+			catalog: r.catalog, offsets: offsets, blocks: r.blocks, decoder: r.decoder, slack: cfg.CursorTimeSlack,
 			maxRecs: cfg.ReplayMaxRecords, maxAge: cfg.ReplayMaxAge, now: time.Now,
 		},
 		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins), ignore: cfg.IgnoreParams, queries: queries,
 		keepAlives: newKeepAlives(cfg.HeartbeatInterval), maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
-		replay: int64(cfg.ReplayMaxBytes), lagBytes: int64(cfg.CatchupMaxBytes), lagAge: cfg.CatchupMaxAge,
+		replayBytes: int64(cfg.ReplayMaxBytes), lagBytes: int64(cfg.CatchupMaxBytes), lagAge: cfg.CatchupMaxAge,
 		metrics: newOriginMetrics(reg, &r.hub.metrics), now: time.Now,
 	}
 	if props.Group() != "" {

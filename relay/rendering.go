@@ -21,6 +21,14 @@ var formNames = []string{formPlain: "plain", formEnvelope: "envelope", formNDJSO
 
 func (f form) String() string { return formNames[f] }
 
+// format is the name in TOPIC_RULES of what a form shows.
+func (f form) format() string {
+	if f == formPlain {
+		return "plain"
+	}
+	return "envelope"
+}
+
 // MarshalText and UnmarshalText are for links: what a number means may change
 // between versions.
 func (f form) MarshalText() ([]byte, error) { return []byte(f.String()), nil }

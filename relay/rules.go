@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"reflect"
 	"regexp"
 	"slices"
@@ -133,9 +134,14 @@ func parseRule(pattern string, raw []byte, c *filter.Compiler) (*rule, error) {
 		if r.row, err = c.CompileRule(r.Filter); err != nil {
 			return nil, fmt.Errorf("filter: %w", err)
 		}
-		err = r.checkRow()
+		if err = r.checkRow(); err == nil {
+			_, err = c.Compile(filter.Spec{Rule: r.row})
+		}
+		if err != nil {
+			return nil, fmt.Errorf("filter: %w", err)
+		}
 	}
-	return r, err
+	return r, nil
 }
 
 const ruleMembers = "filter, redact, headers, formats, codec and replay"
@@ -169,16 +175,16 @@ func explainRule(err error) error {
 // who has some, and what the rule hides is gone before the filter looks.
 func (r *rule) checkRow() error {
 	if len(r.row.Reads("claims")) > 0 {
-		return errors.New("filter: uses claims, and this version does not authenticate clients, so nobody has any; unset it, and keep HTTP_ADDR private")
+		return errors.New("uses claims, and this version does not authenticate clients, so nobody has any; unset it, and keep HTTP_ADDR private")
 	}
 	for _, path := range r.row.Reads("value") {
 		if r.redaction.Hides(path) {
-			return fmt.Errorf("filter: %s is hidden by redact, before the filter looks at it", strings.Join(append([]string{"value"}, path...), "."))
+			return fmt.Errorf("%s is hidden by redact, before the filter looks at it", strings.Join(append([]string{"value"}, path...), "."))
 		}
 	}
 	for _, path := range r.row.Reads("headers") {
 		if r.Header != nil && (len(path) == 0 || !slices.Contains(*r.Header, path[0])) {
-			return fmt.Errorf("filter: %s is hidden by headers, before the filter looks at it; use only headers that are listed, by name", strings.Join(append([]string{"headers"}, path...), "."))
+			return fmt.Errorf("%s is hidden by headers, before the filter looks at it; use only headers that are listed, by name", strings.Join(append([]string{"headers"}, path...), "."))
 		}
 	}
 	return nil
@@ -196,4 +202,65 @@ func (rs rules) of(topic string) *rule {
 		}
 	}
 	return nil
+}
+
+// shows reports whether the topic may be asked for in a format.
+func (r *rule) shows(format string) bool { return r.Format == nil || slices.Contains(r.Format, format) }
+
+// showsKeys reports whether anyone sees keys, and headers that are not listed:
+// format=plain has none of them.
+func (r *rule) showsKeys() bool { return r.shows("envelope") || r.shows("cloudevents") }
+
+// publishes reports whether relay may publish records under the rule: there,
+// nobody looks at them again.
+func (r *rule) publishes() bool { return r.row == nil && r.redaction == nil && r.shows("plain") }
+
+// A forbiddenError says that what was asked for is not shown to anyone: 403.
+type forbiddenError struct{ detail string }
+
+func (e *forbiddenError) Error() string { return e.detail }
+
+// allows refuses selections that show what the topics' rules do not.
+func (d *decoder) allows(s *selection) error {
+	for _, topic := range s.topics {
+		r := d.ruleOf(topic)
+		if f := s.form.format(); !r.shows(f) {
+			return &forbiddenError{fmt.Sprintf("topic %s is not shown as %s; allowed: format=%s", topic, f, strings.Join(r.Format, ", format="))}
+		}
+		header, isHeader := strings.CutPrefix(s.eventFrom, "header:")
+		if hidden := isHeader && (r.Header == nil || !slices.Contains(*r.Header, header)); (hidden || s.eventFrom == "key") && !r.showsKeys() {
+			return &forbiddenError{fmt.Sprintf("event_from=%s: topic %s is shown without keys and headers; allowed: format=%s", s.eventFrom, topic, strings.Join(r.Format, ", format="))}
+		}
+	}
+	return nil
+}
+
+// rowsOf is the filter that records of topics must pass, whoever asks; nil: all do.
+func (d *decoder) rowsOf(topics []string) *filter.Rule {
+	if d == nil || d.rules == nil {
+		return nil
+	}
+	rows := make([]*filter.Rule, len(topics))
+	for i, topic := range topics {
+		rows[i] = d.ruleOf(topic).row
+	}
+	return filter.ForTopics(topics, rows)
+}
+
+// warn says at start what operators may not expect of rules.
+func (rs rules) warn(log *slog.Logger) {
+	for _, r := range rs {
+		if r.row != nil {
+			log.Warn("the ids of events show how many records a topic has, with those that a rule's filter hides", "rule", r.pattern)
+		}
+	}
+}
+
+// warnUnpublished says at start which topics relay leaves out.
+func (rs rules) warnUnpublished(log *slog.Logger) {
+	for _, r := range rs {
+		if !r.publishes() {
+			log.Warn("topics of this rule are not published: a proxy could not keep to its filter, redact or formats", "rule", r.pattern)
+		}
+	}
 }

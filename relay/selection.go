@@ -139,7 +139,7 @@ func parseSelection(path string, r *http.Request, ignore []string, qs *queries, 
 	if s.topics, err = parseTopics(path, query["topic"]); err != nil {
 		return s, err
 	}
-	if s.query, err = parseQuery(query, qs); err != nil {
+	if s.query, err = parseQuery(query, s.topics, qs); err != nil {
 		return s, err
 	}
 	if err := s.parseForm(r, query); err != nil {
@@ -213,7 +213,7 @@ func appendNames(names []string, list string) []string {
 const headerPrefix = "header."
 
 // parseQuery reads what is selected of the records, and what is shown of them.
-func parseQuery(params url.Values, qs *queries) (*query, error) {
+func parseQuery(params url.Values, topics []string, qs *queries) (*query, error) {
 	asked := make(url.Values)
 	for name, values := range params {
 		switch {
@@ -221,10 +221,13 @@ func parseQuery(params url.Values, qs *queries) (*query, error) {
 			asked[name] = values
 		}
 	}
-	if len(asked) == 0 {
+	rows, text := qs.decoder.rowsOf(topics), asked.Encode()
+	if rows != nil {
+		text = strings.Join(topics, ",") + "\x00" + text
+	} else if len(asked) == 0 {
 		return nil, nil
 	}
-	spec := filter.Spec{Keys: asked["key"], Expr: asked.Get("filter")}
+	spec := filter.Spec{Keys: asked["key"], Expr: asked.Get("filter"), Rule: rows}
 	for name, values := range asked {
 		header, isHeader := strings.CutPrefix(name, headerPrefix)
 		switch {
@@ -245,7 +248,7 @@ func parseQuery(params url.Values, qs *queries) (*query, error) {
 			return nil, badf("%s= is empty; leave it out for all there is", name)
 		}
 	}
-	return qs.asked(asked.Encode(), spec, asked.Get("fields"))
+	return qs.asked(text, spec, asked.Get("fields"))
 }
 
 // parseForm decides the way out: by Accept, by subprotocol, and by format=.

@@ -79,7 +79,7 @@ func (p *process) settle() (settings, *slog.Logger, error) {
 // hidden. To ignore one would be a leak, so each is an error until it works.
 var protections = []string{
 	"AUTH_URL", "AUTH_COOKIE", "JWT_JWKS_URL", "JWT_KEY", "JWT_ISSUER", "JWT_AUDIENCE", "JWT_ALGORITHMS", "JWT_TOPICS_CLAIM",
-	"TOPIC_RULES", "CURSOR_KEY",
+	"CURSOR_KEY",
 }
 
 // load reads and checks all of it, and copies what one part needs to know of

@@ -1,12 +1,43 @@
 package filter
 
 import (
+	"slices"
 	"strings"
 
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 )
+
+// ForTopics makes one rule of those of several topics; nil where a topic has
+// none. It is nil if none has one.
+func ForTopics(topics []string, rules []*Rule) *Rule {
+	var conjuncts []ast.Expr
+	for i, r := range rules {
+		if r == nil || slices.Index(rules, r) < i {
+			continue
+		}
+		var of []string
+		for j, other := range rules {
+			if other == r {
+				of = append(of, topics[j])
+			}
+		}
+		if len(of) == len(topics) {
+			return r
+		}
+		elsewhere := exprs.NewCall(0, operators.LogicalNot, in(exprs.NewIdent(0, "topic"), textList(of)))
+		conjuncts = append(conjuncts, exprs.NewCall(0, operators.LogicalOr, elsewhere, r.expr))
+	}
+	if len(conjuncts) == 0 {
+		return nil
+	}
+	all := conjuncts[0]
+	for _, c := range conjuncts[1:] {
+		all = exprs.NewCall(0, operators.LogicalAnd, all, c)
+	}
+	return &Rule{all}
+}
 
 // Reads returns what the rule looks at of a variable: wherever it names it, the
 // names of members that follow, as far as the rule says them. No names mean all
