@@ -112,6 +112,7 @@ func TestViewsShareOneRead(t *testing.T) {
 		for _, s := range streams {
 			s.until("all", func(out string) bool { return strings.Count(out, "rec-") >= 30 })
 		}
+		h.eventually("the last are counted", func() bool { return countOf(t, h.r.hub.metrics.records) >= 30 }) // after they are sent
 		if n := countOf(t, h.r.hub.metrics.records); n != 30 {
 			t.Errorf("%v records were read for six streams, want each of the 30 once", n)
 		}
