@@ -673,7 +673,10 @@ func detached(records []*kgo.Record) []*kgo.Record {
 	for i, r := range records {
 		slab[i] = kgo.Record{
 			Key: keep(r.Key), Value: keep(r.Value), Headers: slices.Clone(r.Headers), Timestamp: r.Timestamp,
-			Topic: r.Topic, Partition: r.Partition, Attrs: r.Attrs, Offset: r.Offset, Context: r.Context,
+			Topic: r.Topic, Partition: r.Partition, Attrs: r.Attrs, Offset: r.Offset,
+		}
+		if o := outcomeOf(r); o != nil {
+			slab[i].Context = o // the library's own leads to all memory of the batch
 		}
 		for j := range slab[i].Headers {
 			h := &slab[i].Headers[j]
