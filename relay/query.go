@@ -182,7 +182,10 @@ func newQuery(f *filter.Filter, fields *projection.Projection) *query {
 		return nil
 	}
 	q := &query{filter: f, fields: fields, text: queryText{Filter: f.Key(), Fields: fields.Key()}}
-	q.key = q.text.Filter + "\x00" + q.text.Fields
+	q.key = q.text.Filter
+	if fields != nil {
+		q.key += "\x00" + q.text.Fields
+	}
 	return q
 }
 

@@ -32,8 +32,8 @@ type Compiler struct {
 
 	evaluations, errs atomic.Int64
 
-	mu       sync.Mutex
-	programs map[string]weak.Pointer[program] // by text, as long as a filter has them
+	programs shared[program] // by text
+	trees    shared[tree]    // by the names of their paths
 }
 
 // NewCompiler returns a compiler within limits.
@@ -51,7 +51,7 @@ func NewCompiler(limits Limits) (*Compiler, error) {
 	if limits.Cost == 0 {
 		limits.Cost = 100_000
 	}
-	return &Compiler{limits: limits, env: env, programs: map[string]weak.Pointer[program]{}}, nil
+	return &Compiler{limits: limits, env: env}, nil
 }
 
 // Evaluations is how often an expression was evaluated by CEL. Clauses that an
@@ -213,7 +213,7 @@ type Filter struct {
 	never      bool
 	partitions []int32 // nil: all; never empty
 	clauses    []clause
-	tree       tree // of the clauses' paths into value
+	tree       *tree // of the clauses' paths into value; nil: there are none
 	rest       *program
 }
 
@@ -266,11 +266,7 @@ func (c *Compiler) build(conjuncts []ast.Expr) (*Filter, error) {
 		}
 		return 0
 	})
-	for i := range f.clauses {
-		if clause := &f.clauses[i]; clause.root == inValue {
-			clause.number = f.tree.add(clause.names)
-		}
-	}
+	f.tree = c.number(f.clauses)
 	if len(rest) == 0 {
 		return f, nil
 	}
@@ -291,33 +287,68 @@ func (f *Filter) restrict(partitions []int32) {
 
 // program returns the program of an expression, the same for the same text.
 func (c *Compiler) program(text string) (*program, error) {
-	c.mu.Lock()
-	p := c.programs[text].Value()
-	c.mu.Unlock()
+	return c.programs.get(text, func() (*program, error) {
+		p, err := c.plan(text)
+		return &program{c, p}, err
+	})
+}
+
+// number gives the paths of clauses into value their numbers in a tree, which is
+// the same for the same paths: very many filters look at the same ones. It is
+// nil where there are none.
+func (c *Compiler) number(clauses []clause) *tree {
+	var t tree
+	var names []byte
+	for i := range clauses {
+		if c := &clauses[i]; c.root == inValue {
+			c.number = t.add(c.names)
+			names = c.appendName(names)
+		}
+	}
+	if t.count == 0 {
+		return nil
+	}
+	kept, _ := c.trees.get(string(names), func() (*tree, error) { return &t, nil }) // which cannot fail
+	return kept
+}
+
+// shared are things that filters share, each as long as one of them has it.
+type shared[T any] struct {
+	mu     sync.Mutex
+	byText map[string]weak.Pointer[T]
+}
+
+// get returns the thing of a text, which it makes if nobody has it.
+func (s *shared[T]) get(text string, make func() (*T, error)) (*T, error) {
+	s.mu.Lock()
+	p := s.byText[text].Value()
+	s.mu.Unlock()
 	if p != nil {
 		return p, nil
 	}
-	compiled, err := c.plan(text)
+	p, err := make()
 	if err != nil {
 		return nil, err
 	}
-	p = &program{c, compiled}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if other := c.programs[text].Value(); other != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if other := s.byText[text].Value(); other != nil {
 		return other, nil
 	}
-	c.programs[text] = weak.Make(p)
-	runtime.AddCleanup(p, c.forget, text)
+	if s.byText == nil {
+		s.byText = map[string]weak.Pointer[T]{}
+	}
+	s.byText[text] = weak.Make(p)
+	runtime.AddCleanup(p, s.forget, text)
 	return p, nil
 }
 
-// forget takes a program out that nobody has any more.
-func (c *Compiler) forget(text string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.programs[text].Value() == nil {
-		delete(c.programs, text)
+// forget takes out what nobody has any more.
+func (s *shared[T]) forget(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byText[text].Value() == nil {
+		delete(s.byText, text)
 	}
 }
 
@@ -372,7 +403,7 @@ func (f *Filter) matchValues(r *Record, known int) bool {
 	parsed := r.val != nil || r.scans == manyScans
 	if !parsed {
 		r.scans++
-		r.scan(&f.tree, &r.values)
+		r.scan(f.tree, &r.values)
 		defer r.values.reset()
 	}
 	for i := range f.clauses {

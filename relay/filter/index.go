@@ -25,7 +25,8 @@ type Entry[T any] struct {
 	filter *Filter
 	value  T
 	path   *pathIndex[T] // nil: in others
-	links  []*link[T]    // one for each literal
+	first  link[T]       // of the first literal,
+	more   []link[T]     // and of all others
 	at     int           // in others
 	seen   uint64        // the round in which it was last found
 }
@@ -60,10 +61,13 @@ func (x *Index[T]) Add(f *Filter, value T) *Entry[T] {
 	c := &f.clauses[0]
 	e.path = x.path(c)
 	e.path.entries++
-	e.links = make([]*link[T], len(c.literals))
+	if n := len(c.literals); n > 1 {
+		e.more = make([]link[T], n-1)
+	}
 	for i := range c.literals {
-		e.links[i] = &link[T]{entry: e, literal: &c.literals[i]}
-		e.path.insert(e.links[i])
+		l := e.link(i)
+		l.entry, l.literal = e, &c.literals[i]
+		e.path.insert(l)
 	}
 	return e
 }
@@ -78,12 +82,20 @@ func (x *Index[T]) Remove(e *Entry[T]) {
 		x.others = x.others[:last]
 		return
 	}
-	for _, l := range e.links {
-		e.path.delete(l)
+	for i := range len(e.more) + 1 {
+		e.path.delete(e.link(i))
 	}
 	if e.path.entries--; e.path.entries == 0 {
 		x.drop(e.path)
 	}
+}
+
+// link is the link of literal number i.
+func (e *Entry[T]) link(i int) *link[T] {
+	if i == 0 {
+		return &e.first
+	}
+	return &e.more[i-1]
 }
 
 // path returns the index of a clause's path, a new one if there is none.

@@ -202,9 +202,9 @@ func TestProgramsAreShared(t *testing.T) {
 	a, b = nil, nil
 	for deadline := time.Now().Add(30 * time.Second); ; runtime.Gosched() {
 		runtime.GC()
-		c.mu.Lock()
-		n := len(c.programs)
-		c.mu.Unlock()
+		c.programs.mu.Lock()
+		n := len(c.programs.byText)
+		c.programs.mu.Unlock()
 		if n == 0 {
 			break
 		}
