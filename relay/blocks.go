@@ -674,9 +674,7 @@ func detached(records []*kgo.Record) []*kgo.Record {
 		slab[i] = kgo.Record{
 			Key: keep(r.Key), Value: keep(r.Value), Headers: slices.Clone(r.Headers), Timestamp: r.Timestamp,
 			Topic: r.Topic, Partition: r.Partition, Attrs: r.Attrs, Offset: r.Offset,
-		}
-		if o := outcomeOf(r); o != nil {
-			slab[i].Context = o // the library's own leads to all memory of the batch
+			Context: outcomeContext(r),
 		}
 		for j := range slab[i].Headers {
 			h := &slab[i].Headers[j]
@@ -685,6 +683,15 @@ func detached(records []*kgo.Record) []*kgo.Record {
 		copies[i] = &slab[i]
 	}
 	return copies
+}
+
+// outcomeContext is what a record carries of its decoding, or nil: the library's
+// own context leads to all memory of the batch.
+func outcomeContext(r *kgo.Record) context.Context {
+	if o := outcomeOf(r); o != nil {
+		return o
+	}
+	return nil
 }
 
 func recordBytes(r *kgo.Record) int64 {
