@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"spillway/relay/registry"
 )
 
 // What a client can ask for, and what it can be told, stands in the README.
@@ -16,8 +18,11 @@ func TestWordsDocumented(t *testing.T) {
 	for _, reason := range gapReasons {
 		words = append(words, string(reason))
 	}
+	for _, reason := range registry.Reasons {
+		words = append(words, string(reason))
+	}
 	for event := range reservedEvents {
-		if event != "open" && event != "error" && event != "undecodable" { // the browser's own, and one that nothing sends yet
+		if event != "open" && event != "error" { // the browser's own
 			words = append(words, event)
 		}
 	}

@@ -176,8 +176,10 @@ func TestReadmeCommands(t *testing.T) {
 
 	// Somebody with a Kafka; the binary is where make run has put it.
 	k := kafkatest.Fake(t, kafkatest.AutoCreate(), kafkatest.Topic("test", 1))
+	k.CreateTopic("payments", 1)
+	k.Produce(payment("payments", 7))
 	ownPort, brokerPort := port(t), k.Bootstrap()[strings.LastIndex(k.Bootstrap(), ":")+1:]
-	own := &reader{t: t, dir: t.TempDir(), env: addresses(ownPort, port(t)), ports: map[string]string{"7999": ownPort, "9092": brokerPort}}
+	own := &reader{t: t, dir: t.TempDir(), env: append(addresses(ownPort, port(t)), "SCHEMA_REGISTRY_URL="+schemas(t, "", "")), ports: map[string]string{"7999": ownPort, "9092": brokerPort}}
 	if err := os.Symlink(filepath.Join(root, "bin"), filepath.Join(own.dir, "bin")); err != nil {
 		t.Fatal(err)
 	}
@@ -229,6 +231,9 @@ func TestReadmeCommands(t *testing.T) {
 			if out := demo.run(c); strings.Count(out, "tick ") != 3 {
 				t.Errorf("%s: got %q, want three ticks", c, out)
 			}
+		},
+		"curl -N 'http://localhost:7999/events/payments/?last=3&format=envelope&schema=1'": func(c string) {
+			own.watch(c, `"value":{"amount":"12.50","at":"2026-05-01T13:30:00.123Z"},"schema":{"id":7}}`)
 		},
 		"ROUTES='* localhost:8000' bin/spillway gateway": func(c string) { gateway.start(c, gatewayPort) },
 		publish: func(c string) {

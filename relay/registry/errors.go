@@ -20,7 +20,8 @@ const (
 	TooLarge       Reason = "too-large"            // the JSON would be
 )
 
-var reasons = []Reason{NotWireFormat, UnknownSchema, Unavailable, UnusableSchema, OtherSchema, BadData, TooLarge}
+// Reasons are all of them.
+var Reasons = []Reason{NotWireFormat, UnknownSchema, Unavailable, UnusableSchema, OtherSchema, BadData, TooLarge}
 
 // MayChange reports whether another try may end otherwise, at another time.
 func (r Reason) MayChange() bool {

@@ -40,7 +40,7 @@ func newMetrics(r *Registry, reg prometheus.Registerer) *metrics {
 	for _, why := range []Reason{UnknownSchema, Unavailable, UnusableSchema} {
 		m.fetches[why] = fetches.WithLabelValues(string(why))
 	}
-	for _, why := range reasons {
+	for _, why := range Reasons {
 		m.undecodable[why] = undecodable.WithLabelValues(string(why))
 	}
 	gauge := func(name, help string, value func() int) prometheus.Collector {
