@@ -71,6 +71,7 @@ type hub struct {
 	quiet     []*channel                      // channels that were stale at some time since sweep last saw them
 	moved     chan struct{}                   // closed when a position moves while someone waits; nil when nobody does
 	dropped   map[string][]int32              // paused partitions that still have to be taken out of the client
+	held      map[string][16]byte             // by name, the id of the topic as the client knows it
 	adds      map[string]map[int32]kgo.Offset // partitions that the client has still to be told of
 	adding    bool                            // addSoon is running
 	polls     uint64                          // how many polls have returned
@@ -247,6 +248,7 @@ func (h *hub) start(ctx context.Context, infos []*topicInfo) error {
 
 // startTopic asks where the topic ends and begins to read there.
 func (h *hub) startTopic(ctx context.Context, t *topic) {
+	h.forgetFormer(t.info)
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	ends, err := h.offsets.ends(ctx, t.info.name, t.info.partitions())
@@ -266,6 +268,24 @@ func (h *hub) startTopic(ctx context.Context, t *topic) {
 	close(t.started)
 }
 
+// forgetFormer takes a former life of a topic out of the client, which else
+// would go on to ask for that.
+func (h *hub) forgetFormer(info *topicInfo) {
+	h.mu.Lock()
+	id, held := h.held[info.name]
+	former := map[string][]int32{info.name: h.dropped[info.name]}
+	if held = held && id != info.id; held {
+		delete(h.held, info.name)
+		delete(h.dropped, info.name)
+	}
+	h.mu.Unlock()
+	if held { // without the lock, since it waits for metadata that are being asked for
+		h.client.RemoveConsumePartitions(former)
+		h.client.ResumeFetchPartitions(former)
+		h.client.PurgeTopicsFromConsuming(info.name)
+	}
+}
+
 // consume adds the partitions from first on to the client, in a moment. Call
 // with mu held: the client only takes note, it asks nobody.
 func (h *hub) consume(t *topic, at []int64, first int) {
@@ -276,6 +296,7 @@ func (h *hub) consume(t *topic, at []int64, first int) {
 		h.client.ResumeFetchPartitions(map[string][]int32{name: old})
 		delete(h.dropped, name)
 	}
+	h.held[name] = t.info.id
 	add := make(map[int32]kgo.Offset, len(at))
 	for p := first; p < len(at); p++ {
 		add[int32(p)] = kgo.NewOffset().At(at[p])

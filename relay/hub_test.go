@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -260,4 +261,40 @@ func TestBrokerThatNeverAnswers(t *testing.T) {
 	case <-time.After(patience):
 		t.Errorf("no end within %v", patience)
 	}
+}
+
+// A topic that was deleted and created again is read live again, and not by one
+// page of history after the other.
+func TestTopicCreatedAgainIsReadLive(t *testing.T) {
+	kafkatest.Each(t, func(t *testing.T, k *kafkatest.Cluster) {
+		topic := kafkatest.UniqueTopic(t)
+		k.CreateTopic(topic, 2)
+		h := startRelay(t, k)
+		s := h.open("/events/" + topic + "/")
+		values(k, topic, "old")
+		s.wantData("old")
+		id := s.lastEventID()
+		for life := range 2 {
+			k.DeleteTopic(topic)
+			k.CreateTopic(topic, 2)
+			first, second := fmt.Sprint("first of ", life), fmt.Sprint("second of ", life)
+			values(k, topic, first)
+			h.eventually("the new topic is seen", func() bool {
+				w := h.get("/events/"+topic+"/", "Last-Event-ID", id)
+				return w.Code == http.StatusOK && strings.Contains(w.Body.String(), "topic-changed")
+			})
+			for _, query := range []string{"", "?partition=0"} {
+				s = h.open("/events/"+topic+"/"+query, "Last-Event-ID", id)
+				s.until(first+" "+query, func(out string) bool { return strings.Contains(out, "data: "+first+"\n") })
+			}
+			s.until("hold", func(string) bool { return s.holding })
+			resets, pages := countOf(t, h.r.hub.metrics.resets), s.pages
+			values(k, topic, second)
+			s.until(second, func(out string) bool { return strings.Contains(out, "data: "+second+"\n") })
+			if n := countOf(t, h.r.hub.metrics.resets); n != resets || s.pages != pages {
+				t.Errorf("life %d: reading began again %v times, and %d pages were asked for, want none", life, n-resets, s.pages-pages)
+			}
+			id = s.lastEventID()
+		}
+	})
 }

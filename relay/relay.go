@@ -108,7 +108,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets, decoder: r.decoder,
 		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), maxID: cursor.MaxBytes, maxViews: cfg.MaxViews, pollMax: pollMax(props),
 		now:    time.Now,
-		topics: make(map[string]*topic), views: make(map[string]*view), idle: make(map[*topic]struct{}), dropped: make(map[string][]int32), adds: make(map[string]map[int32]kgo.Offset),
+		topics: make(map[string]*topic), views: make(map[string]*view), idle: make(map[*topic]struct{}), dropped: make(map[string][]int32), held: make(map[string][16]byte), adds: make(map[string]map[int32]kgo.Offset),
 	}
 	r.hub.metrics, r.hub.waiting = newHubMetrics(reg, r.hub), newWaitingRoom(reg)
 	r.origin = &Origin{

@@ -196,6 +196,7 @@ func (h *hub) purge() {
 	for name := range h.dropped {
 		if h.topics[name] == nil {
 			names = append(names, name)
+			delete(h.held, name)
 		}
 	}
 	h.client.PurgeTopicsFromConsuming(names...)
