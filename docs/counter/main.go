@@ -50,7 +50,9 @@ func (c *counter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set("Grip-Channel", fmt.Sprintf("counter; prev-id=%d", n))
 		h.Set("Grip-Link", "</counter>; rel=next") // what to ask if something is missing
 		h.Set("Grip-Keep-Alive", `:\n\n; format=cstring; timeout=20`)
-		_, _ = w.Write(event(n)) // who has left asks again
+		if last, ok := grip.LastID(r.Header, "counter"); !ok || last != fmt.Sprint(n) { // a stream that has it already
+			_, _ = w.Write(event(n)) // who has left asks again
+		}
 	case http.MethodPost:
 		if err := c.raise(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)

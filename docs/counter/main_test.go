@@ -118,6 +118,8 @@ func startGateway(t *testing.T, routes string) *gateway.Gateway {
 	for name, value := range map[string]string{
 		"HTTP_ADDR": "127.0.0.1:0", "CONTROL_ADDR": "127.0.0.1:0", "ROUTES": routes,
 		"MAX_CONNECTIONS": "5000", "MEMORY_LIMIT": "1GiB", "CACHE_PUBLISH_INTERVAL": "50ms",
+		// It has all of them ask their link once more, together, when a second has passed.
+		"UPDATE_ON_FIRST_SUBSCRIPTION": "false",
 	} {
 		t.Setenv(name, value)
 	}
