@@ -257,23 +257,24 @@ func (e *blockEntry) answers(offset int64) bool {
 	return e.offset == offset || !errors.As(e.err, &gone) || offset < gone.start || gone.end < offset
 }
 
-// candidates returns those of the block's last records that f may pass.
-func (b *blocks) candidates(blk *block, f *filter.Filter, records []*kgo.Record, seen *filter.Record) []*kgo.Record {
+// candidates returns those of the block's last records that f may pass, and
+// whether a list has narrowed them.
+func (b *blocks) candidates(blk *block, f *filter.Filter, records []*kgo.Record, seen *filter.Record) (few []*kgo.Record, narrowed bool) {
 	places, narrowed, grown := blk.postings.Candidates(f, blk.records, seen)
 	if grown > 0 {
 		b.looked.Add(float64(len(blk.records)))
 		b.grown(blk, grown)
 	}
 	if !narrowed {
-		return records
+		return records, false
 	}
 	first := int32(len(blk.records) - len(records))
 	begin, _ := slices.BinarySearch(places, first)
-	few := make([]*kgo.Record, 0, len(places)-begin)
+	few = make([]*kgo.Record, 0, len(places)-begin)
 	for _, i := range places[begin:] {
 		few = append(few, blk.records[i])
 	}
-	return few
+	return few, true
 }
 
 // find returns the entry that has w, or may turn out to; else a new promise, and

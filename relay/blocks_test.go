@@ -32,7 +32,7 @@ func (v *visit) missing(_ int, partition int32, from, to int64) {
 	v.found = append(v.found, fmt.Sprint(partition, " gone ", from, "-", to))
 }
 
-func (v *visit) scanned(int64) bool { return true }
+func (v *visit) scanned(int64, bool) bool { return true }
 
 // walkAll walks one topic from pos to to, and fails the test if it cannot.
 func (h *harness) walkAll(topic string, pos, to []int64) []string {

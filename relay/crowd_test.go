@@ -37,7 +37,7 @@ func (s *some) record(int, *kgo.Record) bool {
 }
 
 func (*some) missing(int, int32, int64, int64) {}
-func (*some) scanned(int64) bool               { return true }
+func (*some) scanned(int64, bool) bool         { return true }
 
 // window produces records of about 1 KB, a few in a batch, to each partition.
 func window(k *kafkatest.Cluster, topic string, partitions, records int) (bytes int64) {

@@ -22,8 +22,9 @@ type walker interface {
 	// missing says that [from, to) of a partition no longer exists.
 	missing(t int, partition int32, from, to int64)
 	// scanned says that so many bytes of records were gone through by a walk
-	// with a filter; false ends it soon.
-	scanned(bytes int64) bool
+	// with a filter, looked at one by one or, narrowed, found in a list; false
+	// ends it soon.
+	scanned(bytes int64, narrowed bool) bool
 }
 
 // A strand is one partition of a walk.
@@ -137,8 +138,9 @@ func (k *walk) fill(ctx context.Context) error {
 			case errs[i] == nil:
 				s.records, s.next, s.matched = got[i].after(*at), got[i].next, false
 				if k.filter != nil {
-					k.enough = !k.walker.scanned(got[i].bytesOf(len(s.records))) || k.enough
-					s.records = k.blocks.candidates(got[i], k.filter, s.records, &k.seen)
+					bytes, narrowed := got[i].bytesOf(len(s.records)), false
+					s.records, narrowed = k.blocks.candidates(got[i], k.filter, s.records, &k.seen)
+					k.enough = !k.walker.scanned(bytes, narrowed) || k.enough
 				}
 			case errors.As(errs[i], &gone) && gone.start > *at:
 				from := *at
@@ -261,4 +263,4 @@ func (m moments) record(t int, r *kgo.Record) bool {
 
 func (moments) missing(int, int32, int64, int64) {}
 
-func (moments) scanned(int64) bool { return true }
+func (moments) scanned(int64, bool) bool { return true }

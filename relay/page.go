@@ -116,12 +116,19 @@ func (p *page) replayed(bytes int64) bool {
 }
 
 // pageScanBytes bounds what is gone through for one page where a filter passes
-// little.
-const pageScanBytes = 4 << 20
+// little. What a list narrows costs a look-up in a block, and a part of that.
+const (
+	pageScanBytes = 4 << 20
+	narrowedPart  = 16
+)
 
 // scanned implements walker.
-func (p *page) scanned(bytes int64) bool {
-	p.looked += bytes
+func (p *page) scanned(bytes int64, narrowed bool) bool {
+	if narrowed {
+		p.looked += bytes / narrowedPart
+	} else {
+		p.looked += bytes
+	}
 	return p.replayed(bytes) && p.looked < pageScanBytes
 }
 

@@ -148,7 +148,7 @@ func (qs *queries) of(text queryText) (*query, error) {
 	if text == (queryText{}) {
 		return nil, nil
 	}
-	return qs.remembered("link\x00"+text.Filter+"\x00"+text.Fields, func() (*query, error) {
+	return qs.remembered(text.memo(), func() (*query, error) {
 		f, err := qs.compiler.Parse(text.Filter)
 		if err != nil {
 			return nil, err
@@ -173,9 +173,17 @@ func (qs *queries) asked(text string, spec filter.Spec, fields string) (*query, 
 		if err != nil {
 			return nil, &badRequest{err.Error()}
 		}
-		return newQuery(f, shown), nil
+		q := newQuery(f, shown)
+		if q == nil {
+			return nil, nil
+		}
+		// The link that follows is not to be compiled again.
+		return qs.remembered(q.text.memo(), func() (*query, error) { return q, nil })
 	})
 }
+
+// memo is what a query is remembered by that a link names.
+func (t queryText) memo() string { return "link\x00" + t.Filter + "\x00" + t.Fields }
 
 func newQuery(f *filter.Filter, fields *projection.Projection) *query {
 	if f == nil && fields == nil {
