@@ -20,7 +20,7 @@ import (
 	"spillway/gateway/fanout"
 )
 
-const patience = 10 * time.Second
+const patience = 60 * time.Second
 
 // fixture is a gateway on real ports, with a listOrigin.
 type fixture struct {

@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(kafkatest.Main(m)) }
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // A memGateway is a gateway that keeps every item it is given, up to retain
 // of each channel, and lets a test follow a stream as a real one would.

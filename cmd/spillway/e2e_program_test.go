@@ -23,7 +23,7 @@ import (
 
 // patience bounds every single thing that a test waits for. It is long because
 // a loaded machine is slow, and never reached when all is well.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 // TestMain also ends the real broker, where a test has started it.
 func TestMain(m *testing.M) {

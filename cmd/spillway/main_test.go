@@ -17,7 +17,7 @@ import (
 var update = flag.Bool("update", false, "rewrite the files in testdata")
 
 // patience is how long a test waits for something that must happen.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // A testProcess is a process without a world: no environment, an empty
 // directory, and outputs that can be read while it runs.

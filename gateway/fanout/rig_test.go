@@ -18,7 +18,7 @@ import (
 )
 
 // patience is how long tests wait for what must happen.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // A rig is an engine that runs, and a place where its clients come from.
 type rig struct {

@@ -21,7 +21,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-const patience = 10 * time.Second
+const patience = 60 * time.Second
 
 // fixture is a Server on a port, under /echo, in front of a WebSocket that says
 // everything back, closes at "close", and speaks when told to.

@@ -23,7 +23,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 10 * time.Second
+const patience = 60 * time.Second
 
 // handshake is a request for a WebSocket with more header fields.
 func handshake(fields ...string) string {
