@@ -156,8 +156,8 @@ Ctrl-C ends it.
 
 // produceSamples writes the sample topics until ctx ends.
 func produceSamples(ctx context.Context, producer *kgo.Client, log *slog.Logger) {
-	produce := func(topic, key string, value any) {
-		r := &kgo.Record{Topic: topic}
+	produce := func(topic, key string, value any, headers ...kgo.RecordHeader) {
+		r := &kgo.Record{Topic: topic, Headers: headers}
 		if key != "" {
 			r.Key = []byte(key)
 		}
@@ -187,7 +187,7 @@ func produceSamples(ctx context.Context, producer *kgo.Client, log *slog.Logger)
 		}
 		if n%3 == 0 {
 			o := newSampleOrder(n, now)
-			produce("orders", o.Customer, o)
+			produce("orders", o.Customer, o, kgo.RecordHeader{Key: "type", Value: []byte(o.Status)})
 		}
 		if n%2 == 0 {
 			symbol, quote := samplePrice(n, now)

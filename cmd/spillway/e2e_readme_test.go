@@ -202,6 +202,13 @@ func TestReadmeCommands(t *testing.T) {
 		kcat    = "echo hello | kcat -P -b localhost:9092 -t test"
 		publish = "bin/spillway publish test 'hello there'"
 	)
+	selections := `curl -N 'http://localhost:7999/events/prices/?from=earliest&key=OAKS&key=PINE&limit=2'
+curl -N 'http://localhost:7999/events/orders/?from=earliest&partition=0&limit=2'
+curl -N 'http://localhost:7999/events/orders/?from=earliest&header.type=paid&limit=2'
+curl -NG 'http://localhost:7999/events/orders/?from=earliest&limit=2' --data-urlencode "filter=value.total > 20 && value.status != 'sent'"
+curl -N 'http://localhost:7999/events/orders/?last=2&limit=2&fields=id,total'
+curl -N 'http://localhost:7999/events/orders/?since=10m&until=0s'
+curl -N 'http://localhost:7999/events/orders/?from=earliest&limit=2&speed=10'`
 	steps := map[string]func(command string){
 		"make run": func(c string) { demo.start(c, demoPort) },
 		"curl -N http://localhost:7999/events/test/": func(c string) {
@@ -226,6 +233,16 @@ func TestReadmeCommands(t *testing.T) {
 		},
 		"curl -H 'Accept: application/json' 'http://localhost:7999/events/orders/?last=2'": func(c string) {
 			demo.wantIn(c, `{"events":[{"topic":"orders"`, `"id":"1-`)
+		},
+		selections: func(c string) {
+			shown := []string{`"symbol":"(OAKS|PINE)"`, `"id":`, `"status":"paid"`, `"status":"(new|paid|packed)"`, `\{"id":\d+,"total":[\d.]+\}`, `"id":`, `"id":`}
+			for i, line := range strings.Split(c, "\n") {
+				out := demo.run(line)
+				data := regexp.MustCompile("(?m)^data: .*"+shown[i]).FindAllString(out, -1)
+				if records := strings.Count(out, "event: message\n"); records < 2 || records != len(data) || !strings.Contains(out, "event: end\n") {
+					t.Errorf("%s: got %q, want records with %s, and the end", line, out, shown[i])
+				}
+			}
 		},
 		"bin/spillway tail -n 3 http://localhost:7999/events/test/": func(c string) {
 			if out := demo.run(c); strings.Count(out, "tick ") != 3 {
