@@ -31,6 +31,7 @@ import (
 	"spillway/gateway/cache"
 	"spillway/gateway/control"
 	"spillway/gateway/fanout"
+	"spillway/gateway/front"
 	"spillway/gateway/route"
 	"spillway/gateway/sockjs"
 	"spillway/gateway/upstream"
@@ -266,7 +267,15 @@ func (g *Gateway) Listen() error {
 			l.Close()
 			return fmt.Errorf("CONTROL_ADDR=%s: %w", g.cfg.ControlAddr, err)
 		}
-		g.controlListener = c
+		g.controlListener = front.Listen(c, front.Config{
+			Handler:      g.control.Handler,
+			Quick:        control.Quick,
+			MaxHead:      g.control.MaxHeaderBytes,
+			MaxBody:      int(g.cfg.ControlMaxBody),
+			FirstTimeout: g.control.ReadHeaderTimeout,
+			IdleTimeout:  g.control.IdleTimeout,
+			Log:          g.log.With("part", "control"),
+		})
 	}
 	g.clientListener = &cappedListener{Listener: l, most: int64(g.limits.sockets), refused: g.metrics.refused[refusedSocket]}
 	return nil

@@ -5,10 +5,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"testing"
 
 	"spillway/grip"
@@ -29,8 +27,7 @@ func benchItems(n, size int) []byte {
 func BenchmarkPublish(b *testing.B) {
 	for _, tt := range []struct{ items, size int }{{1, 128}, {1, 4096}, {100, 128}} {
 		b.Run(fmt.Sprintf("items=%d/size=%d", tt.items, tt.size), func(b *testing.B) {
-			srv := httptest.NewServer(NewHandler(Config{}, &memBackend{discards: true}, slog.New(slog.DiscardHandler)))
-			defer srv.Close()
+			srv := serveBy(b, true, Config{}, &memBackend{discards: true})
 			conn, err := net.Dial("tcp", srv.Listener.Addr().String())
 			if err != nil {
 				b.Fatal(err)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/base64"
@@ -14,7 +15,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +27,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"spillway/gateway/front"
 	"spillway/grip"
 )
 
@@ -81,9 +85,24 @@ type recovering struct {
 
 func (b *recovering) Recover(context.Context) error { b.recovered++; return b.err }
 
+// serve serves the API as the gateway does.
 func serve(t *testing.T, cfg Config, b Backend) *httptest.Server {
 	t.Helper()
-	srv := httptest.NewServer(NewHandler(cfg, b, slog.New(slog.DiscardHandler)))
+	return serveBy(t, true, cfg, b)
+}
+
+// serveBy serves it with or without what answers in the place of net/http.
+func serveBy(t testing.TB, fronted bool, cfg Config, b Backend) *httptest.Server {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	srv := httptest.NewUnstartedServer(NewHandler(cfg, b, log))
+	if fronted {
+		srv.Listener = front.Listen(srv.Listener, front.Config{
+			Handler: srv.Config.Handler, Quick: Quick, MaxHead: grip.MaxPublishHead, MaxBody: int(cmp.Or(cfg.MaxBody, 1_000_000)),
+			FirstTimeout: time.Minute, IdleTimeout: time.Minute, Log: log,
+		})
+	}
+	srv.Start()
 	t.Cleanup(srv.Close)
 	return srv
 }
@@ -122,6 +141,25 @@ func read(t *testing.T, resp *http.Response) string {
 	}
 	return string(body)
 }
+
+// sameByNetHTTP compares an answer with that of net/http alone.
+func sameByNetHTTP(t *testing.T, cfg Config, request string) {
+	t.Helper()
+	var answers [2]string
+	for i := range answers {
+		b := &recovering{memBackend: &memBackend{receipt: Receipt{Receivers: 2, Dropped: 1}}}
+		dump, err := httputil.DumpResponse(raw(t, serveBy(t, i == 0, cfg, b), request), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers[i] = date.ReplaceAllString(string(dump), "")
+	}
+	if answers[0] != answers[1] {
+		t.Errorf("got %q, want that of net/http: %q", answers[0], answers[1])
+	}
+}
+
+var date = regexp.MustCompile(`(?m)^Date: .*\r\n`)
 
 const unnamed = `{"items":[{"formats":{"http-stream":{"content":"x"}}}]}`
 
@@ -195,6 +233,7 @@ func TestAnswersOfPushpin(t *testing.T) {
 			if got := resp.Header.Get("Content-Type"); got != tt.contentType {
 				t.Errorf("got Content-Type %q, want %q", got, tt.contentType)
 			}
+			sameByNetHTTP(t, Config{}, tt.request)
 			if got := read(t, resp); got != tt.body {
 				t.Errorf("got body %q, want %q", got, tt.body)
 			}
@@ -419,6 +458,7 @@ func TestHostAndOrigin(t *testing.T) {
 				if got := raw(t, srv, request).StatusCode; got != tt.code {
 					t.Errorf("%q: got %d, want %d", request, got, tt.code)
 				}
+				sameByNetHTTP(t, Config{Hosts: []string{"spillway.internal"}}, request)
 			}
 		})
 	}

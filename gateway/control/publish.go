@@ -59,6 +59,13 @@ func publishTarget(u *url.URL) (to target, ok bool) {
 	return target{}, false
 }
 
+// Quick reports whether the API's handler answers a request, whose body is there,
+// without waiting for anything: it publishes.
+func Quick(r *http.Request) bool {
+	_, publishes := publishTarget(r.URL)
+	return publishes && r.Method == http.MethodPost
+}
+
 func (h *handler) publish(w http.ResponseWriter, r *http.Request, to target, asJSON bool) {
 	refuse := func(code int, line string) {
 		h.count(refused)
