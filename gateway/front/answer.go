@@ -17,7 +17,8 @@ type answers struct {
 	second int64 // of date
 }
 
-// maxKept bounds what is kept of a large answer's memory, in bytes.
+// maxKept bounds the memory that is kept for answers, in bytes. Who asks for more
+// at once is net/http's.
 const maxKept = 64 << 10
 
 func (a *answers) begin() {

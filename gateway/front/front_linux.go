@@ -400,7 +400,7 @@ func (lp *loop) read(c *conn) {
 	}
 	rest, last, ok := lp.input[:n], false, true
 	from := lp.answers.out.Len()
-	for len(rest) > 0 && ok {
+	for len(rest) > 0 && ok && lp.answers.out.Len()-from <= maxKept {
 		r, size := lp.requests.next(rest)
 		if r == nil {
 			break

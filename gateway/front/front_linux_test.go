@@ -256,6 +256,34 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
+// What is owed leaves before anything is read.
+func TestLeft(t *testing.T) {
+	for _, last := range []bool{false, true} {
+		client, server := net.Pipe()
+		c := &left{Conn: server, rest: []byte("rest"), owed: []byte("owed"), last: last}
+		wrote := make(chan string, 1)
+		go func() { // ends with Close below, at the latest
+			buf := make([]byte, 8)
+			n, _ := client.Read(buf)
+			wrote <- string(buf[:n])
+		}()
+		buf := make([]byte, 8)
+		n, err := c.Read(buf)
+		_ = server.Close()
+		want := "rest"
+		if last {
+			want = ""
+		}
+		if got := string(buf[:n]); got != want || errors.Is(err, io.EOF) != last {
+			t.Errorf("last %v: read %q, %v, want %q", last, got, err, want)
+		}
+		if got := <-wrote; got != "owed" {
+			t.Errorf("last %v: wrote %q, want %q", last, got, "owed")
+		}
+		_ = client.Close()
+	}
+}
+
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !ok(); runtime.Gosched() {
