@@ -155,7 +155,7 @@ func (v *resolver) fromCursor(ctx context.Context, sc scope, ch *channel, head v
 		default:
 			want := blockOffsets(b, head[i])
 			sc.parts().mask(want)
-			at, more, err := v.check(ctx, t, want, oldest[i], head[i])
+			at, more, err := v.check(ctx, t, sc.parts(), want, oldest[i], head[i])
 			if err != nil {
 				return nil, nil, err
 			}
@@ -211,7 +211,7 @@ func blockOffsets(b *cursor.Block, head []int64) []int64 {
 
 // check holds wanted offsets against the log. Kafka is asked only where the
 // channel's own log does not answer already.
-func (v *resolver) check(ctx context.Context, t *topicInfo, want, oldest, head []int64) ([]int64, []gap, error) {
+func (v *resolver) check(ctx context.Context, t *topicInfo, parts parts, want, oldest, head []int64) ([]int64, []gap, error) {
 	pos := slices.Clone(want)
 	var below, above bool
 	for p, w := range want {
@@ -225,7 +225,7 @@ func (v *resolver) check(ctx context.Context, t *topicInfo, want, oldest, head [
 			return nil, nil, err
 		}
 		for p, w := range want {
-			if w < starts[p] {
+			if w < starts[p] && parts.has(p) {
 				pos[p] = starts[p]
 				if w != unseen {
 					gaps = append(gaps, offsetGap(t.name, int32(p), gapRetention, w, starts[p]))

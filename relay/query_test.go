@@ -273,3 +273,20 @@ func TestCursorOfSomePartitions(t *testing.T) {
 		t.Errorf("the id %q, want offsets of partitions 1 and 2", id)
 	}
 }
+
+// What is gone of a partition is nothing to a view that does not read it.
+func TestGapsOfOtherPartitions(t *testing.T) {
+	kafkatest.Each(t, func(t *testing.T, k *kafkatest.Cluster) {
+		topic := kafkatest.UniqueTopic(t)
+		k.CreateTopic(topic, 2)
+		orders(k, topic, 0, 20)
+		k.DeleteRecords(topic, 1, 6)
+		h := startRelay(t, k)
+		past := h.open("/events/" + topic + "/?from=earliest&partition=0")
+		past.until("history", func(string) bool { return len(past.events()) == 10 })
+		again := startRelay(t, k).open("/events/"+topic+"/?partition=0", "Last-Event-ID", past.events()[3].id)
+		again.wantData(chosen(8, 20, func(n int) bool { return n%2 == 0 })...)
+		orders(k, topic, 20, 22)
+		again.wantData(chosen(8, 22, func(n int) bool { return n%2 == 0 })...)
+	})
+}
