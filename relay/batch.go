@@ -206,14 +206,14 @@ func (b *batch) tellIndex() {
 func (b *batch) encode(out grip.Batch, r *kgo.Record, kind recordKind, id []byte) (e grip.Entry) {
 	w := &b.c.writer
 	e.Key = b.keyOf(r)
-	if w.form == formEnvelope && kind != kindOversize {
+	if w.form == formEnvelope && kind != kindOversize || w.form == formCloud {
 		e.Stream, e.Message = w.appendEnvelopes(out.Stream(w.streamSize(r, kind, id)), out.Message(w.messageSize(r, kind, id)), r, kind, id)
 		return e
 	}
 	if w.form != formJSON {
 		e.Stream = w.appendStream(out.Stream(w.streamSize(r, kind, id)), r, kind, id)
 	}
-	if w.form == formNDJSON {
+	if w.form.lines() {
 		return e
 	}
 	var raw bool

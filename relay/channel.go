@@ -136,8 +136,11 @@ func (c *channel) moveCursor(h vector, now time.Time) {
 	}
 	content := c.appendIDOnly(nil, id)
 	e := grip.Entry{Stream: content}
-	if c.form == formJSON {
+	switch c.form {
+	case formJSON:
 		e = grip.Entry{Message: content}
+	case formCloud:
+		e.Message = c.appendControlJSON(nil, controlEvent{name: "cursor"}, id)
 	}
 	c.here = nil
 	c.index.jump(h, minute)

@@ -82,7 +82,7 @@ const (
 
 // appendControlStream appends a control event to a held HTTP stream.
 func (w *writer) appendControlStream(dst []byte, e controlEvent, id []byte) []byte {
-	if w.form == formNDJSON {
+	if w.form.lines() {
 		return append(w.appendControlJSON(dst, e, id), '\n')
 	}
 	dst = appendEventStart(dst, e.name, id)
@@ -94,7 +94,7 @@ func (w *writer) appendControlStream(dst []byte, e controlEvent, id []byte) []by
 // appendControlMessage is the same for a WebSocket. ok is false for a raw
 // one, which has no room for it.
 func (w *writer) appendControlMessage(dst []byte, e controlEvent, id []byte) (out []byte, ok bool) {
-	if w.form != formJSON {
+	if w.form != formJSON && w.form != formCloud {
 		return dst, false
 	}
 	return w.appendControlJSON(dst, e, id), true
@@ -102,6 +102,9 @@ func (w *writer) appendControlMessage(dst []byte, e controlEvent, id []byte) (ou
 
 // appendControlJSON appends {"type":…,…data…,"channel":…,"id":…}.
 func (w *writer) appendControlJSON(dst []byte, e controlEvent, id []byte) []byte {
+	if w.form.cloud() {
+		return w.appendCloudControl(dst, e, id)
+	}
 	typ := e.name
 	if typ == "stream-error" {
 		typ = "error"
@@ -123,10 +126,10 @@ func (w *writer) appendControlJSON(dst []byte, e controlEvent, id []byte) []byte
 // appendIDOnly appends the block or message that moves a client's cursor and
 // fires no event (3.4). A raw WebSocket has none.
 func (w *writer) appendIDOnly(dst, id []byte) []byte {
-	switch w.form {
-	case formNDJSON:
+	switch {
+	case w.form.lines():
 		return append(w.appendControlJSON(dst, controlEvent{name: "cursor"}, id), '\n')
-	case formJSON:
+	case w.form == formJSON:
 		return w.appendControlJSON(dst, controlEvent{name: "cursor"}, id)
 	}
 	dst = append(dst, "id: "...)
@@ -139,9 +142,9 @@ func (w *writer) appendIDOnly(dst, id []byte) []byte {
 // has happened would come back with nothing, and miss what happened meanwhile.
 func (w *writer) appendAnnouncement(dst []byte, via transport, id []byte) []byte {
 	switch {
-	case w.form == formNDJSON: // its lines are records and control objects; a client has no use for either here
-	case w.form == formJSON:
-		dst = grip.AppendEvent(dst, grip.Event{Type: grip.EventText, Content: w.appendIDOnly(nil, id)})
+	case w.form.lines(): // they are records and control objects; a client has no use for either here
+	case w.form == formJSON, w.form == formCloud && via == overWebSocket:
+		dst = grip.AppendEvent(dst, grip.Event{Type: grip.EventText, Content: w.appendControlJSON(nil, controlEvent{name: "cursor"}, id)})
 	case via == overHTTP:
 		dst = w.appendIDOnly(dst, id)
 	}

@@ -22,6 +22,7 @@ type writer struct {
 	channel  string // carried by formJSON messages
 	maxBytes int    // a larger value is an oversize event
 	maxID    int    // a longer cursor is written without offsets; cursor.MaxBytes
+	cloud    *cloud // of forms that are CloudEvents
 }
 
 // A recordKind is which row of event-semantics.md section 5 a record is.
@@ -81,15 +82,15 @@ func richKind(r *kgo.Record, plain recordKind) recordKind {
 // appendStream appends what a held HTTP stream receives for a record: one SSE
 // event, or one line of NDJSON. id is empty where the event carries none.
 func (w *writer) appendStream(dst []byte, r *kgo.Record, kind recordKind, id []byte) []byte {
-	if w.form == formNDJSON {
+	if w.form.lines() {
 		return append(w.appendJSON(dst, r, kind, id), '\n')
 	}
 	dst = appendEventStart(dst, w.event(kind, r), id)
 	switch {
-	case kind == kindOversize, kind == kindUndecodable && w.form != formEnvelope:
+	case kind == kindOversize && w.form != formCloud, kind == kindUndecodable && w.form == formPlain:
 		dst = append(dst, "data: "...)
 		dst = append(appendWithheld(dst, r, kind), '\n')
-	case w.form == formEnvelope:
+	case w.form != formPlain:
 		dst = append(dst, "data: "...)
 		dst = append(w.appendJSON(dst, r, kind, nil), '\n')
 	case kind == kindDelete:
@@ -108,7 +109,7 @@ func (w *writer) appendStream(dst []byte, r *kgo.Record, kind recordKind, id []b
 }
 
 // appendEnvelopes appends what appendStream and appendMessage do in
-// formEnvelope, for a record that is not oversize: the same JSON, but for the
+// formCloud, and in formEnvelope for a record that is not oversize: the same JSON, but for the
 // id, written down once.
 func (w *writer) appendEnvelopes(stream, message []byte, r *kgo.Record, kind recordKind, id []byte) (s, m []byte) {
 	stream = appendEventStart(stream, w.event(kind, r), id)
@@ -116,7 +117,11 @@ func (w *writer) appendEnvelopes(stream, message []byte, r *kgo.Record, kind rec
 	from := len(stream)
 	stream = w.appendJSON(stream, r, kind, nil)
 	message = append(message, stream[from:len(stream)-1]...)
-	return append(stream, "\n\n"...), appendJSONEnd(message, id)
+	stream = append(stream, "\n\n"...)
+	if w.form == formCloud {
+		return stream, appendCloudEnd(message, id)
+	}
+	return stream, appendJSONEnd(message, id)
 }
 
 // event is the name on the event: line.
@@ -229,6 +234,9 @@ func (w *writer) sizeOfValue(r *kgo.Record, kind recordKind) int {
 // with "schema":{"id":…} where it is asked for and known, "type":"record" and "channel" first in formJSON, and "id" where there
 // is no id: line.
 func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byte) []byte {
+	if w.form.cloud() {
+		return w.appendCloudEvent(dst, r, kind, id)
+	}
 	dst = append(dst, '{')
 	if w.form == formJSON {
 		dst = append(dst, `"type":"record","channel":`...)

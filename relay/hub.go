@@ -52,9 +52,10 @@ type hub struct {
 	waiting   *waitingRoom
 	linger    time.Duration
 	heartbeat time.Duration
-	maxBytes  int // of a value
-	maxID     int // of a cursor with offsets
-	maxViews  int // channels that there may be; 0: no bound
+	path      string // EVENTS_PATH
+	maxBytes  int    // of a value
+	maxID     int    // of a cursor with offsets
+	maxViews  int    // channels that there may be; 0: no bound
 	pollMax   int
 	metrics   hubMetrics
 	now       func() time.Time

@@ -19,14 +19,17 @@ var (
 	anyOrigin       = []string{"*"}
 	withCredentials = []string{"true"}
 	exposedFields   = []string{"Retry-After"}
+	exposedWithID   = []string{"Retry-After, " + lastIDHeader}
 	unbuffered      = []string{"no"}
 	typeSSE         = []string{"text/event-stream; charset=utf-8"}
 	typeNDJSON      = []string{"application/x-ndjson"}
+	typeCloudBatch  = []string{"application/cloudevents-batch+json"}
 	typeJSON        = []string{"application/json"}
 	typeEvents      = []string{grip.ContentTypeEvents}
 	typeBytes       = []string{"application/octet-stream"}
 	bareMessages    = []string{`grip; message-prefix=""`}
 	speakJSON       = []string{protocolJSON}
+	speakCloud      = []string{protocolCloud}
 	speakPlain      = []string{protocolPlain}
 	holdStream      = []string{string(grip.HoldStream)}
 )
@@ -122,7 +125,7 @@ func (k *keepAlives) value(f form, heartbeat time.Duration) []string {
 	switch i := rand.IntN(len(k.comments)); {
 	case heartbeat > 0:
 		return keepAlive(f, heartbeat+rand.N(heartbeat/10+1))
-	case f == formNDJSON:
+	case f.lines():
 		return k.lines[i]
 	default:
 		return k.comments[i]
@@ -131,7 +134,7 @@ func (k *keepAlives) value(f form, heartbeat time.Duration) []string {
 
 func keepAlive(f form, timeout time.Duration) []string {
 	content := `:\n\n`
-	if f == formNDJSON {
+	if f.lines() {
 		content = `\n`
 	}
 	return []string{content + "; format=cstring; timeout=" + seconds(timeout) + "; mode=idle"}

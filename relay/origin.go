@@ -245,7 +245,7 @@ func checkPartitions(topics []*topicInfo, parts parts) error {
 func (o *Origin) newPage(l link, sc scope, ch *channel, pos vector) *page {
 	p := &page{metrics: &o.metrics, link: l, scope: sc, tags: ch.index.tags, pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes, w: &ch.writer}
 	if r := l.rendering(); r != ch.rendering { // it holds hints
-		p.w = &writer{rendering: r, channel: channelName(l.Topics, sc.query, r), maxBytes: o.maxBytes, maxID: o.hub.maxID}
+		p.w = &writer{rendering: r, channel: channelName(l.Topics, sc.query, r), maxBytes: o.maxBytes, maxID: o.hub.maxID, cloud: newCloud(r.form, o.path, l.Topics, ch.index.tags)}
 	}
 	if l.LongPoll {
 		p.maxBytes, p.maxEvents = longPollBytes, longPollEvents
@@ -304,6 +304,8 @@ func appendOpening(dst []byte, h http.Header, s *selection) []byte {
 		switch s.protocol {
 		case protocolJSON:
 			h["Sec-Websocket-Protocol"] = speakJSON
+		case protocolCloud:
+			h["Sec-Websocket-Protocol"] = speakCloud
 		case protocolPlain:
 			h["Sec-Websocket-Protocol"] = speakPlain
 		}
@@ -311,7 +313,7 @@ func appendOpening(dst []byte, h http.Header, s *selection) []byte {
 		if s.form != formJSON {
 			dst = append(dst, detachEvent...)
 		}
-	case s.form == formNDJSON:
+	case s.form.lines():
 		h["Content-Type"] = typeNDJSON
 	default:
 		h["Content-Type"] = typeSSE
@@ -559,8 +561,8 @@ func (o *Origin) serveHead(w http.ResponseWriter, r *http.Request, s *selection)
 	h := w.Header()
 	switch {
 	case s.longPoll:
-		h["Content-Type"] = typeJSON
-	case s.form == formNDJSON:
+		h["Content-Type"] = pollType(s.form)
+	case s.form.lines():
 		h["Content-Type"] = typeNDJSON
 	default:
 		h["Content-Type"] = typeSSE

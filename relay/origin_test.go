@@ -377,7 +377,7 @@ func TestRefusals(t *testing.T) {
 	}
 	for _, tt := range []struct{ query, want string }{
 		{"form=envelope", `nearest known one is "format"`},
-		{"format=xml", "plain or envelope"},
+		{"format=xml", "plain, envelope or cloudevents"},
 		{"from=middle", "earliest or latest"},
 		{"last=-1", "0 or more"},
 		{"limit=0", "1 or more"},

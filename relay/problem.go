@@ -127,7 +127,7 @@ func (o *Origin) failLink(w http.ResponseWriter, r *http.Request, l *link, err e
 		return
 	}
 	q, _ := o.queries.of(l.queryText) // one that is broken has no channel whose name it could be
-	wr := &writer{rendering: l.rendering(), channel: channelName(l.Topics, q, l.rendering())}
+	wr := &writer{rendering: l.rendering(), channel: channelName(l.Topics, q, l.rendering()), cloud: newCloud(l.Form, o.path, nil, nil)}
 	out := wr.appendControl(nil, l.Via, controlEvent{name: "stream-error", data: e}, nil)
 	if l.Via == overWebSocket {
 		w.Header().Set("Content-Type", grip.ContentTypeEvents)

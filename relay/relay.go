@@ -106,7 +106,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	r.blocks = newBlocks(r.asker, r.catalog, offsets, r.decoder, props.FetchSettings(), int64(cfg.HistoryCacheBytes), reg)
 	r.hub = &hub{
 		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets, decoder: r.decoder,
-		linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), maxID: cursor.MaxBytes, maxViews: cfg.MaxViews, pollMax: pollMax(props),
+		path: cfg.EventsPath, linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), maxID: cursor.MaxBytes, maxViews: cfg.MaxViews, pollMax: pollMax(props),
 		now:    time.Now,
 		topics: make(map[string]*topic), views: make(map[string]*view), idle: make(map[*topic]struct{}), dropped: make(map[string][]int32), held: make(map[string][16]byte), adds: make(map[string]map[int32]kgo.Offset),
 	}

@@ -10,24 +10,36 @@ import (
 type form uint8
 
 const (
-	formPlain    form = iota // SSE and raw WebSocket messages
-	formEnvelope             // the same carriers, with the record's place and metadata around the value
-	formNDJSON               // a line of JSON for each event
-	formJSON                 // WebSocket subprotocol spillway.v1.json
-	formHint                 // no content: each item only says that there is news
+	formPlain      form = iota // SSE and raw WebSocket messages
+	formEnvelope               // the same carriers, with the record's place and metadata around the value
+	formNDJSON                 // a line of JSON for each event
+	formJSON                   // WebSocket subprotocol spillway.v1.json
+	formCloud                  // as formEnvelope, in CloudEvents' JSON format,
+	formCloudLines             // as formNDJSON in it,
+	formCloudBatch             // and as the array that answers a long poll
+	formHint                   // no content: each item only says that there is news
 )
 
-var formNames = []string{formPlain: "plain", formEnvelope: "envelope", formNDJSON: "ndjson", formJSON: "json", formHint: "hint"}
+var formNames = []string{formPlain: "plain", formEnvelope: "envelope", formNDJSON: "ndjson", formJSON: "json", formCloud: "cloudevents", formCloudLines: "cloudevents-lines", formCloudBatch: "cloudevents-batch", formHint: "hint"}
 
 func (f form) String() string { return formNames[f] }
 
 // format is the name in TOPIC_RULES of what a form shows.
 func (f form) format() string {
-	if f == formPlain {
+	switch {
+	case f == formPlain:
 		return "plain"
+	case f.cloud():
+		return "cloudevents"
 	}
 	return "envelope"
 }
+
+// lines reports whether the events of HTTP streams are lines of JSON.
+func (f form) lines() bool { return f == formNDJSON || f == formCloudLines || f == formCloudBatch }
+
+// cloud reports whether events are CloudEvents.
+func (f form) cloud() bool { return f == formCloud || f == formCloudLines || f == formCloudBatch }
 
 // MarshalText and UnmarshalText are for links: what a number means may change
 // between versions.

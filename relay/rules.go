@@ -191,7 +191,7 @@ func (r *rule) checkRow() error {
 }
 
 // ruleFormats are what formats may name.
-var ruleFormats = []string{"plain", "envelope"}
+var ruleFormats = []string{"plain", "envelope", "cloudevents"}
 
 // of returns the rule of a topic: the first whose pattern matches the whole
 // name. There may be none.

@@ -76,6 +76,7 @@ func (s *selection) bounded() bool { return s.limit > 0 || !s.until.IsZero() }
 const (
 	protocolJSON  = "spillway.v1.json"
 	protocolPlain = "spillway.v1.plain"
+	protocolCloud = "cloudevents.json" // of CloudEvents' binding for WebSockets
 	bearerPrefix  = "bearer."
 )
 
@@ -255,13 +256,16 @@ func parseQuery(params url.Values, topics []string, qs *queries) (*query, error)
 func (s *selection) parseForm(r *http.Request, query url.Values) error {
 	format := query.Get("format")
 	switch format {
-	case "", "plain", "envelope":
+	case "", "plain", "envelope", "cloudevents":
 	default:
-		return badf("format=%s: must be plain or envelope", format)
+		return badf("format=%s: must be plain, envelope or cloudevents", format)
 	}
-	s.form = formPlain
-	if format == "envelope" {
+	lines := formNDJSON
+	switch format {
+	case "envelope":
 		s.form = formEnvelope
+	case "cloudevents":
+		s.form, lines = formCloud, formCloudLines
 	}
 	accept := r.Header["Accept"]
 	switch {
@@ -271,14 +275,22 @@ func (s *selection) parseForm(r *http.Request, query url.Values) error {
 		if s.protocol, err = chooseProtocol(r.Header["Sec-Websocket-Protocol"]); err != nil {
 			return err
 		}
-		if s.protocol == protocolJSON {
+		switch s.protocol {
+		case protocolJSON:
 			s.form = formJSON
+		case protocolCloud:
+			s.form = formCloud
 		}
 	case accepts(accept, "text/event-stream"):
 	case accepts(accept, "application/x-ndjson"):
-		s.form = formNDJSON
+		s.form = lines
+	case accepts(accept, typeCloudBatch[0]):
+		if format != "" && format != "cloudevents" {
+			return badf("format=%s: Accept names %s, which is format=cloudevents", format, typeCloudBatch[0])
+		}
+		s.form, s.longPoll = formCloudBatch, true
 	case accepts(accept, "application/json"):
-		s.form, s.longPoll = formNDJSON, true
+		s.form, s.longPoll = lines, true
 	}
 	return nil
 }
@@ -305,7 +317,7 @@ func chooseProtocol(fields []string) (string, error) {
 		for name := range strings.SplitSeq(field, ",") {
 			switch name = strings.TrimSpace(name); {
 			case name == "":
-			case name == protocolJSON, name == protocolPlain:
+			case name == protocolJSON, name == protocolPlain, name == protocolCloud:
 				return name, nil
 			default:
 				offered++
@@ -313,7 +325,7 @@ func chooseProtocol(fields []string) (string, error) {
 		}
 	}
 	if offered > 0 {
-		return "", badf("no known subprotocol offered; %s and %s are known", protocolJSON, protocolPlain)
+		return "", badf("no known subprotocol offered; %s, %s and %s are known", protocolCloud, protocolJSON, protocolPlain)
 	}
 	return "", nil
 }

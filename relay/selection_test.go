@@ -134,7 +134,7 @@ func TestSelectionRefused(t *testing.T) {
 		{name: "limit", path: "x/", query: "limit=all", want: "1 or more"},
 		{name: "last", path: "x/", query: "last=-1", want: "0 or more"},
 		{name: "snapshot of a topic that is not compacted", path: "x/", query: "from=snapshot", want: "from=snapshot"},
-		{name: "format", path: "x/", query: "format=xml", want: "plain or envelope"},
+		{name: "format", path: "x/", query: "format=xml", want: "plain, envelope or cloudevents"},
 		{name: "id", path: "x/", query: "id=none", want: "auto or every or batch"},
 		{name: "marks", path: "x/", query: "marks=yes", want: "0 or 1"},
 		{name: "on_gap", path: "x/", query: "on_gap=stop", want: "event or fail"},

@@ -89,7 +89,7 @@ func (h *hub) newChannel(v *view, r rendering, now time.Time) *channel {
 		names[i], tags[i] = m.topic.info.name, m.topic.info.tag
 	}
 	ch := &channel{
-		writer:   writer{rendering: r, channel: channelName(names, v.query, r), maxBytes: h.maxBytes, maxID: h.maxID},
+		writer:   writer{rendering: r, channel: channelName(names, v.query, r), maxBytes: h.maxBytes, maxID: h.maxID, cloud: newCloud(r.form, h.path, names, tags)},
 		index:    newIndex(tags, v.position(), now.Unix()/60),
 		query:    v.query,
 		metrics:  &h.metrics,
