@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -53,6 +54,9 @@ type page struct {
 	pieces    pieces      // of a stream that is spared some
 }
 
+// What a page holds before memory is made for all of it, and how much that is.
+const smallPage, largePage = 4 << 10, 64 << 10
+
 // record implements walker.
 func (p *page) record(t int, r *kgo.Record) bool {
 	bytes := int64(len(r.Key) + len(r.Value))
@@ -79,6 +83,9 @@ func (p *page) record(t int, r *kgo.Record) bool {
 	}
 	p.tell(id)
 	p.last, p.lastStart = r, len(p.out)
+	if n := min(p.maxBytes, largePage); len(p.out) > smallPage && cap(p.out) < n {
+		p.out = slices.Grow(p.out, n) // it will be a whole one
+	}
 	p.add(func(dst []byte) []byte { return p.w.appendRecord(dst, p.link.Via, r, id) })
 	if !p.link.sparing.none() {
 		p.pieces.add(t, r, p.lastStart, len(p.out), p.minute)
