@@ -67,7 +67,11 @@ func (c *cut) set(records []*kgo.Record) {
 }
 
 // A hit is a record of the batch that a view has, and where the view's next is.
-type hit struct{ record, next int32 }
+// One that is gone takes its key out of the view.
+type hit struct {
+	record, next int32
+	gone         bool
+}
 
 // set makes b the batch of these records.
 func (b *batch) set(partition int32, records []*kgo.Record, now time.Time) {
@@ -92,24 +96,57 @@ func (b *batch) reset() {
 	}
 }
 
-// filter finds the views that have some of the records, and which.
-func (b *batch) filter(filters *filter.Index[*membership]) {
+// filter finds the views that have some of the records, and which, and gives
+// the records to the topic's maps.
+func (b *batch) filter(t *topic) {
 	for i, r := range b.all.records {
 		if r.Attrs.IsControl() {
 			continue
 		}
 		b.seen.Reset(r)
-		filters.Match(&b.seen, func(in *membership) {
-			v, n := in.view, int32(len(b.hits))
-			b.hits = append(b.hits, hit{int32(i), none})
-			if v.firstHit == none {
-				b.hit = append(b.hit, in)
-				v.firstHit = n
-			} else {
-				b.hits[v.lastHit].next = n
+		t.filters.Match(&b.seen, func(in *membership) {
+			if !isTombstone(r) || !in.view.query.changing || t.maps.current(in.view.query.filter) == nil {
+				b.add(in, hit{record: int32(i)})
 			}
-			v.lastHit = n
 		})
+		if t.maps != nil {
+			t.maps.take(t, b, i, r)
+		}
+	}
+}
+
+// add notes that a view has a hit.
+func (b *batch) add(in *membership, h hit) {
+	v, n := in.view, int32(len(b.hits))
+	h.next = none
+	b.hits = append(b.hits, h)
+	if v.firstHit == none {
+		b.hit = append(b.hit, in)
+		v.firstHit = n
+	} else {
+		b.hits[v.lastHit].next = n
+	}
+	v.lastHit = n
+}
+
+// leaving adds a hit of record number i, which replaces old, to the views that
+// had old and have not got the record.
+func (b *batch) leaving(filters *filter.Index[*membership], i int, old *kgo.Record) {
+	if old == nil {
+		return
+	}
+	b.seen.Reset(old)
+	filters.Match(&b.seen, func(in *membership) {
+		if v := in.view; v.query.changing && (v.firstHit == none || b.hits[v.lastHit].record != int32(i)) {
+			b.leaves(in, i)
+		}
+	})
+}
+
+// leaves adds a hit of record number i to a view that has no longer got its key.
+func (b *batch) leaves(in *membership, i int) {
+	if in.view.query.partsOf().has(int(b.partition)) { // else its cursors do not move with the record
+		b.add(in, hit{record: int32(i), gone: true})
 	}
 }
 
@@ -118,12 +155,31 @@ func (b *batch) filter(filters *filter.Index[*membership]) {
 func (b *batch) hitsOf(v *view) *cut {
 	b.part.set(b.part.records[:0])
 	for i := v.firstHit; i != none; i = b.hits[i].next {
-		b.part.records = append(b.part.records, b.all.records[b.hits[i].record])
+		r := b.all.records[b.hits[i].record]
+		if b.hits[i].gone {
+			r = tombstone(r)
+		}
+		b.part.records = append(b.part.records, r)
 	}
 	v.firstHit, v.lastHit = none, none
 	b.part.chosen = true
 	b.project(v.query)
 	return &b.part
+}
+
+// isTombstone reports whether a record says that its key is gone.
+func isTombstone(r *kgo.Record) bool {
+	if r.Value != nil {
+		return false
+	}
+	o := outcomeOf(r)
+	return o == nil || o.undecodable == ""
+}
+
+// tombstone is what a view shows of a record that its filter does not pass:
+// where it is, and the key.
+func tombstone(r *kgo.Record) *kgo.Record {
+	return &kgo.Record{Key: r.Key, Timestamp: r.Timestamp, Topic: r.Topic, Partition: r.Partition, Attrs: r.Attrs, Offset: r.Offset}
 }
 
 // wholeFor returns all records as a view without a filter shows them. What it

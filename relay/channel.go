@@ -36,9 +36,10 @@ type channel struct {
 
 	// stale says that the hub has moved since the newest item, over records
 	// that made none.
-	stale    bool
-	inQuiet  bool // it is in hub.quiet
-	attached bool // streams were attached when sweep last looked
+	stale     bool
+	inQuiet   bool // it is in hub.quiet
+	attached  bool // streams were attached when sweep last looked
+	snapshots bool // some of them began with a snapshot, at some time
 }
 
 // A stamp is a time in a third of the memory: nanoseconds since 1970.

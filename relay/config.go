@@ -112,6 +112,15 @@ type Config struct {
 	// KiB. 0 means no bound.
 	MaxViews int `envconfig:"MAX_VIEWS" default:"250000"`
 
+	// SnapshotMaxBytes bounds the newest records of one topic that are kept for
+	// streams that begin with a snapshot. Where it is not enough they get a
+	// plain replay. 64KiB or more.
+	SnapshotMaxBytes bytesize.Bytes `envconfig:"SNAPSHOT_MAX_BYTES" default:"64MiB"`
+
+	// SnapshotMemory bounds those of all topics together. 0 means an eighth of
+	// MEMORY_LIMIT, or half of what the other shares leave; else 1MiB or more.
+	SnapshotMemory bytesize.Bytes `envconfig:"SNAPSHOT_MEMORY" default:"0"`
+
 	// CursorTimeSlack is how much earlier than a cursor's time a stream
 	// resumes where it can only resume by time.
 	CursorTimeSlack time.Duration `envconfig:"CURSOR_TIME_SLACK" default:"60s"`
@@ -214,6 +223,7 @@ func (c *Config) Validate() error {
 		{"REPLAY_MAX_RECORDS", c.ReplayMaxRecords, 0, 1 << 62},
 		{"HISTORY_PAGE_BYTES", int64(c.HistoryPageBytes), 4 << 10, 4 << 20},
 		{"HISTORY_CACHE_BYTES", int64(c.HistoryCacheBytes), 1 << 20, 1 << 40},
+		{"SNAPSHOT_MAX_BYTES", int64(c.SnapshotMaxBytes), 64 << 10, 1 << 40},
 		{"CATCHUP_MAX_BYTES", int64(c.CatchupMaxBytes), 0, 1 << 62},
 		{"CATCHUP_PAGES", int64(c.CatchupPages), 1, 1 << 20},
 		{"FILTER_MAX_BYTES", int64(c.FilterMaxBytes), 1, 64 << 10},
@@ -226,6 +236,9 @@ func (c *Config) Validate() error {
 	}
 	if err := c.Registry.Validate(); err != nil {
 		errs = append(errs, err)
+	}
+	if m := c.SnapshotMemory; m != 0 && m < 1<<20 {
+		bad("SNAPSHOT_MEMORY", m, "must be 0 or at least 1MiB")
 	}
 	return errors.Join(errs...)
 }

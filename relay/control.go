@@ -28,9 +28,10 @@ const (
 	gapTimeResume   gapReason = "time-resume"   // the cursor held only a time
 	gapReplayLimit  gapReason = "replay-limit"  // more than one request may replay
 	gapRate         gapReason = "rate"          // a stream with a rate was passed by its channel's log
+	gapCompaction   gapReason = "compaction"    // it may have been missed that a key is gone; a snapshot follows
 )
 
-var gapReasons = []gapReason{gapRetention, gapTruncated, gapTopicChanged, gapTimeResume, gapReplayLimit, gapRate}
+var gapReasons = []gapReason{gapRetention, gapTruncated, gapTopicChanged, gapTimeResume, gapReplayLimit, gapRate, gapCompaction}
 
 // A gap is the data of a gap event. Partition, From and To are absent where
 // only a time is known.
@@ -56,6 +57,7 @@ func (g gap) event() controlEvent { return controlEvent{name: "gap", data: g} }
 
 type liveData struct {
 	Replayed int64 `json:"replayed"`
+	Complete *bool `json:"complete,omitempty"` // false: a plain replay stands in for a snapshot
 }
 
 type endData struct {

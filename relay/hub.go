@@ -80,22 +80,27 @@ type hub struct {
 	warned    time.Time // when an error of reading was last logged,
 	swallowed int       // and how many were not since
 
+	snapshots *keyMapSettings
+	keyMaps   []*keyMap // of all topics
+
 	batch  batch  // memory of process
 	viewAt vector // and of the view that it is at
 }
 
 // A topic is one that is being read, or about to be.
 type topic struct {
-	info    *topicInfo
-	started chan struct{} // closed when next or err is set
-	err     error
-	next    []int64                   // H: by partition, the next offset to append
-	since   uint64                    // hub.polls when it was started: what earlier polls returned is of a former life
-	views   []membership              // all of them,
-	whole   []membership              // those that have every record,
-	filters filter.Index[*membership] // and the others
-	bytes   int64                     // of keys and values that were read
-	idle    time.Time                 // since when no view wants it; meaningless while one does
+	info     *topicInfo
+	started  chan struct{} // closed when next or err is set
+	err      error
+	next     []int64                   // H: by partition, the next offset to append
+	since    uint64                    // hub.polls when it was started: what earlier polls returned is of a former life
+	views    []membership              // all of them,
+	whole    []membership              // those that have every record,
+	filters  filter.Index[*membership] // and the others,
+	changing []*membership             // of which these tell what leaves them
+	maps     *keyMaps                  // nil: nobody asks for snapshots
+	bytes    int64                     // of keys and values that were read
+	idle     time.Time                 // since when no view wants it; meaningless while one does
 
 	snapshot vector // see position; nil once next has moved
 }
@@ -189,6 +194,9 @@ func (h *hub) open(ctx context.Context, sc scope, r rendering) (*channel, vector
 func (h *hub) here(topics []string, q *query, r rendering) (*channel, *standing) {
 	if q.partsOf() != nil {
 		return nil, nil // what clients are told of its position is not what the gateway is
+	}
+	if q.isChanging() {
+		return nil, nil // its channel may lack what leaves the view
 	}
 	var buf [256]byte
 	key := appendViewKey(buf[:0], topics, q)
@@ -475,8 +483,8 @@ func (h *hub) process(poll uint64, topicName string, partition int32, records []
 			}
 		}
 	}
-	if len(t.views) > len(t.whole) {
-		h.batch.filter(&t.filters)
+	if len(t.views) > len(t.whole) || t.maps != nil {
+		h.batch.filter(t)
 		for _, in := range h.batch.hit {
 			at := in.view.position()
 			c := h.batch.hitsOf(in.view)
@@ -490,6 +498,9 @@ func (h *hub) process(poll uint64, topicName string, partition int32, records []
 	t.snapshot = nil
 	for _, r := range records {
 		t.bytes += int64(len(r.Key) + len(r.Value))
+	}
+	if t.maps != nil {
+		h.settleKeyMaps(t)
 	}
 	h.metrics.records.Add(float64(len(records)))
 	h.notify()

@@ -53,6 +53,7 @@ type link struct {
 	pace
 	lag
 	sparing
+	newest
 }
 
 // A pace is a replay with the spacing of the records' timestamps.

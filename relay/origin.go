@@ -40,6 +40,7 @@ type Origin struct {
 	lagAge    time.Duration // CATCHUP_MAX_AGE; 0: no bound
 	metrics   originMetrics
 	queries   *queries
+	policies  *policies
 	now       func() time.Time
 
 	replayBytes int64 // REPLAY_MAX_BYTES; 0: no bound
@@ -190,6 +191,11 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 	if err := checkPartitions(topics, s.query.partsOf()); err != nil {
 		return nil, nil, err
 	}
+	if s.start.newest {
+		if err := o.checkCompacted(ctx, topics); err != nil {
+			return nil, nil, err
+		}
+	}
 	sc := scope{topics, s.query}
 	ch, head, err := o.hub.open(ctx, sc, l.holdRendering())
 	if err != nil {
@@ -198,6 +204,15 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 	pos, gaps, err := o.resolver.resolve(ctx, sc, ch, head, s.start)
 	if err != nil {
 		return nil, nil, err
+	}
+	if s.start.newest {
+		outdated, err := o.outdated(ctx, topics, &s.start.cursor, pos, head, gaps)
+		if err != nil {
+			return nil, nil, err
+		}
+		if gaps = append(gaps, outdated...); s.start.kind == startSnapshot || beginsAnew(gaps) {
+			l.beginSnapshot(0)
+		}
 	}
 	return o.newPage(l, sc, ch, pos), gaps, nil
 }
@@ -286,7 +301,7 @@ func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection
 
 // upToDate reports whether there is nothing to send before the live channel.
 func (o *Origin) upToDate(ctx context.Context, s *selection, p *page) (*channel, bool, error) {
-	if s.bounded() || s.marks || s.speed > 0 {
+	if s.bounded() || p.link.Marks || s.speed > 0 || s.query.isChanging() && !o.hub.tellsChanges(p.scope) {
 		return nil, false, nil // the page decides what ends and what is marked
 	}
 	ch, to, err := o.target(ctx, p)
@@ -523,7 +538,7 @@ func (o *Origin) resumeWith(r *http.Request, l *link, topics []*topicInfo) (*pag
 	}
 	if slices.Equal(tags, p.tags) && head.covers(pos) {
 		p.pos = pos
-		if l.Cursor == "" && l.Rate != "" {
+		if l.Cursor == "" && l.Rate != "" && !q.isChanging() { // that one begins again where it does not know what it missed
 			p.skipTo(ch.index.oldest())
 		}
 		if l.Bound != "" {

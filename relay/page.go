@@ -60,11 +60,7 @@ const smallPage, largePage = 4 << 10, 64 << 10
 // record implements walker.
 func (p *page) record(t int, r *kgo.Record) bool {
 	bytes := int64(len(r.Key) + len(r.Value))
-	if p.query != nil && p.query.fields != nil {
-		shown := *r
-		shown.Value, _ = p.query.project(r, nil)
-		r = &shown
-	}
+	r = p.shown(r)
 	if !p.wide() {
 		p.minute = minuteOf(r.Timestamp, p.now)
 	}
@@ -74,6 +70,34 @@ func (p *page) record(t int, r *kgo.Record) bool {
 			return false
 		}
 	}
+	p.write(r)
+	if !p.link.sparing.none() {
+		p.pieces.add(t, r, p.lastStart, len(p.out), p.minute)
+	}
+	if p.link.Limit > 0 {
+		if p.link.Limit--; p.link.Limit == 0 {
+			p.ended = "limit"
+			return false
+		}
+	}
+	if p.query.filterOf() == nil && !p.replayed(bytes) { // else scanned has counted it
+		return false
+	}
+	return len(p.out) < p.maxBytes && (p.maxEvents == 0 || p.events < p.maxEvents)
+}
+
+// shown is a record as the view shows it.
+func (p *page) shown(r *kgo.Record) *kgo.Record {
+	if p.query == nil || p.query.fields == nil {
+		return r
+	}
+	shown := *r
+	shown.Value, _ = p.query.project(r, nil)
+	return &shown
+}
+
+// write adds the event of a record.
+func (p *page) write(r *kgo.Record) {
 	p.sinceID++
 	var id []byte
 	if p.idIsDue() {
@@ -87,9 +111,6 @@ func (p *page) record(t int, r *kgo.Record) bool {
 		p.out = slices.Grow(p.out, n) // it will be a whole one
 	}
 	p.add(func(dst []byte) []byte { return p.w.appendRecord(dst, p.link.Via, r, id) })
-	if !p.link.sparing.none() {
-		p.pieces.add(t, r, p.lastStart, len(p.out), p.minute)
-	}
 	p.events++
 	if o := outcomeOf(r); sizeOf(r) > p.w.maxBytes {
 		p.metrics.oversize.Inc()
@@ -97,16 +118,6 @@ func (p *page) record(t int, r *kgo.Record) bool {
 		p.metrics.undecodable.Inc()
 	}
 	p.link.Replayed++
-	if p.link.Limit > 0 {
-		if p.link.Limit--; p.link.Limit == 0 {
-			p.ended = "limit"
-			return false
-		}
-	}
-	if p.query.filterOf() == nil && !p.replayed(bytes) { // else scanned has counted it
-		return false
-	}
-	return len(p.out) < p.maxBytes && (p.maxEvents == 0 || p.events < p.maxEvents)
 }
 
 // replayed counts bytes of history that were read for the client. It reports
@@ -206,6 +217,9 @@ func (p *page) mark() {
 // what it came with.
 func (p *page) visibleID(phase cursor.Phase) []byte {
 	var exact bool
+	if phase == cursor.PhaseLive {
+		phase = p.link.phase()
+	}
 	p.id, exact = p.appendID(p.id[:0], phase)
 	if !exact && !p.caughtUp && phase != cursor.PhaseEnd {
 		return nil
@@ -253,15 +267,31 @@ func (p *page) positionID(pos vector) string {
 // follow makes the page that a link asks for, from position pos on. After it,
 // p.ended says why the stream ends, or held where it may be held.
 func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, err error) {
+	changing, err := o.prepare(ctx, p)
+	if err != nil {
+		return nil, false, err
+	}
 	if err := o.pages.Acquire(ctx, 1); err != nil {
 		return nil, false, unavailable("wait for a page", err)
 	}
 	defer o.pages.Release(1)
 	o.metrics.pages.Inc()
 	defer o.metrics.pages.Dec()
+	snapshots := p.link.Stage == stageSnapshot
+	if snapshots {
+		if done, err := o.snapshotPage(ctx, p); err != nil || !done {
+			return nil, false, err
+		}
+	}
 	ch, to, err := o.target(ctx, p)
 	if err != nil {
 		return nil, false, err
+	}
+	if changing && !o.hub.tellsChanges(p.scope) {
+		return nil, false, unavailable("join a channel", errors.New("its map is gone"))
+	}
+	if snapshots {
+		o.hub.keepSnapshots(ch)
 	}
 	if !p.pos.covers(to) && o.tooSlow(p) {
 		return nil, false, errTooSlow
@@ -271,7 +301,16 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 	if p.until != nil {
 		bounded = earliest(to, p.until)
 	}
-	if err := o.blocks.walk(ctx, p.topics, p.pos, bounded, p.query.filterOf(), p); err != nil {
+	if changing {
+		c := &changes{page: p, filter: p.query.filterOf()}
+		if err := o.blocks.walk(ctx, p.topics, p.pos, bounded, nil, c); err != nil {
+			return nil, false, err
+		}
+		if c.undecided {
+			o.restart(p)
+			return ch, false, nil
+		}
+	} else if err := o.blocks.walk(ctx, p.topics, p.pos, bounded, p.query.filterOf(), p); err != nil {
 		return nil, false, err
 	}
 	switch {
@@ -301,7 +340,11 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 		p.caughtUp = p.pos.covers(to)
 	}
 	if p.caughtUp && p.link.Marks && (!p.link.LongPoll || p.events > 0) { // alone it would answer every poll at once
-		p.control(controlEvent{name: "live", data: liveData{Replayed: p.link.Replayed}}, 0)
+		live := liveData{Replayed: p.link.Replayed}
+		if p.link.Stage == stageReplay {
+			live.Complete, p.link.newest = new(bool), newest{}
+		}
+		p.control(controlEvent{name: "live", data: live}, 0)
 		p.link.Marks, p.link.Existed = false, ""
 	}
 	p.mark()

@@ -29,7 +29,7 @@ func (v *resolver) resolve(ctx context.Context, sc scope, ch *channel, head vect
 	var gaps []gap
 	var err error
 	switch s.kind {
-	case startLive:
+	case startLive, startSnapshot:
 		return head.clone(), nil, nil
 	case startEarliest:
 		pos, err = v.starts(ctx, sc, head)

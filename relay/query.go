@@ -19,6 +19,11 @@ type query struct {
 	filter *filter.Filter         // nil: every record
 	fields *projection.Projection // nil: the whole value
 	key    string                 // canonical: equal queries have equal keys
+
+	// changing says that the view tells of keys that leave it: those whose
+	// newest record the filter does not pass, while an older one was passed.
+	// Such a view begins with a snapshot.
+	changing bool
 }
 
 // A queryText is a query as links carry it. What it holds is canonical, so that
@@ -26,9 +31,11 @@ type query struct {
 type queryText struct {
 	Filter string `json:"fi,omitempty"`
 	Fields string `json:"fs,omitempty"`
+
+	Changing bool `json:"ch,omitempty"` // query.changing
 }
 
-// filterOf, textOf and partsOf are for queries that may be nil.
+// filterOf, textOf, isChanging and partsOf are for queries that may be nil.
 func (q *query) filterOf() *filter.Filter {
 	if q == nil {
 		return nil
@@ -42,6 +49,8 @@ func (q *query) textOf() queryText {
 	}
 	return q.text
 }
+
+func (q *query) isChanging() bool { return q != nil && q.changing }
 
 func (q *query) partsOf() parts {
 	return q.filterOf().Partitions()
@@ -157,14 +166,19 @@ func (qs *queries) of(text queryText) (*query, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newQuery(f, fields), nil
+		return newQuery(f, fields, text.Changing), nil
 	})
 }
 
 // asked makes the query that a request asks for. text is all of it, in any form
-// that other requests have. The error is a *badRequest.
-func (qs *queries) asked(text string, spec filter.Spec, fields string) (*query, error) {
-	return qs.remembered("request\x00"+text, func() (*query, error) {
+// that other requests have, and changing says that it begins with a snapshot. The
+// error is a *badRequest.
+func (qs *queries) asked(text string, spec filter.Spec, fields string, changing bool) (*query, error) {
+	name := "request\x00"
+	if changing {
+		name = "changing request\x00"
+	}
+	return qs.remembered(name+text, func() (*query, error) {
 		f, err := qs.compiler.Compile(spec)
 		if err != nil {
 			return nil, &badRequest{err.Error()}
@@ -173,7 +187,7 @@ func (qs *queries) asked(text string, spec filter.Spec, fields string) (*query, 
 		if err != nil {
 			return nil, &badRequest{err.Error()}
 		}
-		q := newQuery(f, shown)
+		q := newQuery(f, shown, changing)
 		if q == nil {
 			return nil, nil
 		}
@@ -183,16 +197,26 @@ func (qs *queries) asked(text string, spec filter.Spec, fields string) (*query, 
 }
 
 // memo is what a query is remembered by that a link names.
-func (t queryText) memo() string { return "link\x00" + t.Filter + "\x00" + t.Fields }
+func (t queryText) memo() string {
+	name := "link\x00"
+	if t.Changing {
+		name = "changing link\x00"
+	}
+	return name + t.Filter + "\x00" + t.Fields
+}
 
-func newQuery(f *filter.Filter, fields *projection.Projection) *query {
+func newQuery(f *filter.Filter, fields *projection.Projection, changing bool) *query {
 	if f == nil && fields == nil {
 		return nil
 	}
-	q := &query{filter: f, fields: fields, text: queryText{Filter: f.Key(), Fields: fields.Key()}}
+	changing = changing && !f.ByKey() // no key ever leaves that one
+	q := &query{filter: f, fields: fields, changing: changing, text: queryText{Filter: f.Key(), Fields: fields.Key(), Changing: changing}}
 	q.key = q.text.Filter
 	if fields != nil {
 		q.key += "\x00" + q.text.Fields
+	}
+	if changing {
+		q.key += "\x00\x00changing"
 	}
 	return q
 }

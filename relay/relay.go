@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,6 +112,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		topics: make(map[string]*topic), views: make(map[string]*view), idle: make(map[*topic]struct{}), dropped: make(map[string][]int32), held: make(map[string][16]byte), adds: make(map[string]map[int32]kgo.Offset),
 	}
 	r.hub.metrics, r.hub.waiting = newHubMetrics(reg, r.hub), newWaitingRoom(reg)
+	r.hub.snapshots = newKeyMapSettings(int64(cfg.SnapshotMaxBytes), int64(cmp.Or(cfg.SnapshotMemory, cfg.SnapshotMaxBytes)), r.blocks, r.hub, reg)
 	r.origin = &Origin{
 		path: cfg.EventsPath, log: log, hub: r.hub, catalog: r.catalog, blocks: r.blocks, decoder: r.decoder, sealer: sealer,
 		resolver: &resolver{
@@ -118,6 +120,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 			maxRecs: cfg.ReplayMaxRecords, maxAge: cfg.ReplayMaxAge, now: time.Now,
 		},
 		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins), ignore: cfg.IgnoreParams, queries: queries,
+		policies:   newPolicies(admin),
 		keepAlives: newKeepAlives(cfg.HeartbeatInterval), maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
 		replayBytes: int64(cfg.ReplayMaxBytes), lagBytes: int64(cfg.CatchupMaxBytes), lagAge: cfg.CatchupMaxAge,
 		metrics: newOriginMetrics(reg, &r.hub.metrics), now: time.Now,
@@ -235,6 +238,7 @@ func (r *Relay) Close(ctx context.Context) error {
 	r.hub.starts.Wait()
 	r.blocks.loads.Wait()
 	r.hub.offsets.calls.Wait()
+	r.origin.policies.calls.Wait()
 	return err
 }
 

@@ -19,6 +19,7 @@ import (
 // A start is where a request wants to begin (event-semantics.md, section 2).
 type start struct {
 	kind   startKind
+	newest bool // a snapshot is asked for, wherever the kind begins
 	cursor cursor.Cursor
 	time   time.Time
 	last   int64
@@ -28,7 +29,7 @@ type start struct {
 // 1970; 0 where it is not known.
 func (s *start) minute(now time.Time) int64 {
 	switch s.kind {
-	case startLive:
+	case startLive, startSnapshot:
 		return now.Unix() / 60
 	case startCursor:
 		return cursor.Minute(s.cursor.Time)
@@ -46,6 +47,7 @@ const (
 	startEarliest
 	startTime
 	startLast
+	startSnapshot
 )
 
 // A selection is a request for events, parsed: what to send, from where, in
@@ -140,13 +142,13 @@ func parseSelection(path string, r *http.Request, ignore []string, qs *queries, 
 	if s.topics, err = parseTopics(path, query["topic"]); err != nil {
 		return s, err
 	}
-	if s.query, err = parseQuery(query, s.topics, qs); err != nil {
+	if s.start, err = parseStart(r.Header, query, now); err != nil {
+		return s, err
+	}
+	if s.query, err = parseQuery(query, s.topics, qs, s.start.newest); err != nil {
 		return s, err
 	}
 	if err := s.parseForm(r, query); err != nil {
-		return s, err
-	}
-	if s.start, err = parseStart(r.Header, query, now); err != nil {
 		return s, err
 	}
 	if err := s.parseBounds(query, now); err != nil {
@@ -214,7 +216,7 @@ func appendNames(names []string, list string) []string {
 const headerPrefix = "header."
 
 // parseQuery reads what is selected of the records, and what is shown of them.
-func parseQuery(params url.Values, topics []string, qs *queries) (*query, error) {
+func parseQuery(params url.Values, topics []string, qs *queries, changing bool) (*query, error) {
 	asked := make(url.Values)
 	for name, values := range params {
 		switch {
@@ -249,7 +251,7 @@ func parseQuery(params url.Values, topics []string, qs *queries) (*query, error)
 			return nil, badf("%s= is empty; leave it out for all there is", name)
 		}
 	}
-	return qs.asked(text, spec, asked.Get("fields"))
+	return qs.asked(text, spec, asked.Get("fields"), changing)
 }
 
 // parseForm decides the way out: by Accept, by subprotocol, and by format=.
@@ -347,7 +349,11 @@ func parseStart(h http.Header, query url.Values, now time.Time) (start, error) {
 		if err != nil {
 			return start{}, badf("%s: %v", name, err)
 		}
-		return start{kind: startCursor, cursor: c}, nil
+		s := start{kind: startCursor, cursor: c, newest: query.Get("from") == "snapshot"}
+		if c.Phase == cursor.PhaseSnapshot {
+			s.kind, s.newest = startSnapshot, true
+		}
+		return s, nil
 	}
 	if since := query.Get("since"); since != "" {
 		t, err := parseTime("since", since, now)
@@ -359,8 +365,10 @@ func parseStart(h http.Header, query url.Values, now time.Time) (start, error) {
 		return start{}, nil
 	case "earliest":
 		return start{kind: startEarliest}, nil
+	case "snapshot":
+		return start{kind: startSnapshot, newest: true}, nil
 	default:
-		return start{}, badf("from=%s: must be earliest or latest", from)
+		return start{}, badf("from=%s: must be snapshot, earliest or latest", from)
 	}
 	if last := query.Get("last"); last != "" {
 		n, err := strconv.ParseInt(last, 10, 64)
@@ -396,6 +404,16 @@ func parseTime(name, text string, now time.Time) (time.Time, error) {
 }
 
 func (s *selection) parseBounds(query url.Values, now time.Time) error {
+	if s.start.newest {
+		for _, name := range []string{"last", "limit", "until", "speed"} {
+			if query.Get(name) != "" {
+				return badf("%s= does not go with from=snapshot, which is the newest record of each key and then what changes", name)
+			}
+		}
+		if s.longPoll {
+			return badf("from=snapshot is for streams; ask for text/event-stream or application/x-ndjson, or open a WebSocket")
+		}
+	}
 	if limit := query.Get("limit"); limit != "" {
 		n, err := strconv.ParseInt(limit, 10, 64)
 		if err != nil || n < 1 {

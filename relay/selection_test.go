@@ -133,7 +133,6 @@ func TestSelectionRefused(t *testing.T) {
 		{name: "limit 0", path: "x/", query: "limit=0", want: "1 or more"},
 		{name: "limit", path: "x/", query: "limit=all", want: "1 or more"},
 		{name: "last", path: "x/", query: "last=-1", want: "0 or more"},
-		{name: "snapshot of a topic that is not compacted", path: "x/", query: "from=snapshot", want: "from=snapshot"},
 		{name: "format", path: "x/", query: "format=xml", want: "plain, envelope or cloudevents"},
 		{name: "id", path: "x/", query: "id=none", want: "auto or every or batch"},
 		{name: "marks", path: "x/", query: "marks=yes", want: "0 or 1"},

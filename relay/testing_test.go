@@ -164,6 +164,7 @@ func testConfig(brokers string) Config {
 		CatchupPages:        256,
 		FilterMaxBytes:      2 << 10,
 		FilterMaxCost:       100_000,
+		SnapshotMaxBytes:    64 << 20,
 		CursorTimeSlack:     time.Minute,
 		EventsPath:          "/events/",
 		Registry:            registry.Config{Timeout: 2 * time.Second, CacheEntries: 1000, CacheBytes: 64 << 20},

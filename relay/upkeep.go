@@ -91,6 +91,7 @@ func (h *hub) forgetView(v *view) {
 func (h *hub) drop(topics ...*topic) {
 	pause := make(map[string][]int32, len(topics))
 	for _, t := range topics {
+		h.closeKeyMaps(t)
 		delete(h.topics, t.info.name)
 		delete(h.idle, t)
 		delete(h.adds, t.info.name)
@@ -119,6 +120,7 @@ func (h *hub) sweep() {
 		h.mu.Unlock() // records must not wait for very many channels
 		h.mu.Lock()
 	}
+	h.sweepKeyMaps(now)
 	var unwanted []*topic
 	for t := range h.idle {
 		if now.Sub(t.idle) > h.linger {
@@ -158,6 +160,9 @@ func (h *hub) sweepSome(now time.Time, n int) {
 			ch.wanted = stampOf(now) // the last one may have left a moment ago
 		}
 		ch.attached = attached
+		if attached && ch.snapshots {
+			ch.view.wantKeyMaps(now)
+		}
 		if attached && ch.view.query.filterOf() != nil {
 			h.sweepFiltered(ch, now)
 		}

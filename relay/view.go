@@ -111,6 +111,9 @@ func (v *view) join() {
 		t.views = append(t.views, in)
 		if f := v.query.filterOf(); f != nil {
 			m.filter = t.filters.Add(f, &in)
+			if v.query.changing {
+				t.changing = append(t.changing, &in)
+			}
 			continue
 		}
 		m.reads = int32(len(t.whole))
@@ -129,6 +132,9 @@ func (v *view) leave() {
 		m.topic.views = views[:last]
 		if m.filter != nil {
 			m.topic.filters.Remove(m.filter)
+			if v.query.changing {
+				m.topic.changing = slices.DeleteFunc(m.topic.changing, func(in *membership) bool { return in.view == v })
+			}
 			continue
 		}
 		whole, last := m.topic.whole, len(m.topic.whole)-1

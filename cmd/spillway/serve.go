@@ -95,6 +95,8 @@ func (s *settings) load(p *process) (warnings []string, err error) {
 		err = addProblem(err, errors.New("EVENTS_PATH=: serve has nothing to serve without a path; write /events/, or use spillway gateway"))
 	}
 	s.gateway.OtherMemory = s.relay.HistoryCacheBytes + s.pageMemory() + s.schemaMemory()
+	s.shareSnapshots()
+	s.gateway.OtherMemory += s.relay.SnapshotMemory
 	if problem := s.checkMemory(); problem != nil && err == nil {
 		err = addProblem(nil, problem)
 	}
@@ -112,10 +114,20 @@ func (s *settings) checkMemory() error {
 	limit, logs := s.gateway.Memory()
 	connections, answers := s.gateway.ConnectionMemory(), s.gateway.CacheBytes()
 	if sum := logs + connections + answers + s.gateway.OtherMemory; sum > limit {
-		return fmt.Errorf("MEMORY_LIMIT: there are %d bytes, and LOG_MEMORY (%d), HISTORY_CACHE_BYTES (%d), CATCHUP_PAGES of HISTORY_PAGE_BYTES (%d), SCHEMA_CACHE_BYTES (%d), CACHE_MEMORY (%d) and MAX_CONNECTIONS at %d each (%d) may take %d; lower one of them",
-			int64(limit), int64(logs), int64(s.relay.HistoryCacheBytes), int64(s.pageMemory()), int64(s.schemaMemory()), int64(answers), int64(s.gateway.ConnectionCost()), int64(connections), int64(sum))
+		return fmt.Errorf("MEMORY_LIMIT: there are %d bytes, and LOG_MEMORY (%d), HISTORY_CACHE_BYTES (%d), SNAPSHOT_MEMORY (%d), CATCHUP_PAGES of HISTORY_PAGE_BYTES (%d), SCHEMA_CACHE_BYTES (%d), CACHE_MEMORY (%d) and MAX_CONNECTIONS at %d each (%d) may take %d; lower one of them",
+			int64(limit), int64(logs), int64(s.relay.HistoryCacheBytes), int64(s.relay.SnapshotMemory), int64(s.pageMemory()), int64(s.schemaMemory()), int64(answers), int64(s.gateway.ConnectionCost()), int64(connections), int64(sum))
 	}
 	return nil
+}
+
+// shareSnapshots chooses SNAPSHOT_MEMORY where nobody did.
+func (s *settings) shareSnapshots() {
+	if s.relay.SnapshotMemory > 0 {
+		return
+	}
+	limit, logs := s.gateway.Memory()
+	left := limit - logs - s.gateway.CacheBytes() - s.gateway.OtherMemory
+	s.relay.SnapshotMemory = max(min(limit/8, left/2), 0)
 }
 
 // pageMemory is what the pages of history may take that are made at a time.

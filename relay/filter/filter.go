@@ -373,6 +373,12 @@ func (f *Filter) Partitions() []int32 {
 	return f.partitions
 }
 
+// ByKey reports whether the filter shows either all records of a key in a
+// partition or none.
+func (f *Filter) ByKey() bool {
+	return f == nil || f.rest == nil && !slices.ContainsFunc(f.clauses, func(c clause) bool { return c.root != inKey })
+}
+
 // Match reports whether the filter shows a record.
 func (f *Filter) Match(r *Record) bool {
 	return f == nil || f.matchBut(r, -1)

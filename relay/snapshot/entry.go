@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -18,12 +19,14 @@ type entry struct {
 	millis     int64
 	partition  int32
 	attrs      kgo.RecordAttrs
+	extra      int             // bytes of context
+	context    context.Context // of the record
 }
 
 const (
 	// entryOverhead is what an entry costs beside its bytes: itself and its place
 	// in the tree.
-	entryOverhead = 128
+	entryOverhead = 152
 	// headerOverhead is the same of a header.
 	headerOverhead = 56
 	// nodeBytes is a node of the tree. The first change to one that a version
@@ -37,17 +40,17 @@ const (
 // depend on what else is in it, so that all versions and replicas agree.
 func before(a, b *entry) bool { return bytes.Compare(a.key, b.key) < 0 }
 
-func entryBytes(key, value []byte, headers []kgo.RecordHeader) int64 {
-	n := len(key) + len(value)
+func entryBytes(key, value []byte, headers []kgo.RecordHeader, extra int) int64 {
+	n := len(key) + len(value) + extra
 	for _, h := range headers {
 		n += headerOverhead + len(h.Key) + len(h.Value)
 	}
 	return int64(entryOverhead + n + n/8) // by so much are allocations rounded up
 }
 
-func (e *entry) bytes() int64 { return entryBytes(e.key, e.value, e.headers) }
+func (e *entry) bytes() int64 { return entryBytes(e.key, e.value, e.headers, e.extra) }
 
-func newEntry(r *kgo.Record) *entry {
+func newEntry(r *kgo.Record, extra int) *entry {
 	n := len(r.Key) + len(r.Value)
 	for _, h := range r.Headers {
 		n += len(h.Value)
@@ -64,6 +67,7 @@ func newEntry(r *kgo.Record) *entry {
 	e := &entry{
 		key: keep(r.Key), value: keep(r.Value), headers: slices.Clone(r.Headers),
 		offset: r.Offset, millis: r.Timestamp.UnixMilli(), partition: r.Partition, attrs: r.Attrs,
+		extra: extra, context: r.Context,
 	}
 	for i := range e.headers {
 		h := &e.headers[i]
@@ -76,6 +80,6 @@ func newEntry(r *kgo.Record) *entry {
 func (e *entry) record(r *kgo.Record, topic string) {
 	*r = kgo.Record{
 		Key: e.key, Value: e.value, Headers: e.headers, Timestamp: time.UnixMilli(e.millis),
-		Topic: topic, Partition: e.partition, Attrs: e.attrs, Offset: e.offset,
+		Topic: topic, Partition: e.partition, Attrs: e.attrs, Offset: e.offset, Context: e.context,
 	}
 }

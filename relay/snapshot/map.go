@@ -25,6 +25,8 @@ import (
 type Map struct {
 	topic    string
 	match    func(*kgo.Record) bool
+	deletes  func(*kgo.Record) bool
+	extra    func(*kgo.Record) int
 	maxBytes int64
 	budget   *Budget
 	name     string // no other map has it, on any replica
@@ -51,6 +53,11 @@ type Config struct {
 	// kept. It must always say the same of the same record. Apply calls it before
 	// it takes the map's lock.
 	Match func(*kgo.Record) bool
+	// Deletes says of which records the key is gone; nil: of those without a value.
+	Deletes func(*kgo.Record) bool
+	// Extra is how many bytes a record's Context takes, which is kept as it is;
+	// nil: none.
+	Extra func(*kgo.Record) int
 	// MaxBytes bounds this map, and Budget all that share it.
 	MaxBytes int64
 	Budget   *Budget
@@ -58,8 +65,14 @@ type Config struct {
 
 // New makes an empty map, which is being loaded until Live is called.
 func New(cfg Config) *Map {
+	if cfg.Deletes == nil {
+		cfg.Deletes = func(r *kgo.Record) bool { return r.Value == nil }
+	}
+	if cfg.Extra == nil {
+		cfg.Extra = func(*kgo.Record) int { return 0 }
+	}
 	return &Map{
-		topic: cfg.Topic, match: cfg.Match, maxBytes: cfg.MaxBytes, budget: cfg.Budget,
+		topic: cfg.Topic, match: cfg.Match, deletes: cfg.Deletes, extra: cfg.Extra, maxBytes: cfg.MaxBytes, budget: cfg.Budget,
 		name:    strconv.FormatUint(rand.Uint64(), 36),
 		entries: newTree(),
 	}
@@ -78,12 +91,12 @@ func (m *Map) Live() {
 }
 
 // Apply takes the next record of its partition, and says what those who listen
-// are sent of it. A null value deletes. A record before the map's position is
+// are sent of it. A null value deletes, unless Config says otherwise. A record before the map's position is
 // one that was applied already: Nothing. The map keeps none of r's memory.
 //
 // The error is ErrTooLarge, which says what was not enough, or ErrClosed.
 func (m *Map) Apply(r *kgo.Record) (Verdict, error) {
-	matches := r.Value != nil && (m.match == nil || m.match(r))
+	matches := !m.deletes(r) && (m.match == nil || m.match(r))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.err != nil {
@@ -107,13 +120,13 @@ func (m *Map) Apply(r *kgo.Record) (Verdict, error) {
 	}
 	var need int64
 	if matches {
-		need = entryBytes(r.Key, r.Value, r.Headers)
+		need = entryBytes(r.Key, r.Value, r.Headers, m.extra(r))
 	}
 	if err := m.reserve(need, old); err != nil {
 		return Nothing, err
 	}
 	if matches {
-		m.entries.Set(newEntry(r))
+		m.entries.Set(newEntry(r, m.extra(r)))
 	} else {
 		m.entries.Delete(old)
 	}
@@ -170,7 +183,7 @@ func (m *Map) Verdict(r *kgo.Record, match func(*kgo.Record) bool) (Verdict, err
 	switch {
 	case err != nil || applied:
 		return Nothing, err
-	case r.Value != nil && match(r):
+	case !m.deletes(r) && match(r):
 		return Send, nil
 	case old == nil:
 		return Nothing, nil

@@ -341,7 +341,7 @@ func TestBounds(t *testing.T) {
 		}
 	})
 	t.Run("a full map goes on with records as large", func(t *testing.T) {
-		m := New(Config{Topic: "orders", MaxBytes: 5 * entryBytes([]byte("k0"), []byte(large), nil), Budget: NewBudget(plenty)})
+		m := New(Config{Topic: "orders", MaxBytes: 5 * entryBytes([]byte("k0"), []byte(large), nil, 0), Budget: NewBudget(plenty)})
 		for n := range int64(100) {
 			apply(t, m, 0, n, fmt.Sprintf("k%d=%s", n%5, large))
 		}
@@ -395,7 +395,7 @@ func TestBounds(t *testing.T) {
 		apply(t, m, 0, 0, "a="+large, "b="+large)
 		version(t, m, start)
 		apply(t, m, 0, 2, "a="+large, "a="+large, "a="+large, "b", "c=1", "c")
-		if got, want := m.Stats().Held, entryBytes([]byte("a"), []byte(large), nil)+entryBytes([]byte("b"), []byte(large), nil)+nodeBytes; got != want {
+		if got, want := m.Stats().Held, entryBytes([]byte("a"), []byte(large), nil, 0)+entryBytes([]byte("b"), []byte(large), nil, 0)+nodeBytes; got != want {
 			t.Errorf("%d bytes are held, want %d: the first a and b, and the node they were in", got, want)
 		}
 	})
@@ -411,7 +411,7 @@ func TestModel(t *testing.T) {
 			keys, partitions := 1+rng.IntN(3000), 1+rng.IntN(4)
 			maxBytes := int64(plenty)
 			if seed%2 == 1 { // enough for all keys, but not for all versions
-				maxBytes = int64(keys)*entryBytes([]byte("k1000"), []byte("4294967295"), nil) + 100*nodeBytes
+				maxBytes = int64(keys)*entryBytes([]byte("k1000"), []byte("4294967295"), nil, 0) + 100*nodeBytes
 			}
 			budget := NewBudget(plenty)
 			m := New(Config{Topic: "orders", MaxBytes: maxBytes, Budget: budget})
@@ -476,7 +476,7 @@ func TestModel(t *testing.T) {
 			m.Expire(now.Add(KeepFor))
 			want := int64(0)
 			for key, value := range model {
-				want += entryBytes([]byte(key), []byte(value), nil)
+				want += entryBytes([]byte(key), []byte(value), nil, 0)
 			}
 			if got := m.Stats(); got.Bytes != want || got.Held != 0 || got.Keys != len(model) || budget.Used() != want {
 				t.Errorf("%+v, budget %d, want %d bytes of %d keys and nothing held", got, budget.Used(), want, len(model))
