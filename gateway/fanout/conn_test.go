@@ -529,6 +529,11 @@ func TestConnStalled(t *testing.T) {
 		for i := range 8 {
 			ch.Append(items(big + strconv.Itoa(i)))
 			other.want(big + strconv.Itoa(i))
+			if i == 0 { // it is in the middle of a frame, and not left behind before its first byte
+				if _, err := stalled.client.Read(make([]byte, 1)); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
 		stalled.wantGone(Stalled)
 		ch.Append(items("more"))
