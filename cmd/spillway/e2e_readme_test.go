@@ -234,6 +234,15 @@ curl -N 'http://localhost:7999/events/orders/?from=earliest&limit=2&speed=10'`
 		"curl -H 'Accept: application/json' 'http://localhost:7999/events/orders/?last=2'": func(c string) {
 			demo.wantIn(c, `{"events":[{"topic":"orders"`, `"id":"1-`)
 		},
+		"curl -D- -H 'Accept: application/cloudevents-batch+json' 'http://localhost:7999/events/orders/?last=2'": func(c string) {
+			demo.wantIn(c, "Content-Type: application/cloudevents-batch+json", "Last-Event-Id: 1-", `[{"specversion":"1.0"`, `"source":"/events/orders/"`)
+		},
+		"curl -N 'http://localhost:7999/events/prices/?from=snapshot'": func(c string) {
+			demo.watch(c, "id: 1s-", `"symbol":"OAKS"`, "event: live\nid: 1-", `data: {"replayed":`)
+		},
+		"curl -N 'http://localhost:7999/events/prices/?from=earliest&rate=2/s'": func(c string) {
+			demo.watch(c, "event: message\nid: 1-")
+		},
 		selections: func(c string) {
 			shown := []string{`"symbol":"(OAKS|PINE)"`, `"id":`, `"status":"paid"`, `"status":"(new|paid|packed)"`, `\{"id":\d+,"total":[\d.]+\}`, `"id":`, `"id":`}
 			for i, line := range strings.Split(c, "\n") {
