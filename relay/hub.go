@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/grip"
@@ -75,6 +76,7 @@ type hub struct {
 	held      map[string][16]byte             // by name, the id of the topic as the client knows it
 	adds      map[string]map[int32]kgo.Offset // partitions that the client has still to be told of
 	adding    bool                            // addSoon is running
+	closed    bool                            // nothing is to be added any more
 	polls     uint64                          // how many polls have returned
 
 	warned    time.Time // when an error of reading was last logged,
@@ -325,7 +327,7 @@ func (h *hub) addSoon() {
 	for {
 		h.mu.Lock()
 		adds := h.adds
-		if len(adds) == 0 {
+		if len(adds) == 0 || h.closed {
 			h.adding = false
 			h.mu.Unlock()
 			return
@@ -448,19 +450,19 @@ func (h *hub) run(ctx context.Context) {
 				h.failed(p.Topic, p.Partition, p.Err)
 			}
 			for records := range slices.Chunk(p.Records, batchRecords) {
-				h.take(ctx, haul{poll: poll, topic: p.Topic, partition: p.Partition, records: records})
+				h.take(ctx, haul{poll: poll, topic: p.Topic, partition: p.Partition, logStart: p.LogStartOffset, records: records})
 			}
 		})
 	}
 }
 
-// process appends what a poll returned of one partition, control records included, to all
-// channels of all views of the topic. This is the way of every live record.
-func (h *hub) process(poll uint64, topicName string, partition int32, records []*kgo.Record) {
+// process appends records of a haul, control records included, to all channels
+// of all views of the topic. This is the way of every live record.
+func (h *hub) process(in *haul, records []*kgo.Record) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t := h.topics[topicName]
-	if t == nil || !t.reading() || poll <= t.since || int(partition) >= len(t.next) {
+	t, partition := h.topics[in.topic], in.partition
+	if t == nil || !t.reading() || in.poll <= t.since || int(partition) >= len(t.next) {
 		return // dropped while the fetch was on its way
 	}
 	i := slices.IndexFunc(records, func(r *kgo.Record) bool { return r.Offset >= t.next[partition] })
@@ -468,6 +470,13 @@ func (h *hub) process(poll uint64, topicName string, partition int32, records []
 		return
 	}
 	records = records[i:]
+	if next := t.next[partition]; records[0].Offset > next && in.logStart > next {
+		// A client that has yet to learn of a partition moves an offset that
+		// retention has passed, and says nothing.
+		h.restart(t, partition, kerr.OffsetOutOfRange)
+		return
+	}
+	h.metrics.records.Add(float64(len(records)))
 	h.batch.set(partition, records, h.now())
 	for _, in := range t.whole {
 		h.viewAt = h.viewAt[:0] // read only, and only until t.next moves
@@ -502,7 +511,6 @@ func (h *hub) process(poll uint64, topicName string, partition int32, records []
 	if t.maps != nil {
 		h.settleKeyMaps(t)
 	}
-	h.metrics.records.Add(float64(len(records)))
 	h.notify()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"log/slog"
 	"net"
 	"net/http"
@@ -142,6 +143,24 @@ func TestLiveReaderOutOfRange(t *testing.T) {
 	s.until("the live record", func(out string) bool { return strings.Contains(out, "data: live\n") })
 }
 
+// The client may begin further on than it was told to, where a partition begins
+// by then.
+func TestLiveReaderBeginsBehindRetention(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	h := startRelay(t, k)
+	s := h.open("/events/" + topic + "/")
+	holdLive(t, k)
+	values(k, topic, numbered("v", 0, 10)...)
+	k.DeleteRecords(topic, 0, 5)
+	h.r.hub.process(&haul{poll: math.MaxUint64, topic: topic, logStart: 5}, []*kgo.Record{{Topic: topic, Offset: 5, Value: []byte("v5")}})
+	s.wantData(append([]string{
+		fmt.Sprintf(`gap {"topic":%q,"partition":0,"reason":"retention","from":0,"to":5,"exact":true}`, topic),
+	}, numbered("v", 5, 10)...)...)
+}
+
 // A poll that was in hand when a topic began to be read anew holds records of
 // its former life.
 func TestRecordsOfAFormerLifeAreDropped(t *testing.T) {
@@ -155,7 +174,7 @@ func TestRecordsOfAFormerLifeAreDropped(t *testing.T) {
 	hub.mu.Lock()
 	poll := hub.polls
 	hub.mu.Unlock()
-	hub.process(poll, topic, 0, stale)
+	hub.process(&haul{poll: poll, topic: topic}, stale)
 	values(k, topic, "fresh")
 	s.wantData("fresh")
 }

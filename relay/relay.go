@@ -243,7 +243,7 @@ func (r *Relay) Close(ctx context.Context) error {
 }
 
 func (r *Relay) closeClients() {
-	r.reader.Close()
+	r.hub.close()
 	r.asker.Close()
 }
 

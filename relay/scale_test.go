@@ -254,7 +254,7 @@ func BenchmarkManyViews(b *testing.B) {
 			records := []*kgo.Record{{Topic: topic, Offset: 5, Value: []byte("some words"), Timestamp: noon}}
 			b.ReportAllocs()
 			for b.Loop() {
-				h.process(1, topic, 0, records)
+				h.process(&haul{poll: 1, topic: topic}, records)
 				records[0].Offset++
 			}
 		})

@@ -17,28 +17,36 @@ func (h *hub) failed(topicName string, partition int32, err error) {
 	lost := errors.As(err, &loss) || errors.Is(err, kerr.OffsetOutOfRange)
 	gone := errors.Is(err, kerr.UnknownTopicOrPartition) || errors.Is(err, kerr.UnknownTopicID)
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	t := h.topics[topicName]
 	if t == nil || !t.reading() {
-		h.mu.Unlock()
 		return
 	}
 	if lost || gone {
-		// The client would repeat the error without back-off. Every stream asks
-		// its link, and the history it gets says what is missing.
-		h.reset(t)
-		h.catalog.doubt(t.info)
-	}
-	now, swallowed := h.now(), h.swallowed
-	quiet := now.Sub(h.warned) < warnInterval
-	if quiet {
-		h.swallowed++
+		h.restart(t, partition, err)
 	} else {
-		h.warned, h.swallowed = now, 0
+		h.warn(t, partition, err, false)
 	}
-	h.mu.Unlock()
-	if !quiet {
-		h.log.Warn("reading stopped", "topic", topicName, "partition", partition, "reset", lost || gone, "err", err, "others", swallowed)
+}
+
+// restart resets a topic of which a partition cannot be read on where it was.
+// The client would repeat the error without back-off. Every stream asks its
+// link, and the history it gets says what is missing. Call with mu held.
+func (h *hub) restart(t *topic, partition int32, err error) {
+	h.reset(t)
+	h.catalog.doubt(t.info)
+	h.warn(t, partition, err, true)
+}
+
+// warn logs why reading stopped, not too often. Call with mu held.
+func (h *hub) warn(t *topic, partition int32, err error, reset bool) {
+	now := h.now()
+	if now.Sub(h.warned) < warnInterval {
+		h.swallowed++
+		return
 	}
+	h.log.Warn("reading stopped", "topic", t.info.name, "partition", partition, "reset", reset, "err", err, "others", h.swallowed)
+	h.warned, h.swallowed = now, 0
 }
 
 // reset ends the reading of a topic and all its channels: streams that hold
@@ -206,6 +214,22 @@ func (h *hub) purge() {
 	}
 	h.client.PurgeTopicsFromConsuming(names...)
 	clear(h.dropped)
+}
+
+// close stops reading for ever. It takes all partitions out of the client before
+// that is closed: what it began to fetch meanwhile would be in its way.
+func (h *hub) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	all := maps.Clone(h.dropped)
+	for name, t := range h.topics {
+		for p := range t.next {
+			all[name] = append(all[name], int32(p))
+		}
+	}
+	h.client.RemoveConsumePartitions(all)
+	h.client.Close()
 }
 
 // watch compares the topics that are read with new metadata: partitions that

@@ -65,7 +65,7 @@ func TestRecordsReachTheirViewsAlone(t *testing.T) {
 	}
 	byValue := h.openQuery(t, infos[0], "filter=value.user=='u7'")
 	evaluations := testQueries().compiler.Evaluations()
-	h.process(1, infos[0].name, 0, sales(infos[0].name, 100))
+	h.process(&haul{poll: 1, topic: infos[0].name}, sales(infos[0].name, 100))
 	for i, ch := range channels {
 		if got, want := ch.index.next-1, uint64(1); i < 100 && got != want {
 			t.Errorf("the view of u%d has %d records, want %d", i, got, want)
@@ -115,7 +115,7 @@ func BenchmarkProcess(b *testing.B) {
 			b.SetBytes(int64(len(records) * len(records[0].Value)))
 			b.ReportAllocs()
 			for b.Loop() {
-				h.process(1, infos[0].name, 0, records)
+				h.process(&haul{poll: 1, topic: infos[0].name}, records)
 				for _, r := range records {
 					r.Offset += 1000
 				}

@@ -33,6 +33,7 @@ type haul struct {
 	poll      uint64
 	topic     string
 	partition int32
+	logStart  int64 // where the partition begins, as its leader said with the records
 	records   []*kgo.Record
 	bytes     int64
 }
@@ -76,7 +77,7 @@ func (h *hub) take(ctx context.Context, in haul) {
 // passOn processes the first records of a haul, as they are seen, and lets go
 // of them.
 func (h *hub) passOn(in *haul, seen, left []*kgo.Record) {
-	h.process(in.poll, in.topic, in.partition, seen)
+	h.process(in, seen)
 	for _, r := range in.records[:len(seen)] { // see recordPool
 		r.Recycle()
 	}
