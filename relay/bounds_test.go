@@ -137,14 +137,15 @@ func TestUntilSoon(t *testing.T) {
 	topic := kafkatest.UniqueTopic(t)
 	k.CreateTopic(topic, 1)
 	h := startRelay(t, k)
-	until := time.Now().Add(700 * time.Millisecond)
+	const soon = 3 * time.Second
+	until := time.Now().Add(soon)
 	s := h.open(fmt.Sprintf("/events/%s/?until=%d", topic, until.UnixMilli()))
 	s.follow()
-	if !s.holding || s.timeout <= 0 || s.timeout > time.Second {
-		t.Fatalf("holding %v, asked again after %v, want about 700ms", s.holding, s.timeout)
+	if !s.holding || s.timeout <= 0 || s.timeout > soon+time.Second {
+		t.Fatalf("holding %v, asked again after %v, want about %v", s.holding, s.timeout, soon)
 	}
 	values(k, topic, "v0")
-	s.until("the record", func(string) bool { return len(s.events()) == 1 })
+	s.until("the record", func(string) bool { return len(s.events()) > 0 })
 	s.until("end", func(string) bool { return s.ended })
 	s.wantData("v0", `end {"reason":"until"}`)
 	if time.Now().Before(until) {

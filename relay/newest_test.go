@@ -382,7 +382,7 @@ func TestSnapshotThatOutgrowsItsBound(t *testing.T) {
 	keep(k, topic, `a={"n":1}`)
 	h := startRelay(t, k, func(c *Config) { c.SnapshotMaxBytes = 64 << 10 })
 	s := h.snapshotOf("/events/" + topic + "/?from=snapshot&filter=value.n>0")
-	s.until("hold", func(string) bool { return s.holding })
+	s.listening(1)
 	large := strings.Repeat("x", 1000)
 	for n := range 100 {
 		keep(k, topic, fmt.Sprintf(`k%d={"n":1,"x":%q}`, n, large))
