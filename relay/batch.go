@@ -203,7 +203,7 @@ func (b *batch) project(q *query) {
 	for i, r := range b.part.records {
 		b.projected = append(b.projected, *r)
 		shown := &b.projected[i]
-		shown.Value, b.values = q.project(r, b.values)
+		b.values = q.project(shown, b.values)
 		b.part.records[i] = shown
 	}
 }

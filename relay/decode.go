@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"spillway/relay/filter"
 	"spillway/relay/registry"
 )
 
@@ -251,6 +252,17 @@ type outcome struct {
 func outcomeOf(r *kgo.Record) *outcome {
 	o, _ := r.Context.(*outcome)
 	return o
+}
+
+// Content tells filters what a topic's rule says that values are.
+func (o *outcome) Content() filter.Content {
+	switch o.codec {
+	case registry.String:
+		return filter.Text
+	case registry.Binary:
+		return filter.Bytes
+	}
+	return filter.Guessed
 }
 
 // apply makes r, which is a copy, what views see of it. It appends what it

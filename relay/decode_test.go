@@ -473,6 +473,79 @@ func TestCodecsOfRules(t *testing.T) {
 	s.wantData(orderJSON(1))
 }
 
+// Of a topic whose values are text or bytes by its rule, filters and projections
+// see just that, live and in history.
+func TestFilterOnValuesOfAFixedCodec(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	records := func(suffix string) (all []*kgo.Record) {
+		for _, v := range [][]byte{[]byte(`{"n":1}`), []byte("1"), []byte("text"), {0xff}} {
+			all = append(all, &kgo.Record{Topic: topic + suffix, Value: v})
+		}
+		return all
+	}
+	suffixes := []string{"-auto", "-string", "-binary"}
+	for _, suffix := range suffixes {
+		k.CreateTopic(topic+suffix, 1)
+		k.Produce(records(suffix)...)
+	}
+	h := startRelay(t, k, func(c *Config) {
+		c.TopicRules = `{".*-string": {"codec": {"value": "string"}}, ".*-binary": {"codec": {"value": "binary"}}}`
+	})
+	const (
+		object, number, null = `"value":{"n":1}`, `"value":1`, `"value":null`
+		text, one, quoted    = `"value":"text"`, `"value":"1"`, `"value":"{\"n\":1}"`
+		text64, ff64         = `"value_base64":"dGV4dA=="`, `"value_base64":"/w=="`
+	)
+	type test struct {
+		s    *stream
+		name string
+		want []string // values as the envelope has them
+	}
+	var tests []test
+	for _, tt := range []struct {
+		query              string
+		auto, text, binary []string
+	}{
+		{"filter=value.n==1", []string{object}, nil, nil},
+		{"filter=value.n%2B0==1", []string{object}, nil, nil}, // no look-up
+		{"filter=value==1", []string{number}, nil, nil},
+		{"filter=value=='1'", nil, []string{one}, nil},
+		{"filter=value.startsWith('t')", []string{text}, []string{text}, nil},
+		{"filter=value.contains('1')", nil, []string{quoted, one}, nil},
+		{"filter=value==b'text'", nil, nil, []string{text64}},
+		{"filter=value==b'%5Cxff'", []string{ff64}, []string{ff64}, []string{ff64}},
+		{"fields=n", []string{object, null, null, null}, []string{null, null, null, null}, []string{null, null, null, null}},
+	} {
+		for i, want := range [][]string{tt.auto, tt.text, tt.binary} {
+			url := "/events/" + topic + suffixes[i] + "/?format=envelope&from=earliest&" + tt.query
+			tests = append(tests, test{h.open(url), url, slices.Concat(want, want)})
+		}
+	}
+	for _, tt := range tests {
+		tt.s.until("hold", func(string) bool { return tt.s.holding })
+	}
+	for _, suffix := range suffixes {
+		k.Produce(records(suffix)...)
+	}
+	for _, suffix := range suffixes {
+		h.untilRead(topic+suffix, 8)
+	}
+	for _, tt := range tests {
+		for tt.s.step() {
+		}
+		var got []string
+		for _, e := range tt.s.events() {
+			_, v, _ := strings.Cut(strings.TrimSuffix(e.data, "}"), `Z",`)
+			got = append(got, v)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
 // A registry whose configuration cannot work is refused at the start.
 func TestRegistryConfig(t *testing.T) {
 	for _, tt := range []struct {

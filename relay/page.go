@@ -92,7 +92,7 @@ func (p *page) shown(r *kgo.Record) *kgo.Record {
 		return r
 	}
 	shown := *r
-	shown.Value, _ = p.query.project(r, nil)
+	p.query.project(&shown, nil)
 	return &shown
 }
 

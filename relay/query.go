@@ -9,6 +9,7 @@ import (
 
 	"spillway/relay/filter"
 	"spillway/relay/projection"
+	"spillway/relay/registry"
 )
 
 // A query is what a view shows of its topics' records: which, by a filter, and
@@ -221,16 +222,24 @@ func newQuery(f *filter.Filter, fields *projection.Projection, changing bool) *q
 	return q
 }
 
-// project returns what the query shows of a record's value, which it appends
-// to memory.
-func (q *query) project(r *kgo.Record, memory []byte) (value, grown []byte) {
-	if q.fields == nil || r.Value == nil {
-		return r.Value, memory
+// project makes of shown, which is a copy of a record, what the query shows of
+// it. It appends the value to memory.
+func (q *query) project(shown *kgo.Record, memory []byte) (grown []byte) {
+	if q.fields == nil || shown.Value == nil {
+		return memory
+	}
+	if o := outcomeOf(shown); o != nil && isFixed(o.codec) { // text and bytes have no members
+		null := *o
+		null.codec = registry.Auto
+		shown.Value, shown.Context = []byte("null"), &null
+		return memory
 	}
 	from := len(memory)
-	grown, err := q.fields.Append(memory, r.Value)
+	grown, err := q.fields.Append(memory, shown.Value)
 	if err != nil { // it never is where nothing is hidden
-		return []byte("null"), memory
+		shown.Value = []byte("null")
+		return memory
 	}
-	return grown[from:len(grown):len(grown)], grown
+	shown.Value = grown[from:len(grown):len(grown)]
+	return grown
 }

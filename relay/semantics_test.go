@@ -400,3 +400,17 @@ func TestIDsOfControlEvents(t *testing.T) {
 		t.Errorf("got %+v, want stream-error without an id", last)
 	}
 }
+
+// untilRead waits until the hub has read n records of a topic, those included
+// that were there before it began.
+func (h *harness) untilRead(topic string, n int64) {
+	h.t.Helper()
+	h.eventually(fmt.Sprint(n, " records are read"), func() bool {
+		info, err := h.r.catalog.lookup(h.t.Context(), topic)
+		if err != nil {
+			return false
+		}
+		pos, err := h.r.hub.position(scope{topics: []*topicInfo{info}})
+		return err == nil && make(vector, 1).distance(pos) == n
+	})
+}

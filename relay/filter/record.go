@@ -36,6 +36,26 @@ const (
 	otherText // a string, bytes or null
 )
 
+// A Content is what a value is, whatever its bytes look like.
+type Content uint8
+
+const (
+	Guessed Content = iota // JSON if it looks so, else text or bytes
+	Text                   // never JSON
+	Bytes                  // not even text
+)
+
+// A Knower is the Context of a record of whose value it is known what it is.
+type Knower interface{ Content() Content }
+
+// content is what is known of the record's value.
+func (r *Record) content() Content {
+	if k, ok := r.r.Context.(Knower); ok {
+		return k.Content()
+	}
+	return Guessed
+}
+
 // manyScans is how often a value is read for a few paths before all of it is
 // parsed instead.
 const manyScans = 2
@@ -56,7 +76,7 @@ func (r *Record) scan(t *tree, v *values) {
 	if len(v.at) < t.count {
 		v.at = append(v.at, make([]scalar, t.count-len(v.at))...)
 	}
-	if r.form == unknown && !mayBeJSON(r.r.Value) {
+	if r.form == unknown && !r.mayBeJSON() {
 		r.form = otherText
 	}
 	if r.form != otherText {
@@ -68,11 +88,21 @@ func (r *Record) scan(t *tree, v *values) {
 		v.reset()
 	}
 	if t.root.leaf > 0 {
-		v.set(t.root.leaf-1, textScalar(r.r.Value))
+		v.set(t.root.leaf-1, r.text())
 	}
 }
 
-func mayBeJSON(value []byte) bool { return len(value) > 0 && utf8.Valid(value) }
+func (r *Record) mayBeJSON() bool {
+	return len(r.r.Value) > 0 && r.content() == Guessed && utf8.Valid(r.r.Value)
+}
+
+// text is a value that is no JSON.
+func (r *Record) text() scalar {
+	if r.r.Value != nil && r.content() == Bytes {
+		return scalar{kind: isBytes, text: r.r.Value}
+	}
+	return textScalar(r.r.Value)
+}
 
 // object is a JSON object, for CEL and for us.
 type object struct {
@@ -85,7 +115,7 @@ func (r *Record) parse() ref.Val {
 	if r.val != nil {
 		return r.val
 	}
-	if r.form == jsonText || r.form == unknown && mayBeJSON(r.r.Value) {
+	if r.form == jsonText || r.form == unknown && r.mayBeJSON() {
 		d := r.scanner.open(r.r.Value)
 		v, err := parseValue(d)
 		if err == nil {
@@ -95,7 +125,7 @@ func (r *Record) parse() ref.Val {
 			}
 		}
 	}
-	s := textScalar(r.r.Value)
+	s := r.text()
 	r.form, r.val = otherText, s.val()
 	return r.val
 }
