@@ -19,6 +19,7 @@ import (
 	"spillway/gateway/upstream"
 	"spillway/grip"
 	"spillway/grip/bytesize"
+	"spillway/grip/secret"
 )
 
 // Config is what the gateway reads from the environment.
@@ -47,8 +48,8 @@ type Config struct {
 	SigIss string `envconfig:"SIG_ISS" default:"pushpin"`
 
 	// UpstreamKey verifies the Grip-Sig of GRIP gateways in front of this one,
-	// whose requests are passed on as they are. Same forms as SIG_KEY. Not
-	// set, nobody is trusted.
+	// whose requests are passed on as they are. Same forms as SIG_KEY; two,
+	// comma separated, while one is replaced. Not set, nobody is trusted.
 	UpstreamKey Secret `envconfig:"UPSTREAM_KEY" secret:"true"`
 
 	// UpstreamCAFile is a PEM file with the certificates that HTTP origins
@@ -126,8 +127,9 @@ type Config struct {
 	ControlAddr string `envconfig:"CONTROL_ADDR" default:"127.0.0.1:5561"`
 
 	// ControlKey is the bearer token, or the key of the JWTs, that the control
-	// API asks for. Needed where CONTROL_ADDR is not a loopback address, unless
-	// there are CONTROL_REALMS.
+	// API asks for. Same forms as SIG_KEY; either of two, comma separated. Needed
+	// where CONTROL_ADDR is not a loopback address, unless there are
+	// CONTROL_REALMS.
 	ControlKey Secret `envconfig:"CONTROL_KEY" secret:"true"`
 
 	// ControlRealms are further keys of the control API, each of which opens
@@ -258,6 +260,9 @@ type Config struct {
 	// any, HTTP_ADDR also speaks HTTP/2 without TLS (h2c, prior knowledge).
 	TrustedProxies []string `envconfig:"TRUSTED_PROXIES"`
 
+	// Secrets say when a file of a secret has changed; nil: none does.
+	Secrets *secret.Source `ignored:"true"`
+
 	// OtherMemory is what others in the process may take of MEMORY_LIMIT.
 	OtherMemory bytesize.Bytes `ignored:"true"`
 
@@ -280,12 +285,10 @@ func (c *Config) Validate() error {
 	bad := func(env string, got any, want string) {
 		errs = append(errs, fmt.Errorf("%s=%v: %s", env, got, want))
 	}
-	key := func(env string, s Secret) grip.Key {
-		k, err := parseKey(s)
+	key := func(env string, err error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", env, err))
 		}
-		return k
 	}
 	between := func(env string, got, low, high bytesize.Bytes) {
 		if got < low || got > high {
@@ -301,22 +304,18 @@ func (c *Config) Validate() error {
 	if _, err := c.routes(); err != nil {
 		errs = append(errs, err)
 	}
-	if k := key("SIG_KEY", c.SigKey); !k.IsZero() {
-		if _, err := k.Sign("", time.Now()); err != nil {
-			errs = append(errs, fmt.Errorf("SIG_KEY: %w; give the private key, or a secret", err))
-		}
-	}
-	key("UPSTREAM_KEY", c.UpstreamKey)
-	if c.UpstreamKey == "changeme" {
-		errs = append(errs, errors.New("UPSTREAM_KEY: changeme is public; choose a key that only the gateways in front know"))
-	}
-	controlKey := key("CONTROL_KEY", c.ControlKey)
-	realms, err := c.controlRealms()
+	_, err := parseSigKey(string(c.SigKey))
+	key("SIG_KEY", err)
+	_, err = parseUpstreamKeys(string(c.UpstreamKey))
+	key("UPSTREAM_KEY", err)
+	controlKeys, err := parseControlKeys(string(c.ControlKey))
+	key("CONTROL_KEY", err)
+	realms, err := parseRealms(string(c.ControlRealms))
 	if err != nil {
 		errs = append(errs, err)
 	}
 	if c.ControlAddr != "" {
-		keyed := !controlKey.IsZero() || len(realms) > 0
+		keyed := len(controlKeys) > 0 || len(realms) > 0
 		if err := control.CheckAddr(c.ControlAddr, keyed, c.ControlInsecure); err != nil {
 			errs = append(errs, err)
 		}
@@ -467,12 +466,52 @@ func (c *Config) NormalEventsPath() string {
 	}
 }
 
-// controlRealms reads CONTROL_REALMS. Errors do not show the keys.
-func (c *Config) controlRealms() (map[string]grip.Key, error) {
+// parseSigKey reads SIG_KEY; the zero Key if it is empty.
+func parseSigKey(text string) (grip.Key, error) {
+	if text == "" {
+		return grip.Key{}, nil
+	}
+	k, err := grip.ParseKey(text)
+	if err != nil {
+		return grip.Key{}, err
+	}
+	if _, err := k.Sign("", time.Now()); err != nil {
+		return grip.Key{}, fmt.Errorf("%w; give the private key, or a secret", err)
+	}
+	return k, nil
+}
+
+// parseControlKeys reads CONTROL_KEY; none if it is empty.
+func parseControlKeys(text string) (grip.Keys, error) {
+	if text == "" {
+		return nil, nil
+	}
+	return grip.ParseKeys(text)
+}
+
+// parseUpstreamKeys reads UPSTREAM_KEY; none if it is empty.
+func parseUpstreamKeys(text string) (grip.Keys, error) {
+	if text == "" {
+		return nil, nil
+	}
+	keys, err := grip.ParseKeys(text)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		if _, err := k.VerifyBearer("changeme", time.Now()); err == nil {
+			return nil, errors.New("changeme is public; choose a key that only the gateways in front know")
+		}
+	}
+	return keys, nil
+}
+
+// parseRealms reads CONTROL_REALMS. Errors do not show the keys.
+func parseRealms(text string) (map[string]grip.Key, error) {
 	realms := make(map[string]grip.Key)
 	var errs []error
 	n := 0
-	for one := range strings.SplitSeq(string(c.ControlRealms), ",") {
+	for one := range strings.SplitSeq(text, ",") {
 		n++
 		if one = strings.TrimSpace(one); one == "" {
 			continue
@@ -492,6 +531,9 @@ func (c *Config) controlRealms() (map[string]grip.Key, error) {
 			errs = append(errs, fmt.Errorf("CONTROL_REALMS: entry %d: its id was there before; an id has one key", n))
 		}
 		realms[id] = k
+	}
+	if text != "" && len(realms)+len(errs) == 0 {
+		errs = append(errs, errors.New("CONTROL_REALMS: nothing but commas; write ID=KEY"))
 	}
 	return realms, errors.Join(errs...)
 }
@@ -581,11 +623,3 @@ func (s Secret) GoString() string { return hidden }
 
 // LogValue hides it from slog.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
-
-// parseKey reads a key; the zero Key if none is set.
-func parseKey(s Secret) (grip.Key, error) {
-	if s == "" {
-		return grip.Key{}, nil
-	}
-	return grip.ParseKey(string(s))
-}

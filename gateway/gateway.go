@@ -36,6 +36,7 @@ import (
 	"spillway/gateway/sockjs"
 	"spillway/gateway/upstream"
 	"spillway/grip"
+	"spillway/grip/secret"
 )
 
 // An Origin answers EVENTS_PATH in the same process, with GRIP instructions. It
@@ -151,16 +152,16 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 		g.clients.TLSConfig = tlsConfig(cert)
 	}
 	if cfg.ControlAddr != "" {
-		key, err := parseKey(cfg.ControlKey)
+		keys, err := secret.Follow(cfg.Secrets, "CONTROL_KEY", string(cfg.ControlKey), parseControlKeys)
 		if err != nil {
 			return nil, fmt.Errorf("CONTROL_KEY: %w", err)
 		}
-		realms, err := cfg.controlRealms()
+		realms, err := secret.Follow(cfg.Secrets, "CONTROL_REALMS", string(cfg.ControlRealms), parseRealms)
 		if err != nil {
 			return nil, err
 		}
 		handler := control.NewHandler(control.Config{
-			Key:     key,
+			Keys:    keys,
 			Realms:  realms,
 			Hosts:   trimmed(cfg.ControlHosts),
 			MaxBody: int64(cfg.ControlMaxBody),
@@ -180,11 +181,11 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 }
 
 func newUpstream(cfg Config, trusted []netip.Prefix, log *slog.Logger, reg prometheus.Registerer) (*upstream.Forwarder, error) {
-	sigKey, err := parseKey(cfg.SigKey)
+	sigKey, err := secret.Follow(cfg.Secrets, "SIG_KEY", string(cfg.SigKey), parseSigKey)
 	if err != nil {
 		return nil, fmt.Errorf("SIG_KEY: %w", err)
 	}
-	upstreamKey, err := parseKey(cfg.UpstreamKey)
+	upstreamKeys, err := secret.Follow(cfg.Secrets, "UPSTREAM_KEY", string(cfg.UpstreamKey), parseUpstreamKeys)
 	if err != nil {
 		return nil, fmt.Errorf("UPSTREAM_KEY: %w", err)
 	}
@@ -204,7 +205,7 @@ func newUpstream(cfg Config, trusted []netip.Prefix, log *slog.Logger, reg prome
 		Features:       slices.Concat(upstream.Features, features),
 		SigKey:         sigKey,
 		SigIss:         cfg.SigIss,
-		UpstreamKey:    upstreamKey,
+		UpstreamKeys:   upstreamKeys,
 		TrustedProxies: trusted,
 		Roots:          roots,
 

@@ -950,7 +950,7 @@ func TestOverHTTPChain(t *testing.T) {
 
 func mustKey(t *testing.T, s Secret) grip.Key {
 	t.Helper()
-	k, err := parseKey(s)
+	k, err := grip.ParseKey(string(s))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
 	"encoding/base64"
@@ -273,10 +274,77 @@ func (k Key) Verify(token string, now time.Time) (iss string, err error) {
 // VerifyBearer checks what a publish request shows as its bearer: a token, as
 // Verify does, or the secret itself, compared in constant time.
 func (k Key) VerifyBearer(bearer string, now time.Time) (iss string, err error) {
-	if k.Symmetric() && subtle.ConstantTimeCompare([]byte(bearer), k.material().secret) == 1 {
-		return "", nil
+	if k.Symmetric() {
+		// Of sums, so that not even the length of the secret shows.
+		got, want := sha256.Sum256([]byte(bearer)), sha256.Sum256(k.material().secret)
+		if subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
+			return "", nil
+		}
 	}
 	return k.Verify(bearer, now)
+}
+
+// Keys are keys of which any is enough: while one is replaced, the old and the
+// new. None verify nothing.
+type Keys []Key
+
+// maxKeys is how many there are while one is replaced.
+const maxKeys = 2
+
+// ParseKeys reads one key, or two that are comma separated, in the forms of
+// ParseKey.
+func ParseKeys(s string) (Keys, error) {
+	var keys Keys
+	for more := true; more; {
+		var one string
+		if one, s, more = cutKey(s); len(keys) == maxKeys {
+			return nil, fmt.Errorf("more than %d keys, comma separated; give the new one and the old one", maxKeys)
+		}
+		k, err := ParseKey(one)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+// cutKey cuts s behind its first key: at a comma, but for those in a JSON Web
+// Key. more says that there was one.
+func cutKey(s string) (one, rest string, more bool) {
+	if trimmed := strings.TrimLeft(s, " \t\r\n"); strings.HasPrefix(trimmed, "{") {
+		d := json.NewDecoder(strings.NewReader(trimmed))
+		var object json.RawMessage
+		if d.Decode(&object) == nil {
+			if after := strings.TrimLeft(trimmed[d.InputOffset():], " \t\r\n"); after == "" || after[0] == ',' {
+				return string(object), strings.TrimPrefix(after, ","), after != ""
+			}
+		}
+	}
+	if one, rest, more = strings.Cut(s, ","); more { // of two; one alone is taken as it stands
+		one, rest = strings.TrimSpace(one), strings.TrimSpace(rest)
+	}
+	return one, rest, more
+}
+
+// Verify does what Key's method does, by any of the keys.
+func (ks Keys) Verify(token string, now time.Time) (iss string, err error) {
+	return ks.any(func(k Key) (string, error) { return k.Verify(token, now) })
+}
+
+// VerifyBearer does what Key's method does, by any of the keys.
+func (ks Keys) VerifyBearer(bearer string, now time.Time) (iss string, err error) {
+	return ks.any(func(k Key) (string, error) { return k.VerifyBearer(bearer, now) })
+}
+
+func (ks Keys) any(verify func(Key) (string, error)) (iss string, err error) {
+	err = fmt.Errorf("verify: %w", errNoKey)
+	for _, k := range ks {
+		if iss, err = verify(k); err == nil {
+			return iss, nil
+		}
+	}
+	return "", err
 }
 
 // String hides the key.

@@ -361,3 +361,93 @@ func FuzzParseKey(f *testing.F) {
 		}
 	})
 }
+
+func TestParseKeys(t *testing.T) {
+	jwk := `{"kty":"oct","k":"c2VjcmV0"}` // secret
+	for _, tt := range []struct {
+		name, text string
+		opens      []string
+		not        []string
+	}{
+		{"one", "a", []string{"a"}, []string{"", "A", "a ", "aa"}},
+		{"one with blanks", " a ", []string{" a "}, []string{"a"}},
+		{"two", "new , old", []string{"new", "old"}, []string{"new ", "", "new,old", "new , old"}},
+		{"base64", "base64:bmV3,base64:b2xk", []string{"new", "old"}, []string{"base64:bmV3"}},
+		{"a JSON Web Key has commas of its own", jwk, []string{"secret"}, []string{`{"kty":"oct"`}},
+		{"two of them", jwk + " , " + jwk, []string{"secret"}, nil},
+		{"one and a text", jwk + ",old", []string{"secret", "old"}, nil},
+		{"a text that begins like one", `{"a,b}`, []string{`{"a`, "b}"}, []string{`{"a,b}`}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			keys, err := ParseKeys(tt.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := time.Now()
+			for _, s := range tt.opens {
+				if _, err := keys.VerifyBearer(s, now); err != nil {
+					t.Errorf("%q: got %v, want it to open", s, err)
+				}
+				k, err := ParseKey(s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				token, err := k.Sign("me", now)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if iss, err := keys.Verify(token, now); err != nil || iss != "me" {
+					t.Errorf("a token by %q: got %q, %v, want me", s, iss, err)
+				}
+				if _, err := keys.Verify(token, now.Add(2*time.Hour)); err == nil {
+					t.Errorf("an old token by %q: got no error", s)
+				}
+			}
+			for _, s := range tt.not {
+				if _, err := keys.VerifyBearer(s, now); err == nil {
+					t.Errorf("%q opens", s)
+				}
+			}
+		})
+	}
+	for _, tt := range []struct{ name, text, want string }{
+		{"none", "", "key: is empty"},
+		{"an empty one", "a,", "key: is empty"},
+		{"another empty one", ",a", "key: is empty"},
+		{"three", "a,b,c", "more than 2 keys"},
+		{"the second is broken", "a,base64:!", "key: what follows base64: is not base64"},
+	} {
+		if keys, err := ParseKeys(tt.text); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, %v, want %s", tt.name, keys, err, tt.want)
+		}
+	}
+	var none Keys
+	if _, err := none.VerifyBearer("", time.Now()); err == nil {
+		t.Error("no keys: got no error")
+	}
+	if keys, _ := ParseKeys("hunter2,hunter3"); strings.Contains(fmt.Sprintf("%v %+v %#v %s %x", keys, keys, keys, keys, keys), "hunter") {
+		t.Errorf("shown: %v", keys)
+	}
+}
+
+// A list of keys never opens with the empty bearer, nor by what is not one of them.
+func FuzzParseKeys(f *testing.F) {
+	for _, s := range []string{"a", "a,b", "a,b,c", `{"kty":"oct","k":"c2VjcmV0"},x`, "base64:bmV3,", `{"a":","},{"kty":"oct","k":"YQ"}`, ","} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if strings.Contains(s, "file:") {
+			t.Skip("reads files")
+		}
+		keys, err := ParseKeys(s)
+		if err != nil {
+			return
+		}
+		if len(keys) < 1 || len(keys) > maxKeys {
+			t.Errorf("%q: %d keys", s, len(keys))
+		}
+		if _, err := keys.VerifyBearer("", time.Now()); err == nil {
+			t.Errorf("%q opens with nothing", s)
+		}
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"spillway/grip/secret"
 	"spillway/relay"
 )
 
@@ -35,6 +36,9 @@ type Config struct {
 	// DrainTimeout is how long stopping may take after SIGTERM. Connections
 	// are asked to come back elsewhere, spread over this time. 1s to 1h.
 	DrainTimeout time.Duration `envconfig:"DRAIN_TIMEOUT" default:"30s"`
+
+	// Secrets are what files of secrets hold, read again when they change.
+	Secrets *secret.Source `ignored:"true"`
 }
 
 // Validate reports everything that is wrong, not only the first thing.

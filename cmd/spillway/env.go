@@ -15,6 +15,8 @@ import (
 
 	"github.com/agnivade/levenshtein"
 	"github.com/kelseyhightower/envconfig"
+
+	"spillway/grip/secret"
 )
 
 // maxFileBytes bounds the .env file and the file of a _FILE variable. A
@@ -148,7 +150,8 @@ type validator interface{ Validate() error }
 //	secret:"true"      never shown; NAME_FILE may name a file that holds it
 //	file:"true"        NAME_FILE may name a file that holds it
 //
-// A field without them that is a struct has such fields itself.
+// A field without them that is a struct has such fields itself. One that is a
+// *secret.Source tells of secrets whose files change (secret.Follow).
 //
 // The error is a usageError with every problem there is. The warnings are for
 // the log: names in the environment that look like a slip.
@@ -182,6 +185,10 @@ func (p *process) fill(spec any) (problems []error) {
 	for i := range v.NumField() {
 		field, f := v.Type().Field(i), v.Field(i)
 		name := field.Tag.Get("envconfig")
+		if s, ok := f.Addr().Interface().(**secret.Source); ok { // of all parts the same
+			*s = p.secretSource()
+			continue
+		}
 		if field.Tag.Get("ignored") == "true" {
 			continue
 		}
@@ -191,7 +198,7 @@ func (p *process) fill(spec any) (problems []error) {
 			}
 			continue
 		}
-		secret := field.Tag.Get("secret") == "true"
+		isSecret := field.Tag.Get("secret") == "true"
 		value, set := p.env[name]
 		if hasTwin(v.Type(), field) {
 			fromFile, ok, err := p.twin(name)
@@ -201,13 +208,16 @@ func (p *process) fill(spec any) (problems []error) {
 			}
 			if ok {
 				value, set = fromFile, true
+				if isSecret {
+					p.secretSource().Add(name, value, func() (string, error) { return p.readTwin(name) })
+				}
 			}
 		}
 		if !set {
 			value = field.Tag.Get("default")
 		}
 		if err := decode(f, value, set); err != nil {
-			if secret || !set { // no value to show: hidden, or not theirs
+			if isSecret || !set { // no value to show: hidden, or not theirs
 				err = fmt.Errorf("%s: %w", name, err)
 			} else {
 				err = fmt.Errorf("%s=%s: %w", name, value, err)
@@ -243,12 +253,28 @@ func (p *process) twin(name string) (value string, ok bool, err error) {
 	if p.env[name] != "" {
 		return "", false, fmt.Errorf("%s_FILE: %s is set too; unset one of them", name, name)
 	}
-	b, err := p.readFile(path)
+	if value, err = p.readTwin(name); err != nil {
+		return "", false, err
+	}
+	return value, true, nil
+}
+
+// readTwin reads the file that NAME_FILE names, as it is now.
+func (p *process) readTwin(name string) (string, error) {
+	b, err := p.readFile(p.env[name+"_FILE"])
 	if err != nil {
-		return "", false, fmt.Errorf("%s_FILE: %w", name, err)
+		return "", fmt.Errorf("%s_FILE: %w", name, err)
 	}
 	// Editors and echo end a file with a line break that is no part of a key.
-	return strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r"), true, nil
+	return strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r"), nil
+}
+
+// secretSource is where all parts of this process ask for their secrets.
+func (p *process) secretSource() *secret.Source {
+	if p.secrets == nil {
+		p.secrets = secret.NewSource()
+	}
+	return p.secrets
 }
 
 // readFile reads a file of at most maxFileBytes.

@@ -12,7 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"spillway/gateway"
 	"spillway/grip/bytesize"
+	"spillway/grip/secret"
 	"spillway/relay"
 )
 
@@ -340,5 +344,37 @@ func writeFile(t *testing.T, p *testProcess, name, text string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(p.dir, name), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// All parts get the same source of secrets, which reads the files again.
+func TestLoadedSecretsChange(t *testing.T) {
+	p := newProcess(t, "CONTROL_KEY_FILE=key", "SIG_KEY=fixed")
+	writeFile(t, p, "key", "first\n")
+	var program Config
+	var gw gateway.Config
+	if _, err := p.load(&program, &gw); err != nil {
+		t.Fatal(err)
+	}
+	if program.Secrets == nil || program.Secrets != gw.Secrets {
+		t.Fatalf("got sources %p and %p, want the same", program.Secrets, gw.Secrets)
+	}
+	parse := func(text string) (string, error) { return text, nil }
+	control, err := secret.Follow(gw.Secrets, "CONTROL_KEY", string(gw.ControlKey), parse)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, err := secret.Follow(gw.Secrets, "SIG_KEY", string(gw.SigKey), parse)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program.Secrets.Watch(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	writeFile(t, p, "key", "second\r\n")
+	program.Secrets.Reload()
+	if got := control.Get(); got != "second" {
+		t.Errorf("CONTROL_KEY: got %q, want what the file holds, without its line end", got)
+	}
+	if got := sig.Get(); got != "fixed" {
+		t.Errorf("SIG_KEY: got %q, want what was set", got)
 	}
 }

@@ -74,6 +74,7 @@ func runGateway(ctx context.Context, p *process) error {
 	return lifecycle(ctx, cfg, log, ops,
 		part{"gateway", gw.Run, gw.Drain},
 		part{"ops", ops.Run, ops.Shutdown},
-		part{"hangups", hangups(gw.ReloadRoutes), nil},
+		part{"secrets", cfg.Secrets.Watch(log.With("part", "secrets"), reg), nil},
+		part{"hangups", hangups(gw.ReloadRoutes, cfg.Secrets.Reload), nil},
 	)
 }

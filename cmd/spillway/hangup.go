@@ -7,9 +7,9 @@ import (
 	"syscall"
 )
 
-// hangups returns what calls f for each SIGHUP, until its context ends. Signals
+// hangups returns what calls all of fs for each SIGHUP, until its context ends. Signals
 // count from now on.
-func hangups(f func()) (run func(context.Context) error) {
+func hangups(fs ...func()) (run func(context.Context) error) {
 	signals := make(chan os.Signal, 1) // one more is as good as many
 	signal.Notify(signals, syscall.SIGHUP)
 	return func(ctx context.Context) error {
@@ -17,7 +17,9 @@ func hangups(f func()) (run func(context.Context) error) {
 		for {
 			select {
 			case <-signals:
-				f()
+				for _, f := range fs {
+					f()
+				}
 			case <-ctx.Done():
 				return nil
 			}

@@ -21,6 +21,8 @@ import (
 
 	// CA roots for an image that holds nothing but the program.
 	_ "golang.org/x/crypto/x509roots/fallback"
+
+	"spillway/grip/secret"
 )
 
 // Exit codes.
@@ -70,6 +72,9 @@ type process struct {
 	// that read the environment by themselves (SSL_CERT_FILE, AWS_REGION).
 	// Nil does nothing.
 	setenv func(name, value string) error
+
+	// secrets are those that were read from files; nil before the first.
+	secrets *secret.Source
 
 	// dir is where .env and relative file names are looked for; empty is the
 	// working directory.

@@ -204,7 +204,8 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func(httpAdd
 		part{"relay", rl.Run, nil},         // the last records are out
 		part{"kafka", nil, rl.Close},       // commit, then leave the group: never the other way round
 		part{"ops", ops.Run, ops.Shutdown}, // metrics and probes answer to the very end
-		part{"hangups", hangups(gw.ReloadRoutes), nil},
+		part{"secrets", s.program.Secrets.Watch(log.With("part", "secrets"), reg), nil},
+		part{"hangups", hangups(gw.ReloadRoutes, s.program.Secrets.Reload), nil},
 	)
 }
 

@@ -31,6 +31,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"spillway/grip"
+	"spillway/grip/secret"
 )
 
 // A Backend is the gateway behind the API. Its methods are safe for concurrent
@@ -104,14 +105,14 @@ func (e *Refused) Error() string { return e.Text }
 
 // Config is what the API has to know.
 type Config struct {
-	// Key opens the API: a request shows it, or a token signed with it, as its
-	// bearer. The zero key leaves the API open to whoever reaches the port;
-	// CheckAddr says when that is an error.
-	Key grip.Key
+	// Keys open the API: a request shows one, or a token signed with it, as its
+	// bearer. None leaves the API open to whoever reaches the port; CheckAddr
+	// says when that is an error.
+	Keys *secret.Value[grip.Keys]
 
 	// Realms are keys that open nothing but the publishing paths of one realm or
-	// service, by its id. With any, and no Key, nothing else is open.
-	Realms map[string]grip.Key
+	// service, by its id. With any, and no Keys, nothing else is open.
+	Realms *secret.Value[map[string]grip.Key]
 
 	// Hosts are the names, without port, that a request may give in Host beside
 	// localhost and IP addresses.
@@ -451,7 +452,8 @@ func ownOrigin(r *http.Request) bool {
 // authorized reports whether the request shows a key: as its bearer, as the
 // password of basic authentication, or as Fastly's clients do.
 func (h *handler) authorized(r *http.Request, realm string) bool {
-	if h.cfg.Key.IsZero() && len(h.cfg.Realms) == 0 {
+	keys, realms := h.cfg.Keys.Get(), h.cfg.Realms.Get()
+	if len(keys) == 0 && len(realms) == 0 {
 		return true
 	}
 	var shown []string
@@ -464,18 +466,17 @@ func (h *handler) authorized(r *http.Request, realm string) bool {
 	if token := r.Header.Get("Fastly-Key"); token != "" {
 		shown = append(shown, token)
 	}
-	return slices.ContainsFunc(shown, func(s string) bool { return h.opens(s, realm) })
+	key := realms[realm]
+	return slices.ContainsFunc(shown, func(s string) bool { return opens(s, keys, realm, key, h.now()) })
 }
 
-// opens reports whether what was shown opens the API, or the realm. A token of a
-// realm names it; a service's is called fastly:ID.
-func (h *handler) opens(shown, realm string) bool {
-	now := h.now()
-	if _, err := h.cfg.Key.VerifyBearer(shown, now); err == nil {
+// opens reports whether what was shown opens the API, or the realm by its key. A
+// token of a realm names it; a service's is called fastly:ID.
+func opens(shown string, keys grip.Keys, realm string, key grip.Key, now time.Time) bool {
+	if _, err := keys.VerifyBearer(shown, now); err == nil {
 		return true
 	}
-	key, ok := h.cfg.Realms[realm]
-	if !ok {
+	if key.IsZero() {
 		return false
 	}
 	iss, err := key.VerifyBearer(shown, now)

@@ -29,6 +29,7 @@ import (
 
 	"spillway/gateway/front"
 	"spillway/grip"
+	"spillway/grip/secret"
 )
 
 // memBackend keeps what it is given and has the channels it is told.
@@ -386,7 +387,7 @@ func TestPublisherOfGripReachesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := &memBackend{}
-	srv := serve(t, Config{Key: key}, b)
+	srv := serve(t, Config{Keys: secret.Fixed(grip.Keys{key})}, b)
 	proxies, err := grip.ParseURLs(srv.URL + "/realm/me?iss=me&key=secret " + srv.URL + "?key=secret")
 	if err != nil {
 		t.Fatal(err)
@@ -505,7 +506,7 @@ func TestKey(t *testing.T) {
 		{"expired token", "Bearer " + sign(key, now.Add(-2*time.Hour)), 401},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			srv := serve(t, Config{Key: key}, &memBackend{})
+			srv := serve(t, Config{Keys: secret.Fixed(grip.Keys{key})}, &memBackend{})
 			extra := ""
 			if strings.HasPrefix(tt.authorization, "\n") {
 				extra = tt.authorization
@@ -542,32 +543,33 @@ func TestRealms(t *testing.T) {
 		return token
 	}
 	mine, other, main := key("mine"), key("other"), key("main")
+	keys := grip.Keys{main}
 	realms := map[string]grip.Key{"me": mine, "them": other}
 	for _, tt := range []struct {
 		name         string
-		main         grip.Key
+		main         grip.Keys
 		path, bearer string
 		code         int
 	}{
-		{"token of the realm", main, "/realm/me/publish/", sign(mine, "me"), 200},
-		{"token of the service", main, "/service/me/publish/", sign(mine, "fastly:me"), 200},
-		{"key itself", main, "/service/me/publish/", "mine", 200},
-		{"channel in the path", main, "/realm/me/publish/a/", "mine", 200},
-		{"behind a path", main, "/grip/realm/me/publish/", "mine", 200},
-		{"token that names another", main, "/realm/me/publish/", sign(mine, "them"), 401},
-		{"key of another", main, "/realm/me/publish/", "other", 401},
-		{"realm that nobody knows", main, "/realm/nobody/publish/", "mine", 401},
-		{"no realm", main, "/publish/", "mine", 401},
-		{"not to publish", main, "/realm/me/channels", "mine", 401},
-		{"main key opens all", main, "/realm/me/publish/", "main", 200},
-		{"main key of any issuer", main, "/realm/me/publish/", sign(main, "x"), 200},
-		{"main key", main, "/publish/", "main", 200},
-		{"without a main key", grip.Key{}, "/realm/me/publish/", "mine", 200},
-		{"without a main key, no realm", grip.Key{}, "/publish/", "mine", 401},
-		{"without a main key and any other", grip.Key{}, "/publish/", "", 401},
+		{"token of the realm", keys, "/realm/me/publish/", sign(mine, "me"), 200},
+		{"token of the service", keys, "/service/me/publish/", sign(mine, "fastly:me"), 200},
+		{"key itself", keys, "/service/me/publish/", "mine", 200},
+		{"channel in the path", keys, "/realm/me/publish/a/", "mine", 200},
+		{"behind a path", keys, "/grip/realm/me/publish/", "mine", 200},
+		{"token that names another", keys, "/realm/me/publish/", sign(mine, "them"), 401},
+		{"key of another", keys, "/realm/me/publish/", "other", 401},
+		{"realm that nobody knows", keys, "/realm/nobody/publish/", "mine", 401},
+		{"no realm", keys, "/publish/", "mine", 401},
+		{"not to publish", keys, "/realm/me/channels", "mine", 401},
+		{"main key opens all", keys, "/realm/me/publish/", "main", 200},
+		{"main key of any issuer", keys, "/realm/me/publish/", sign(main, "x"), 200},
+		{"main key", keys, "/publish/", "main", 200},
+		{"without a main key", nil, "/realm/me/publish/", "mine", 200},
+		{"without a main key, no realm", nil, "/publish/", "mine", 401},
+		{"without a main key and any other", nil, "/publish/", "", 401},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			srv := serve(t, Config{Key: tt.main, Realms: realms}, &memBackend{})
+			srv := serve(t, Config{Keys: secret.Fixed(tt.main), Realms: secret.Fixed(realms)}, &memBackend{})
 			if got := raw(t, srv, post(tt.path, "\nAuthorization: Bearer "+tt.bearer, item)).StatusCode; got != tt.code {
 				t.Errorf("got %d, want %d", got, tt.code)
 			}
@@ -682,7 +684,7 @@ func TestConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp := raw(t, serve(t, Config{Key: key}, &lister{}), "GET /connections HTTP/1.1\n\n")
+	resp := raw(t, serve(t, Config{Keys: secret.Fixed(grip.Keys{key})}, &lister{}), "GET /connections HTTP/1.1\n\n")
 	if got := read(t, resp); resp.StatusCode != 401 || strings.Contains(got, "connections") {
 		t.Errorf("without the key: got %d %s, want 401", resp.StatusCode, got)
 	}
@@ -720,7 +722,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	reg := prometheus.NewRegistry()
-	srv := serve(t, Config{Key: key, Metrics: reg}, &memBackend{})
+	srv := serve(t, Config{Keys: secret.Fixed(grip.Keys{key}), Metrics: reg}, &memBackend{})
 	two := strings.Replace(item, "[", "["+item[len(`{"items":[`):len(item)-2]+",", 1)
 	for _, request := range []string{
 		post("/publish/", "\nAuthorization: Bearer secret", two),

@@ -13,6 +13,7 @@ import (
 
 	"spillway/gateway/route"
 	"spillway/grip"
+	"spillway/grip/secret"
 )
 
 // header returns the fields that an origin gets, "Name: value", sorted.
@@ -105,10 +106,10 @@ func TestRequestHeader(t *testing.T) {
 			Config{ForwardedFor: ForwardedFor{Append: true}, ForwardedForTrusted: ForwardedFor{Truncate: true}},
 			[]string{"X-Forwarded-For: 1.1.1.1, 192.0.2.7"}},
 		{"X-Forwarded-For of a gateway", "* test", "X-Forwarded-For: 1.1.1.1\nGrip-Sig: " + trustedSig, false,
-			Config{UpstreamKey: up, ForwardedFor: ForwardedFor{Append: true}, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
+			Config{UpstreamKeys: secret.Fixed(grip.Keys{up}), ForwardedFor: ForwardedFor{Append: true}, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
 			[]string{"Grip-Sig: " + trustedSig, "X-Forwarded-For: 1.1.1.1"}},
 		{"X-Forwarded-For of a gateway by its rule", "* test", "X-Forwarded-For: 1.1.1.1\nGrip-Sig: " + trustedSig, false,
-			Config{UpstreamKey: up, ForwardedForTrusted: ForwardedFor{Append: true}},
+			Config{UpstreamKeys: secret.Fixed(grip.Keys{up}), ForwardedForTrusted: ForwardedFor{Append: true}},
 			[]string{"Grip-Sig: " + trustedSig, "X-Forwarded-For: 1.1.1.1, 192.0.2.7"}},
 		{"first in the loop", "*,no_grip test", "", false, Config{CDNLoop: "spill"}, []string{"Cdn-Loop: spill"}},
 		{"next in the loop", "*,no_grip test", "CDN-Loop: a; v=1\nCDN-Loop: b", false, Config{CDNLoop: "spill"}, []string{"Cdn-Loop: a; v=1, b, spill"}},
@@ -188,7 +189,7 @@ func FuzzRequestHeader(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	fw := New(Config{SigKey: sigKey, UpstreamKey: sigKey, CDNLoop: "us", AcceptPushpinRoute: true, ForwardedFor: ForwardedFor{Truncate: true, Keep: 1, Append: true}}, nil, nil)
+	fw := New(Config{SigKey: secret.Fixed(sigKey), UpstreamKeys: secret.Fixed(grip.Keys{sigKey}), CDNLoop: "us", AcceptPushpinRoute: true, ForwardedFor: ForwardedFor{Truncate: true, Keep: 1, Append: true}}, nil, nil)
 	f.Fuzz(func(t *testing.T, fields string) {
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET / HTTP/1.1\r\nHost: h\r\n" + fields + "\r\n")))
 		if err != nil {

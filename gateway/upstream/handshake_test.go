@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"spillway/grip"
+	"spillway/grip/secret"
 )
 
 const handshakeLines = "Connection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\nSec-WebSocket-Version: 13\n"
@@ -44,7 +45,7 @@ func TestHandshakePost(t *testing.T) {
 		{"a target that is passed over", "* DEAD,over_http ORIGIN,over_http", "", "POST /chat?room=1 HTTP/1.1|" + common + signed + "|Host: h|" + ws},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newForwarder(t, Config{SigKey: keys["config"], UpstreamKey: keys["upstream"]})
+			f := newForwarder(t, Config{SigKey: secret.Fixed(keys["config"]), UpstreamKeys: secret.Fixed(grip.Keys{keys["upstream"]})})
 			h := f.Handshake(request(t, "GET /chat?room=1 HTTP/1.1\nHost: h\n"+handshakeLines+tt.request+"\n\n"), routeTo(t, tt.route, echo(t)))
 			for range 2 {
 				resp, err := h.Post(t.Context(), http.Header{"Connection-Id": {"1"}}, []byte("OPEN\r\n"))
@@ -62,7 +63,7 @@ func TestHandshakePost(t *testing.T) {
 
 // Each request is signed anew.
 func TestHandshakeSignsEachTime(t *testing.T) {
-	f := newForwarder(t, Config{SigKey: key(t, "changeme")})
+	f := newForwarder(t, Config{SigKey: secret.Fixed(key(t, "changeme"))})
 	now := time.Now()
 	f.now = func() time.Time { now = now.Add(time.Hour); return now }
 	h := f.Handshake(request(t, "GET / HTTP/1.1\nHost: h\n"+handshakeLines+"\n\n"), routeTo(t, "* ORIGIN,over_http", echo(t)))

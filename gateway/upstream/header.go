@@ -15,14 +15,15 @@ import (
 // upstream key: its Grip headers are forwarded as they are, and the response,
 // GRIP headers included, belongs to it (GRIP reference, 1.4).
 func (f *Forwarder) Trusted(r *http.Request) bool {
-	if f.cfg.UpstreamKey.IsZero() {
+	keys := f.cfg.UpstreamKeys.Get()
+	if len(keys) == 0 {
 		return false
 	}
 	sig := r.Header.Get("Grip-Sig")
 	if sig == "" {
 		return false
 	}
-	_, err := f.cfg.UpstreamKey.Verify(sig, f.now())
+	_, err := keys.Verify(sig, f.now())
 	return err == nil
 }
 
@@ -172,7 +173,7 @@ func (f *Forwarder) setGripHeader(h http.Header, rt *route.Route) {
 	}
 	key, iss := rt.SigKey, rt.SigIss
 	if key.IsZero() {
-		key = f.cfg.SigKey
+		key = f.cfg.SigKey.Get()
 	}
 	if iss == "" {
 		iss = f.cfg.SigIss

@@ -31,6 +31,7 @@ import (
 
 	"spillway/gateway/route"
 	"spillway/grip"
+	"spillway/grip/secret"
 )
 
 // ErrUnreachable says that no target of the route took the request: name
@@ -47,12 +48,12 @@ type Config struct {
 	// SigKey signs Grip-Sig for routes without sig_key; the zero key leaves
 	// their requests unsigned. SigIss is its iss for routes without sig_iss;
 	// empty means pushpin.
-	SigKey grip.Key
+	SigKey *secret.Value[grip.Key]
 	SigIss string
 
-	// UpstreamKey verifies the Grip-Sig of gateways in front of this one; the
-	// zero key trusts nobody.
-	UpstreamKey grip.Key
+	// UpstreamKeys verify the Grip-Sig of gateways in front of this one; none
+	// trust nobody.
+	UpstreamKeys *secret.Value[grip.Keys]
 
 	// Features is the list for Grip-Feature; nil means Features of the package.
 	Features []string

@@ -29,6 +29,7 @@ import (
 
 	"spillway/gateway/route"
 	"spillway/grip"
+	"spillway/grip/secret"
 )
 
 func newForwarder(t *testing.T, cfg Config) *Forwarder {
@@ -199,7 +200,7 @@ func TestDoHeaders(t *testing.T) {
 			"POST / HTTP/1.1|" + signed + "|Host: h|Transfer-Encoding: chunked"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newForwarder(t, Config{SigKey: keys["config"], UpstreamKey: keys["upstream"]})
+			f := newForwarder(t, Config{SigKey: secret.Fixed(keys["config"]), UpstreamKeys: secret.Fixed(grip.Keys{keys["upstream"]})})
 			wire := tt.request
 			if !strings.Contains(wire, "\n\n") {
 				wire += "\n\n"
@@ -728,7 +729,7 @@ func TestDoLink(t *testing.T) {
 			"GET /next HTTP/1.1|Grip-Feature: status, link:next|Grip-Last: one; last-id=1|Grip-Last: two; last-id=2|Grip-Sig: config/pushpin|Host: ORIGIN"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newForwarder(t, Config{SigKey: keys["config"]})
+			f := newForwarder(t, Config{SigKey: secret.Fixed(keys["config"])})
 			link, want := strings.ReplaceAll(tt.link, "ORIGIN", origin), strings.ReplaceAll(tt.want, "ORIGIN", origin)
 			resp, err := f.DoLink(t.Context(), link, mustURL(t, tt.base), routeTo(t, tt.route, origin),
 				[]grip.Last{{Channel: "one", ID: "1"}, {Channel: "two", ID: "2"}})
@@ -835,19 +836,20 @@ func TestTrusted(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name string
-		key  grip.Key
+		keys grip.Keys
 		sig  string
 		want bool
 	}{
-		{"by the upstream key", up, sign(up, time.Now()), true},
-		{"by another", up, sign(key(t, "changeme"), time.Now()), false},
-		{"expired", up, sign(up, time.Now().Add(-2*time.Hour)), false},
-		{"none", up, "", false},
-		{"no upstream key", grip.Key{}, sign(up, time.Now()), false},
+		{"by the upstream key", grip.Keys{up}, sign(up, time.Now()), true},
+		{"by another", grip.Keys{up}, sign(key(t, "changeme"), time.Now()), false},
+		{"by the old key while there is a new one", grip.Keys{key(t, "new"), up}, sign(up, time.Now()), true},
+		{"expired", grip.Keys{up}, sign(up, time.Now().Add(-2*time.Hour)), false},
+		{"none", grip.Keys{up}, "", false},
+		{"no upstream key", nil, sign(up, time.Now()), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := request(t, "GET / HTTP/1.1\nHost: h\nGrip-Sig: "+tt.sig+"\n\n")
-			if got := newForwarder(t, Config{UpstreamKey: tt.key}).Trusted(r); got != tt.want {
+			if got := newForwarder(t, Config{UpstreamKeys: secret.Fixed(tt.keys)}).Trusted(r); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
