@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spillway/grip/bytesize"
+	"spillway/relay/auth"
 	"spillway/relay/filter"
 	"spillway/relay/properties"
 	"spillway/relay/registry"
@@ -132,6 +133,9 @@ type Config struct {
 	// Registry is where schemas of keys and values come from.
 	Registry registry.Config
 
+	// Auth says who clients are, and what they may read.
+	Auth auth.Config
+
 	// EventsPath is where the Origin lives, with a slash at both ends. The
 	// gateway reads it from the environment, and the wiring copies it.
 	EventsPath string `ignored:"true"`
@@ -237,6 +241,9 @@ func (c *Config) Validate() error {
 	if err := c.Registry.Validate(); err != nil {
 		errs = append(errs, err)
 	}
+	if err := c.Auth.Validate(); err != nil {
+		errs = append(errs, err)
+	}
 	if m := c.SnapshotMemory; m != 0 && m < 1<<20 {
 		bad("SNAPSHOT_MEMORY", m, "must be 0 or at least 1MiB")
 	}
@@ -267,7 +274,7 @@ func (c *Config) rules() (rules, error) {
 	if err != nil {
 		return nil, err
 	}
-	rs, err := parseRules([]byte(c.TopicRules), compiler)
+	rs, err := parseRules([]byte(c.TopicRules), compiler, c.Auth.Enabled())
 	if err == nil {
 		err = rs.checkCodecs(c.Registry.Enabled())
 	}

@@ -79,6 +79,9 @@ const (
 	codeTooManyConnections = "too-many-connections"
 	codeTooManyViews       = "too-many-views"
 	codeTooSlow            = "too-slow"
+	codeTokenExpired       = "token-expired"
+	codeForbidden          = "forbidden"
+	codeAuthUnavailable    = "auth-unavailable"
 	codeInternal           = "internal"
 )
 

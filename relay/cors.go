@@ -9,20 +9,25 @@ import (
 type cors struct {
 	any     bool
 	origins []string
+	vary    []string // of all answers
 }
 
-func newCORS(origins []string) cors {
-	return cors{any: slices.Contains(origins, "*"), origins: origins}
+func newCORS(origins []string, authenticates bool) cors {
+	c := cors{any: slices.Contains(origins, "*"), origins: origins, vary: varies}
+	if authenticates {
+		c.vary = variesByCaller
+	}
+	return c
 }
 
 // set adds the CORS and Vary fields that every answer of EVENTS_PATH has.
 func (c cors) set(h http.Header, r *http.Request) {
-	h["Vary"] = varies
+	h["Vary"] = c.vary
 	origin := first(r.Header["Origin"])
 	switch {
 	case origin == "":
 		return
-	case slices.Contains(c.origins, origin):
+	case origin != "*" && slices.Contains(c.origins, origin):
 		h.Set("Access-Control-Allow-Origin", origin)
 		h["Access-Control-Allow-Credentials"] = withCredentials
 	case c.any:

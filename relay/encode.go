@@ -146,7 +146,7 @@ func (w *writer) event(kind recordKind, r *kgo.Record) string {
 	case from == "key":
 		return eventName(string(r.Key))
 	default:
-		for _, h := range r.Headers {
+		for _, h := range w.headers(r) {
 			if h.Key == from[len(header):] {
 				return eventName(string(h.Value))
 			}
@@ -254,7 +254,7 @@ func (w *writer) appendJSON(dst []byte, r *kgo.Record, kind recordKind, id []byt
 		dst = append(dst, ',')
 		dst = appendText(dst, "key", r.Key)
 	}
-	dst = appendHeaders(dst, r.Headers)
+	dst = appendHeaders(dst, w.headers(r))
 	switch kind {
 	case kindDelete:
 		dst = append(dst, `,"value":null,"op":"delete"`...)

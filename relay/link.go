@@ -28,6 +28,7 @@ type link struct {
 	Event  string    `json:"e,omitempty"`
 	Quiet  bool      `json:"q,omitempty"` // rendering.commentOnly
 	Schema bool      `json:"sc,omitempty"`
+	Bare   string    `json:"ba,omitempty"` // rendering.bare
 	Via    transport `json:"v,omitempty"`
 
 	// Cursor is the position that the page begins at. Links of holds have
@@ -54,6 +55,8 @@ type link struct {
 	lag
 	sparing
 	newest
+
+	Right *right `json:"a,omitempty"` // nil: nobody is asked who they are
 }
 
 // A pace is a replay with the spacing of the records' timestamps.
@@ -85,7 +88,7 @@ type lag struct {
 func (l *link) bounded() bool { return l.Limit > 0 || l.Until > 0 }
 
 func (l *link) rendering() rendering {
-	return rendering{form: l.Form, ids: l.IDs, eventFrom: l.Event, commentOnly: l.Quiet, schema: l.Schema}
+	return rendering{form: l.Form, ids: l.IDs, eventFrom: l.Event, commentOnly: l.Quiet, schema: l.Schema, bare: l.Bare}
 }
 
 // holdRendering is the channel that the stream holds when it has caught up.
@@ -164,34 +167,50 @@ func newSealer(secret []byte) (*sealer, error) {
 	return &sealer{siv}, nil
 }
 
+// seal is the path of a link behind EVENTS_PATH.
 func (s *sealer) seal(l *link) (string, error) {
-	sealed, err := s.siv.EncryptDeterministically(mustJSON(l), []byte(linkPrefix))
-	if err != nil {
-		return "", fmt.Errorf("seal link: %w", err)
-	}
-	return linkPrefix + base64.RawURLEncoding.EncodeToString(sealed), nil
+	sealed, err := s.sealAs(linkPrefix, l)
+	return linkPrefix + sealed, err
 }
 
-var errLink = errors.New("no such link")
-
 // open reads a path behind linkPrefix. Anything that was not sealed with our
-// key is errLink.
+// key is errSeal.
 func (s *sealer) open(text string) (*link, error) {
+	var l link
+	if err := s.openAs(linkPrefix, text, &l); err != nil {
+		return nil, err
+	}
+	return &l, nil
+}
+
+// sealAs seals v, which marshals to JSON, for one purpose.
+func (s *sealer) sealAs(purpose string, v any) (string, error) {
+	sealed, err := s.siv.EncryptDeterministically(mustJSON(v), []byte(purpose))
+	if err != nil {
+		return "", fmt.Errorf("seal: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(sealed), nil
+}
+
+var errSeal = errors.New("not sealed here")
+
+// openAs reads into v what was sealed for a purpose, or else is errSeal.
+func (s *sealer) openAs(purpose, text string, v any) error {
 	sealed, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {
-		return nil, errLink
+		return errSeal
 	}
-	plain, err := s.siv.DecryptDeterministically(sealed, []byte(linkPrefix))
+	plain, err := s.siv.DecryptDeterministically(sealed, []byte(purpose))
 	if err != nil {
-		return nil, errLink
+		return errSeal
 	}
 	d := json.NewDecoder(bytes.NewReader(plain))
 	d.DisallowUnknownFields()
-	var l link
-	if err := d.Decode(&l); err != nil {
-		return nil, fmt.Errorf("%w: it was sealed by another version: %w", errLink, err)
+	d.UseNumber()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%w: it was sealed by another version: %w", errSeal, err)
 	}
-	return &l, nil
+	return nil
 }
 
 // parseSecret reads a secret that keys are made from: text, or base64:….

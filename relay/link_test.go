@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"spillway/relay/auth"
 )
 
 func newTestSealer(t *testing.T, secret string) *sealer {
@@ -26,6 +28,7 @@ func TestLinkSeal(t *testing.T) {
 		Cursor: "1-hi3hk-4fz1q.3.xg.rq.3ej", LongPoll: true, Subscription: true, Limit: 7, Until: 8, Bound: "1-a", Marks: true, Existed: "1-b",
 		Replayed: 9, ReplayBytes: 10, HeartbeatMS: 11, Since: 12,
 		pace: pace{Speed: 2, From: 13, Begun: 14}, lag: lag{Fell: 15, Age: 16, Appended: 17}, sparing: sparing{Latest: true, Rate: "5/s"},
+		Bare: ",a,", Right: &right{Subject: "s", Expires: 20, Bindings: "b", Bare: true, Socket: "w", Asks: &auth.Question{Method: "GET"}, AskAt: 21},
 		newest: newest{Stage: stageSnapshot, Places: []string{"v.0"}, Topic: 18, Restarts: 19},
 	}
 	for i := range reflect.ValueOf(l).Elem().NumField() {
@@ -86,15 +89,15 @@ func TestLinkThatIsNotOurs(t *testing.T) {
 		{"another version's member", withJSON(`{"t":["a"],"f":"plain","zz":1}`), s},
 		{"not JSON", withJSON(`t`), s},
 	} {
-		if _, err := tt.s.open(tt.text); !errors.Is(err, errLink) {
-			t.Errorf("%s: %v, want errLink", tt.name, err)
+		if _, err := tt.s.open(tt.text); !errors.Is(err, errSeal) {
+			t.Errorf("%s: %v, want errSeal", tt.name, err)
 		}
 	}
 	for i := range raw { // every single bit counts
 		forged := append([]byte(nil), raw...)
 		forged[i] ^= 1
-		if _, err := s.open(base64.RawURLEncoding.EncodeToString(forged)); !errors.Is(err, errLink) {
-			t.Fatalf("byte %d changed: %v, want errLink", i, err)
+		if _, err := s.open(base64.RawURLEncoding.EncodeToString(forged)); !errors.Is(err, errSeal) {
+			t.Fatalf("byte %d changed: %v, want errSeal", i, err)
 		}
 	}
 }

@@ -22,14 +22,16 @@ var listPage = template.Must(template.New("list").Parse(listHTML))
 // as JSON, or as a page for browsers.
 //
 //	{"topics":[{"name":"orders","partitions":6,"url":"/events/orders/"}]}
-func (o *Origin) serveList(w http.ResponseWriter, r *http.Request) {
+func (o *Origin) serveList(w http.ResponseWriter, r *http.Request, c *caller) {
 	if err := o.catalog.state(); err != nil && len(o.catalog.all()) == 0 {
 		o.fail(w, r, unavailable("list topics", err))
 		return
 	}
 	entries := []topicEntry{}
 	for _, t := range o.catalog.all() {
-		entries = append(entries, topicEntry{t.name, t.partitions(), o.pathOf(t.name)})
+		if c.mayRead(t.name) {
+			entries = append(entries, topicEntry{t.name, t.partitions(), o.pathOf(t.name)})
+		}
 	}
 	h := w.Header()
 	if accepts(r.Header.Values("Accept"), "text/html") {
@@ -56,8 +58,8 @@ func (o *Origin) serveList(w http.ResponseWriter, r *http.Request) {
 // serveElsewhere answers paths outside EVENTS_PATH where no route owns them:
 // the root says what this is, all others where to go.
 func (o *Origin) serveElsewhere(w http.ResponseWriter, r *http.Request) {
-	setCaching(w.Header(), r)
-	w.Header().Set("Vary", "Accept")
+	o.setCaching(w.Header(), r)
+	w.Header()["Vary"] = o.cors.vary
 	if r.URL.Path != "/" {
 		writeProblem(w, r, problem{Status: http.StatusNotFound, Detail: "nothing here; topics are at " + o.path + "<topic>/"})
 		return
@@ -68,7 +70,11 @@ func (o *Origin) serveElsewhere(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if accepts(r.Header.Values("Accept"), "text/html") {
-		o.serveList(w, r)
+		if c, err := o.identify(r); err != nil {
+			o.fail(w, r, err)
+		} else {
+			o.serveList(w, r, c)
+		}
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -28,7 +28,7 @@ func (o *Origin) longPoll(w http.ResponseWriter, r *http.Request, p *page, gaps 
 	body := pollBody(h, p)
 	h.Set("Grip-Hold", string(grip.HoldResponse))
 	h.Set("Grip-Channel", ch.channel+"; prev-id="+p.internalID())
-	h.Set("Grip-Timeout", seconds(wait))
+	h.Set("Grip-Timeout", seconds(sooner(p.link.Right.left(p.now), wait)))
 	l := p.link
 	l.Cursor = begin
 	h["Grip-Link"] = o.nextLink(&l, "")

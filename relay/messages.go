@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"spillway/grip"
+	"spillway/relay/auth"
 )
 
 // A clientMessage is what a spillway.v1.json client sends.
@@ -165,7 +166,7 @@ func (o *Origin) serveMessages(w http.ResponseWriter, r *http.Request) {
 	var out []byte
 	for _, e := range events {
 		if e.Type == grip.EventText || e.Type == grip.EventBinary {
-			out = o.message(out, r, e.Content)
+			out = o.message(out, w.Header(), r, e.Content)
 		}
 	}
 	w.Header().Set("Content-Type", grip.ContentTypeEvents)
@@ -173,8 +174,9 @@ func (o *Origin) serveMessages(w http.ResponseWriter, r *http.Request) {
 	w.Write(out)
 }
 
-// message carries out one message and appends the events that answer it.
-func (o *Origin) message(out []byte, r *http.Request, content []byte) []byte {
+// message carries out one message and appends the events that answer it. What
+// the gateway is to remember of the WebSocket goes into h.
+func (o *Origin) message(out []byte, h http.Header, r *http.Request, content []byte) []byte {
 	var m clientMessage
 	d := json.NewDecoder(bytes.NewReader(content))
 	d.DisallowUnknownFields()
@@ -195,34 +197,53 @@ func (o *Origin) message(out []byte, r *http.Request, content []byte) []byte {
 		out = grip.AppendControlEvent(out, grip.Control{Type: grip.ControlUnsubscribe, Name: name})
 		return appendReply(out, &m, "unsubscribed", "", "", "")
 	case "auth":
-		return appendReply(out, &m, "error", codeNotConfigured, "this server does not authenticate clients; there is no token to renew", "")
+		if o.auth == nil {
+			return appendReply(out, &m, "error", codeNotConfigured, "this server does not authenticate clients; there is no token to renew", "")
+		}
+		if err := o.renewToken(h, r, m.Token); err != nil {
+			return o.refuseMessage(out, &m, err)
+		}
+		return appendReply(out, &m, "authenticated", "", "", "")
 	default:
 		return appendReply(out, &m, "error", codeBadMessage, "type must be subscribe, unsubscribe or auth", "")
 	}
 }
 
-func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte {
-	refuse := func(err error) []byte {
-		code, detail := codeInternal, "internal error; try again"
-		var bad *badRequest
-		switch {
-		case errors.As(err, &bad):
-			code, detail = codeBadMessage, bad.detail
-		case errors.As(err, new(*forbiddenError)):
-			code, detail = "forbidden", err.Error()
-		case errors.As(err, new(*noPartitionError)):
-			code, detail = codeNotFound, err.Error()
-		case errors.Is(err, errUnknownTopic):
-			code, detail = codeNotFound, "no such topic; "+o.path+" lists those that can be read"
-		case errors.Is(err, errUnavailable):
-			code, detail = codeKafkaUnavailable, "Kafka cannot be reached; try again"
-		case errors.Is(err, errTooManyViews):
-			code, detail = codeTooManyViews, tooManyViews
-		default:
-			o.log.Error("subscribe", "err", err)
-		}
-		return appendReply(out, m, "error", code, detail, "")
+// refuseMessage answers a message that cannot be carried out.
+func (o *Origin) refuseMessage(out []byte, m *clientMessage, err error) []byte {
+	code, detail := codeInternal, "internal error; try again"
+	var bad *badRequest
+	var denied *auth.Denied
+	switch {
+	case errors.As(err, &bad):
+		code, detail = codeBadMessage, bad.detail
+	case errors.As(err, &denied):
+		code, detail = codeForbidden, denied.Reason
+	case errors.Is(err, auth.ErrUnavailable):
+		o.log.Warn("nobody can say who a WebSocket is", "err", err)
+		code, detail = codeAuthUnavailable, authUnavailable
+	case errors.Is(err, errExpired):
+		code, detail = codeTokenExpired, "the token has expired; send a new one: {\"type\":\"auth\",\"token\":…}"
+	case errors.Is(err, errForbidden):
+		code, detail = codeForbidden, "this WebSocket is nobody's who may ask"
+	case errors.As(err, new(*forbiddenError)):
+		code, detail = codeForbidden, err.Error()
+	case errors.As(err, new(*noPartitionError)):
+		code, detail = codeNotFound, err.Error()
+	case errors.Is(err, errUnknownTopic):
+		code, detail = codeNotFound, "no such topic; "+o.path+" lists those that can be read"
+	case errors.Is(err, errUnavailable):
+		code, detail = codeKafkaUnavailable, "Kafka cannot be reached; try again"
+	case errors.Is(err, errTooManyViews):
+		code, detail = codeTooManyViews, tooManyViews
+	default:
+		o.log.Error("message", "type", m.Type, "err", err)
 	}
+	return appendReply(out, m, "error", code, detail, "")
+}
+
+func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte {
+	refuse := func(err error) []byte { return o.refuseMessage(out, m, err) }
 	name, err := m.refName()
 	if err != nil {
 		return refuse(&badRequest{err.Error()})
@@ -238,9 +259,16 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 	if slices.ContainsFunc(m.Topics, func(t string) bool { return strings.Contains(t, ",") }) {
 		return refuse(badf("topics: a name has no comma; list the topics as an array"))
 	}
-	s, err := parseSelection("", like, nil, o.queries, o.now())
+	c, err := o.kept(r)
 	if err != nil {
 		return refuse(err)
+	}
+	s, err := parseSelection("", like, nil, o.queries, c, o.now())
+	if err != nil {
+		return refuse(err)
+	}
+	if !c.mayReadAll(s.topics) {
+		return refuse(errUnknownTopic)
 	}
 	topics, err := o.find(r.Context(), s.topics)
 	if err != nil {

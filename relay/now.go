@@ -16,6 +16,7 @@ var (
 	uncached        = []string{"no-store, no-transform"}
 	uncachedPrivate = []string{"private, no-store, no-transform"}
 	varies          = []string{"Origin, Accept"}
+	variesByCaller  = []string{"Origin, Accept, Authorization, Cookie"}
 	anyOrigin       = []string{"*"}
 	withCredentials = []string{"true"}
 	exposedFields   = []string{"Retry-After"}
@@ -65,7 +66,8 @@ func (o *Origin) serveNow(w http.ResponseWriter, s *selection) bool {
 		out = ch.appendAnnouncement(out, s.via, at.id)
 	}
 	o.setHold(h, channel, s.form, s.heartbeat)
-	h["Grip-Link"] = o.holdLink(ch, s.topics, s.query.textOf(), holdLink{via: s.via, heartbeatMS: s.heartbeat.Milliseconds(), sparing: s.sparing})
+	h["Grip-Link"] = o.holdLink(ch, s.topics, s.query.textOf(), holdLink{via: s.via, heartbeatMS: s.heartbeat.Milliseconds(), sparing: s.sparing}, o.rightTo(s))
+	o.keep(h, s.caller)
 	w.WriteHeader(http.StatusOK)
 	w.Write(out)
 	*buf = out

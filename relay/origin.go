@@ -16,12 +16,12 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"spillway/grip"
+	"spillway/relay/auth"
 	"spillway/relay/cursor"
 )
 
 // An Origin answers EVENTS_PATH with GRIP instructions. It is the origin that
-// a gateway in the same process calls, and authenticates nobody yet: the order
-// of checks (design.md, Auth) has its place for it in serveEvents.
+// a gateway in the same process calls, and the one that says who may read what.
 type Origin struct {
 	path      string // EVENTS_PATH, with a slash at both ends
 	log       *slog.Logger
@@ -45,6 +45,11 @@ type Origin struct {
 
 	replayBytes int64 // REPLAY_MAX_BYTES; 0: no bound
 
+	auth     *auth.Authenticator // nil: nobody is asked who they are
+	recheck  time.Duration       // AUTH_RECHECK
+	cookies  bool                // that a client has may be what lets it in
+	renewals renewals
+
 	keepAlives *keepAlives
 }
 
@@ -60,7 +65,7 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h := w.Header()
-	setCaching(h, r)
+	o.setCaching(h, r)
 	o.cors.set(h, r)
 	if sealed, ok := strings.CutPrefix(rest, linkPrefix); ok {
 		o.serveLink(w, r, sealed)
@@ -76,10 +81,16 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		h.Set("Allow", allowedMethods)
 		writeProblem(w, r, problem{Status: http.StatusMethodNotAllowed, Detail: "use GET; records are produced to Kafka, not here"})
-	case rest == "" && !r.URL.Query().Has("topic"):
-		o.serveList(w, r)
 	default:
-		o.serveEvents(w, r, rest)
+		c, err := o.identify(r)
+		switch {
+		case err != nil:
+			o.fail(w, r, err)
+		case rest == "" && !r.URL.Query().Has("topic"):
+			o.serveList(w, r, c)
+		default:
+			o.serveEvents(w, r, rest, c)
+		}
 	}
 }
 
@@ -98,12 +109,15 @@ func patient(r *http.Request) (*http.Request, context.CancelFunc) {
 const allowedMethods = "GET, HEAD, OPTIONS"
 
 // serveEvents answers a client's request for the events of topics. Order of
-// checks: credentials (none yet), syntax, permission by name, existence,
-// position.
-func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string) {
-	s, err := parseSelection(path, r, o.ignore, o.queries, o.now())
+// checks: syntax, permission by name, existence, position.
+func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string, c *caller) {
+	s, err := parseSelection(path, r, o.ignore, o.queries, c, o.now())
 	if err != nil {
 		o.fail(w, r, err)
+		return
+	}
+	if !c.mayReadAll(s.topics) {
+		o.notFound(w, r) // as if there were no such topic
 		return
 	}
 	if r.Method == http.MethodHead {
@@ -144,8 +158,7 @@ func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string
 	o.openStream(w, r, &s, p, gaps)
 }
 
-// find looks every topic up. One that does not exist and one that may not be
-// read give the same answer.
+// find looks every topic up.
 func (o *Origin) find(ctx context.Context, names []string) ([]*topicInfo, error) {
 	topics := make([]*topicInfo, len(names))
 	for i, name := range names {
@@ -177,9 +190,10 @@ const recreations = 3
 
 func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInfo) (*page, []gap, error) {
 	l := link{
-		Topics: slices.Clone(s.topics), queryText: s.query.textOf(), Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly, Schema: s.schema,
+		Topics: slices.Clone(s.topics), queryText: s.query.textOf(), Form: s.form, IDs: s.ids, Event: s.eventFrom, Quiet: s.commentOnly, Schema: s.schema, Bare: s.bare,
 		Via: s.via, LongPoll: s.longPoll, Limit: s.limit, Marks: s.marks,
 		pace: pace{Speed: s.speed}, sparing: s.sparing, HeartbeatMS: s.heartbeat.Milliseconds(), ReplayBytes: o.decoder.replayBytes(o.replayBytes, s.topics), Since: s.start.minute(o.now()),
+		Right: o.rightTo(s),
 	}
 	if !s.until.IsZero() {
 		l.Until = max(s.until.UnixMilli(), 1) // 0 is none
@@ -295,6 +309,7 @@ func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection
 	} else {
 		o.next(h, p)
 	}
+	o.keep(h, s.caller)
 	w.WriteHeader(http.StatusOK)
 	w.Write(p.out)
 }
@@ -378,15 +393,32 @@ func (o *Origin) hold(h http.Header, ch *channel, p *page) {
 	l := p.link
 	o.setHold(h, []string{ch.channel + "; prev-id=" + p.internalID() + l.sparing.params()}, l.Form, time.Duration(l.HeartbeatMS)*time.Millisecond)
 	if !l.bounded() && !l.Marks {
-		h["Grip-Link"] = o.holdLink(ch, l.Topics, l.queryText, holdLink{via: l.Via, subscription: l.Subscription, heartbeatMS: l.HeartbeatMS, sparing: l.sparing})
+		h["Grip-Link"] = o.holdLink(ch, l.Topics, l.queryText, holdLink{via: l.Via, subscription: l.Subscription, heartbeatMS: l.HeartbeatMS, sparing: l.sparing}, l.Right)
 		return
 	}
 	l.Cursor, l.ReplayBytes, l.Replayed = "", 0, 0 // Grip-Last says where; the replay is over
-	timeout := ""
+	left := l.Right.left(p.now)
 	if l.Until > 0 && p.until == nil {
-		timeout = "; timeout=" + seconds(min(max(time.UnixMilli(l.Until).Sub(p.now), time.Millisecond), longestTimeout))
+		left = sooner(left, max(time.UnixMilli(l.Until).Sub(p.now), time.Millisecond))
 	}
-	h["Grip-Link"] = o.nextLink(&l, timeout)
+	h["Grip-Link"] = o.nextLink(&l, timeout(left))
+}
+
+// sooner is the shorter of two times to wait, of which 0 is for ever.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// timeout is the parameter of a next link that is to be asked by then at the
+// latest; 0 is never.
+func timeout(left time.Duration) string {
+	if left == 0 {
+		return ""
+	}
+	return "; timeout=" + seconds(min(left, longestTimeout))
 }
 
 // setHold sets what all stream holds say, but for their links. heartbeat is 0
@@ -399,14 +431,18 @@ func (o *Origin) setHold(h http.Header, channel []string, f form, heartbeat time
 
 // holdLink is the next link of streams that hold ch and do not end by
 // themselves. Grip-Last says where they are when they ask it, so that they
-// share it.
-func (o *Origin) holdLink(ch *channel, topics []string, query queryText, like holdLink) []string {
-	return ch.links.value(like, func() []string {
+// share it, but for those that are held by somebody's right.
+func (o *Origin) holdLink(ch *channel, topics []string, query queryText, like holdLink, right *right) []string {
+	make := func() []string {
 		return o.nextLink(&link{
-			Topics: slices.Clone(topics), queryText: query, Form: ch.form, IDs: ch.ids, Event: ch.eventFrom, Quiet: ch.commentOnly, Schema: ch.schema,
-			Via: like.via, Subscription: like.subscription, HeartbeatMS: like.heartbeatMS, sparing: like.sparing,
-		}, "")
-	})
+			Topics: slices.Clone(topics), queryText: query, Form: ch.form, IDs: ch.ids, Event: ch.eventFrom, Quiet: ch.commentOnly, Schema: ch.schema, Bare: ch.bare,
+			Via: like.via, Subscription: like.subscription, HeartbeatMS: like.heartbeatMS, sparing: like.sparing, Right: right,
+		}, timeout(right.left(o.now())))
+	}
+	if right != nil {
+		return make()
+	}
+	return ch.links.value(like, make)
 }
 
 // longestTimeout bounds how long a stream waits for a time that is far away
@@ -419,7 +455,7 @@ func (o *Origin) pause(h http.Header, p *page) {
 	l := p.link
 	l.Cursor = p.internalID()
 	o.setHold(h, []string{p.w.channel + "~pause"}, l.Form, time.Duration(l.HeartbeatMS)*time.Millisecond)
-	h["Grip-Link"] = o.nextLink(&l, "; timeout="+seconds(min(max(p.pause, time.Millisecond), longestTimeout)))
+	h["Grip-Link"] = o.nextLink(&l, timeout(sooner(l.Right.left(p.now), max(p.pause, time.Millisecond))))
 }
 
 // next makes the gateway ask for the page after this one.
@@ -454,6 +490,10 @@ func (o *Origin) serveLink(w http.ResponseWriter, r *http.Request, sealed string
 	}
 	r, cancel := patient(r)
 	defer cancel()
+	if err := o.check(r.Context(), l); err != nil {
+		o.failLink(w, r, l, err)
+		return
+	}
 	p, err := o.resume(r, l)
 	if err != nil {
 		o.failLink(w, r, l, err)
@@ -587,9 +627,9 @@ func (o *Origin) serveHead(w http.ResponseWriter, r *http.Request, s *selection)
 }
 
 // setCaching keeps every answer out of caches and proxies' compressors.
-func setCaching(h http.Header, r *http.Request) {
+func (o *Origin) setCaching(h http.Header, r *http.Request) {
 	value := uncached
-	if first(r.Header["Authorization"]) != "" || first(r.Header["Cookie"]) != "" {
+	if o.auth != nil || first(r.Header["Authorization"]) != "" || first(r.Header["Cookie"]) != "" {
 		value = uncachedPrivate // for caches that heed nothing else where credentials are
 	}
 	h["Cache-Control"] = value

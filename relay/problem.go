@@ -3,12 +3,14 @@ package relay
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	"spillway/grip"
+	"spillway/relay/auth"
 )
 
 // A problem is an error body (RFC 9457).
@@ -53,6 +55,8 @@ func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var bad *badRequest
 	var missing *noPartitionError
 	var forbidden *forbiddenError
+	var denied *auth.Denied
+	var shown *auth.BadRequest
 	switch {
 	case errors.As(err, &bad):
 		writeProblem(w, r, problem{Status: http.StatusBadRequest, Detail: bad.detail})
@@ -60,7 +64,16 @@ func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
 		writeProblem(w, r, problem{Status: http.StatusForbidden, Detail: forbidden.detail})
 	case errors.As(err, &missing):
 		writeProblem(w, r, problem{Status: http.StatusNotFound, Detail: missing.Error()})
-	case errors.Is(err, errUnknownTopic):
+	case errors.As(err, &denied):
+		writeDenied(w, r, denied)
+	case errors.As(err, &shown):
+		writeProblem(w, r, problem{Status: http.StatusBadRequest, Detail: shown.Detail})
+	case errors.Is(err, auth.ErrUnavailable):
+		o.log.Warn("nobody can say who a request is", "err", err)
+		o.Refuse(w, r, codeAuthUnavailable, authUnavailable)
+	case errors.Is(err, errExpired):
+		writeDenied(w, r, &auth.Denied{Status: http.StatusUnauthorized, Reason: expired, Header: http.Header{"Www-Authenticate": {`Bearer error="invalid_token"`}}})
+	case errors.Is(err, errForbidden), errors.Is(err, errUnknownTopic):
 		o.notFound(w, r)
 	case errors.Is(err, errUnavailable):
 		o.log.Debug("request refused for now", "path", r.URL.Path, "err", err)
@@ -73,6 +86,23 @@ func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
+// writeDenied answers who may not go on, in the API's words where it had some.
+func writeDenied(w http.ResponseWriter, r *http.Request, d *auth.Denied) {
+	maps.Copy(w.Header(), d.Header)
+	if d.Body == nil {
+		writeProblem(w, r, problem{Status: d.Status, Detail: d.Reason})
+		return
+	}
+	dropInstructions(w.Header())
+	w.WriteHeader(d.Status)
+	w.Write(d.Body)
+}
+
+const (
+	authUnavailable = "it cannot be found out now who you are; try again"
+	expired         = "the token has expired; come back with a new one"
+)
+
 const tooManyViews = "there are too many different selections at the moment; try again"
 
 // Refuse answers a request that cannot be served now but may be later. A
@@ -81,7 +111,7 @@ const tooManyViews = "there are too many different selections at the moment; try
 // or a 429 for too-many-connections, with Retry-After.
 func (o *Origin) Refuse(w http.ResponseWriter, r *http.Request, code, message string) {
 	h := w.Header()
-	setCaching(h, r)
+	o.setCaching(h, r)
 	o.cors.set(h, r)
 	if accepts(r.Header.Values("Accept"), "text/event-stream") && !accepts(r.Header.Values("Accept"), grip.ContentTypeEvents) {
 		h.Set("Content-Type", "text/event-stream; charset=utf-8")
@@ -102,6 +132,12 @@ func (o *Origin) Refuse(w http.ResponseWriter, r *http.Request, code, message st
 	writeProblem(w, r, problem{Status: status, Code: code, Detail: message})
 }
 
+// Close codes of a WebSocket (RFC 6455, 7.4.1, and its registry).
+const (
+	closePolicy   = 1008
+	closeTryLater = 1013
+)
+
 // failLink answers a link that cannot be followed. A passing trouble is a 503,
 // which the gateway retries while the client waits; anything else ends the
 // stream with the reason.
@@ -112,11 +148,15 @@ func (o *Origin) failLink(w http.ResponseWriter, r *http.Request, l *link, err e
 		writeProblem(w, r, problem{Status: http.StatusServiceUnavailable, Detail: err.Error()})
 		return
 	}
-	e := streamError{Code: codeInternal, Message: "the stream cannot go on", Retry: true}
+	e, closing := streamError{Code: codeInternal, Message: "the stream cannot go on", Retry: true}, closeTryLater
 	switch {
 	case errors.Is(err, errTooSlow):
 		e = streamError{Code: codeTooSlow, Message: err.Error(), Retry: true}
 		o.metrics.tooSlow.Inc()
+	case errors.Is(err, errExpired):
+		e, closing = streamError{Code: codeTokenExpired, Message: expired, Retry: true}, closePolicy
+	case errors.Is(err, errForbidden):
+		e, closing = streamError{Code: codeForbidden, Message: "this may not be read any more as it was; come back to learn what may", Retry: true}, closePolicy
 	case errors.Is(err, errUnknownTopic):
 		e = streamError{Code: codeTopicDeleted, Message: "the topic no longer exists", Retry: true}
 	default:
@@ -132,7 +172,7 @@ func (o *Origin) failLink(w http.ResponseWriter, r *http.Request, l *link, err e
 	if l.Via == overWebSocket {
 		w.Header().Set("Content-Type", grip.ContentTypeEvents)
 		if !l.Subscription {
-			out = grip.AppendEvent(out, grip.Event{Type: grip.EventClose, Content: grip.CloseContent(1013, e.Code)})
+			out = grip.AppendEvent(out, grip.Event{Type: grip.EventClose, Content: grip.CloseContent(closing, e.Code)})
 		}
 	}
 	w.WriteHeader(http.StatusOK)

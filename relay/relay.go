@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"spillway/grip"
+	"spillway/relay/auth"
 	"spillway/relay/cursor"
 	"spillway/relay/filter"
 	"spillway/relay/properties"
@@ -48,6 +49,7 @@ type Relay struct {
 	hub     *hub
 	blocks  *blocks
 	decoder *decoder
+	auth    *auth.Authenticator // nil: nobody is asked who they are
 	origin  *Origin
 	duty    *duty // nil without group.id
 	refresh time.Duration
@@ -119,11 +121,17 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 			catalog: r.catalog, offsets: offsets, blocks: r.blocks, decoder: r.decoder, slack: cfg.CursorTimeSlack,
 			maxRecs: cfg.ReplayMaxRecords, maxAge: cfg.ReplayMaxAge, now: time.Now,
 		},
-		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins), ignore: cfg.IgnoreParams, queries: queries,
+		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins, cfg.Auth.Enabled()), ignore: cfg.IgnoreParams, queries: queries,
 		policies:   newPolicies(admin),
 		keepAlives: newKeepAlives(cfg.HeartbeatInterval), maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
 		replayBytes: int64(cfg.ReplayMaxBytes), lagBytes: int64(cfg.CatchupMaxBytes), lagAge: cfg.CatchupMaxAge,
 		metrics: newOriginMetrics(reg, &r.hub.metrics), now: time.Now,
+	}
+	if cfg.Auth.Enabled() {
+		if r.auth, err = auth.New(cfg.Auth, log, reg); err != nil {
+			return nil, err
+		}
+		r.origin.auth, r.origin.recheck, r.origin.cookies = r.auth, cfg.Auth.Recheck, cfg.Auth.URL != "" || cfg.Auth.Cookie != ""
 	}
 	if props.Group() != "" {
 		r.duty = newDuty(props, cfg.Instance, r.hub, r.catalog, admin, log, reg)
@@ -180,6 +188,9 @@ func (r *Relay) Run(ctx context.Context) error {
 	if r.duty != nil {
 		g.Go(func() error { r.duty.run(ctx); return nil })
 	}
+	if r.auth != nil {
+		g.Go(func() error { return r.auth.Run(ctx) })
+	}
 	return g.Wait()
 }
 
@@ -234,6 +245,9 @@ func (r *Relay) Close(ctx context.Context) error {
 	}
 	r.closeClients()  // ends the requests that those below wait for,
 	r.decoder.close() // and this the rest
+	if r.auth != nil {
+		r.auth.Close()
+	}
 	r.pings.Wait()
 	r.hub.starts.Wait()
 	r.blocks.loads.Wait()

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // A form is how the events of a channel are written down.
@@ -94,6 +96,18 @@ type rendering struct {
 
 	// schema says in envelopes which schema the value was written with.
 	schema bool
+
+	// bare are the topics whose headers are not shown, each with a comma before
+	// and behind it; "": of none.
+	bare string
+}
+
+// headers are those of a record that are shown.
+func (r *rendering) headers(of *kgo.Record) []kgo.RecordHeader {
+	if r.bare != "" && strings.Contains(r.bare, ","+of.Topic+",") {
+		return nil
+	}
+	return of.Headers
 }
 
 // key is the canonical text of the rendering; it is part of channel names and
@@ -112,6 +126,9 @@ func (r rendering) key() string {
 	}
 	if r.schema {
 		b.WriteString(";schema=1")
+	}
+	if r.bare != "" {
+		b.WriteString(";bare=" + r.bare)
 	}
 	return b.String()
 }

@@ -60,8 +60,9 @@ func (d *ruleDuration) UnmarshalText(text []byte) error {
 // rules are those of TOPIC_RULES, in the order of its text.
 type rules []*rule
 
-// parseRules reads TOPIC_RULES. The error names the pattern and what is wrong.
-func parseRules(text []byte, c *filter.Compiler) (rules, error) {
+// parseRules reads TOPIC_RULES. Filters may use claims where clients have some.
+// The error names the pattern and what is wrong.
+func parseRules(text []byte, c *filter.Compiler, claims bool) (rules, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return nil, nil
 	}
@@ -79,7 +80,7 @@ func parseRules(text []byte, c *filter.Compiler) (rules, error) {
 		if err := d.Decode(&raw); err != nil {
 			return nil, fmt.Errorf("%q: %w", name, err)
 		}
-		r, err := parseRule(name.(string), raw, c)
+		r, err := parseRule(name.(string), raw, c, claims)
 		if err != nil {
 			return nil, fmt.Errorf("%q: %w", name, err)
 		}
@@ -97,7 +98,7 @@ func parseRules(text []byte, c *filter.Compiler) (rules, error) {
 	return rs, nil
 }
 
-func parseRule(pattern string, raw []byte, c *filter.Compiler) (*rule, error) {
+func parseRule(pattern string, raw []byte, c *filter.Compiler, claims bool) (*rule, error) {
 	r := &rule{pattern: pattern}
 	r.Codec.Key = noRule.Codec.Key
 	var err error
@@ -134,7 +135,7 @@ func parseRule(pattern string, raw []byte, c *filter.Compiler) (*rule, error) {
 		if r.row, err = c.CompileRule(r.Filter); err != nil {
 			return nil, fmt.Errorf("filter: %w", err)
 		}
-		if err = r.checkRow(); err == nil {
+		if err = r.checkRow(claims); err == nil {
 			_, err = c.Compile(filter.Spec{Rule: r.row})
 		}
 		if err != nil {
@@ -173,9 +174,9 @@ func explainRule(err error) error {
 
 // checkRow refuses a filter that could not do what it says: claims need someone
 // who has some, and what the rule hides is gone before the filter looks.
-func (r *rule) checkRow() error {
-	if len(r.row.Reads("claims")) > 0 {
-		return errors.New("uses claims, and this version does not authenticate clients, so nobody has any; unset it, and keep HTTP_ADDR private")
+func (r *rule) checkRow(claims bool) error {
+	if len(r.row.Reads("claims")) > 0 && !claims {
+		return errors.New("uses claims, and nobody has any; set AUTH_URL, JWT_ISSUER, JWT_JWKS_URL or JWT_KEY to say who clients are")
 	}
 	for _, path := range r.row.Reads("value") {
 		if r.redaction.Hides(path) {

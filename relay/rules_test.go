@@ -22,7 +22,7 @@ func TestParseRules(t *testing.T) {
 		"orders.*": {"filter": "value.public", "headers": ["trace"], "formats": ["plain"], "codec": {"key": "string", "value": "json"},
 			"replay": {"records": 10, "bytes": "1MiB", "age": "24h"}},
 		".*": {}
-	}`), testQueries().compiler)
+	}`), testQueries().compiler, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func TestParseRules(t *testing.T) {
 			t.Errorf("%s: the rule of %v, want %q", topic, got, want)
 		}
 	}
-	if rs, err := parseRules([]byte(" \n"), nil); rs.of("orders") != nil || err != nil {
+	if rs, err := parseRules([]byte(" \n"), nil, false); rs.of("orders") != nil || err != nil {
 		t.Errorf("blanks: got %v %v, want no rules", rs, err)
 	}
 }
@@ -63,7 +63,7 @@ func TestBadRules(t *testing.T) {
 		{"age as a number", `{"a": {"replay": {"age": 5}}}`, `must be a text such as "24h", not a JSON number`},
 		{"a filter", `{"a": {"filter": "value.x =="}}`, `"a": filter: `},
 		{"a filter's name", `{"a": {"filter": "valeu.x"}}`, "unknown name 'valeu'"},
-		{"claims", `{"a": {"filter": "value.tenant == claims.tenant"}}`, "filter: uses claims, and this version does not authenticate"},
+		{"claims", `{"a": {"filter": "value.tenant == claims.tenant"}}`, "filter: uses claims, and nobody has any; set AUTH_URL"},
 		{"claims by brackets", `{"a": {"filter": "value.tenant == claims['tenant']"}}`, "uses claims"},
 		{"claims in a loop", `{"a": {"filter": "value.x.all(x, x in claims.xs)"}}`, "uses claims"},
 		{"a filter on what is hidden", `{"a": {"filter": "!has(value.card)", "redact": ["value.card"]}}`, "value.card is hidden by redact"},

@@ -53,6 +53,7 @@ const (
 // A selection is a request for events, parsed: what to send, from where, in
 // which form. Topics are names, in byte order, each once.
 type selection struct {
+	caller *caller
 	topics []string
 	query  *query
 	start  start
@@ -129,7 +130,8 @@ func badf(format string, args ...any) error { return &badRequest{fmt.Sprintf(for
 
 // parseSelection reads path (what follows EVENTS_PATH, decoded), query and
 // headers. The error is a *badRequest.
-func parseSelection(path string, r *http.Request, ignore []string, qs *queries, now time.Time) (s selection, err error) {
+func parseSelection(path string, r *http.Request, ignore []string, qs *queries, c *caller, now time.Time) (s selection, err error) {
+	s.caller = c
 	var query url.Values // most requests have none
 	if r.URL.RawQuery != "" {
 		if query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
@@ -145,7 +147,8 @@ func parseSelection(path string, r *http.Request, ignore []string, qs *queries, 
 	if s.start, err = parseStart(r.Header, query, now); err != nil {
 		return s, err
 	}
-	if s.query, err = parseQuery(query, s.topics, qs, s.start.newest); err != nil {
+	s.bare = c.bareTopics(qs.decoder, s.topics)
+	if s.query, err = s.parseQuery(query, qs); err != nil {
 		return s, err
 	}
 	if err := s.parseForm(r, query); err != nil {
@@ -154,7 +157,13 @@ func parseSelection(path string, r *http.Request, ignore []string, qs *queries, 
 	if err := s.parseBounds(query, now); err != nil {
 		return s, err
 	}
-	return s, s.parseOptions(query)
+	if err := s.parseOptions(query); err != nil {
+		return s, err
+	}
+	if s.form == formPlain && !strings.HasPrefix(s.eventFrom, "header:") {
+		s.bare = "" // it shows none anyway
+	}
+	return s, nil
 }
 
 // checkParams refuses names that nothing reads: a typo in a filter must not
@@ -216,7 +225,7 @@ func appendNames(names []string, list string) []string {
 const headerPrefix = "header."
 
 // parseQuery reads what is selected of the records, and what is shown of them.
-func parseQuery(params url.Values, topics []string, qs *queries, changing bool) (*query, error) {
+func (s *selection) parseQuery(params url.Values, qs *queries) (*query, error) {
 	asked := make(url.Values)
 	for name, values := range params {
 		switch {
@@ -224,13 +233,20 @@ func parseQuery(params url.Values, topics []string, qs *queries, changing bool) 
 			asked[name] = values
 		}
 	}
-	rows, text := qs.decoder.rowsOf(topics), asked.Encode()
+	var rows *filter.Rule
+	text := asked.Encode()
+	if s.caller.mayReadAll(s.topics) { // else there is nothing but the syntax to look at
+		rows = qs.decoder.rowsOf(s.topics)
+	}
 	if rows != nil {
-		text = strings.Join(topics, ",") + "\x00" + text
+		text = strings.Join(s.topics, ",") + "\x00" + s.caller.bindings(rows) + "\x00" + text
 	} else if len(asked) == 0 {
 		return nil, nil
 	}
-	spec := filter.Spec{Keys: asked["key"], Expr: asked.Get("filter"), Rule: rows}
+	spec := filter.Spec{Keys: asked["key"], Expr: asked.Get("filter"), Rule: rows, Claims: s.caller.claims()}
+	if s.bare != "" {
+		spec.Visible, text = []string{}, "bare\x00"+text
+	}
 	for name, values := range asked {
 		header, isHeader := strings.CutPrefix(name, headerPrefix)
 		switch {
@@ -251,7 +267,7 @@ func parseQuery(params url.Values, topics []string, qs *queries, changing bool) 
 			return nil, badf("%s= is empty; leave it out for all there is", name)
 		}
 	}
-	return qs.asked(text, spec, asked.Get("fields"), changing)
+	return qs.asked(text, spec, asked.Get("fields"), s.start.newest)
 }
 
 // parseForm decides the way out: by Accept, by subprotocol, and by format=.

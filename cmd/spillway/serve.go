@@ -78,7 +78,6 @@ func (p *process) settle() (settings, *slog.Logger, error) {
 // protections are settings that operators expect to keep readers out or data
 // hidden. To ignore one would be a leak, so each is an error until it works.
 var protections = []string{
-	"AUTH_URL", "AUTH_COOKIE", "JWT_JWKS_URL", "JWT_KEY", "JWT_ISSUER", "JWT_AUDIENCE", "JWT_ALGORITHMS", "JWT_TOPICS_CLAIM",
 	"CURSOR_KEY",
 }
 
@@ -194,7 +193,9 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func(httpAdd
 	ops.AddCheck("kafka", rl.Ready)
 	ops.Handle("GET /config", rl.ConfigHandler())
 	rl.LogConfig()
-	log.Warn("every topic that TOPICS exposes is readable by anyone who reaches HTTP_ADDR", "addr", gw.Addr().String(), "events", s.relay.EventsPath)
+	if !s.relay.Auth.Enabled() {
+		log.Warn("every topic that TOPICS exposes is readable by anyone who reaches HTTP_ADDR", "addr", gw.Addr().String(), "events", s.relay.EventsPath)
+	}
 	log.Info("serving", "http", gw.Addr().String(), "events", s.relay.EventsPath, "version", readBuild().version)
 	if ready != nil {
 		ready(gw.Addr().String())

@@ -1,0 +1,310 @@
+package relay
+
+import (
+	"context"
+	cryptorand "crypto/rand"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"spillway/grip"
+	"spillway/relay/auth"
+	"spillway/relay/filter"
+)
+
+// A caller is who makes a request, as far as that decides what is read. The nil
+// caller is anyone, where nobody is asked who they are: all is theirs.
+type caller struct {
+	auth.Identity
+	// Socket names the WebSocket that the request opened or came by.
+	Socket string `json:",omitempty"`
+}
+
+// mayRead reports whether the caller may know of a topic.
+func (c *caller) mayRead(topic string) bool { return c == nil || c.MayRead(topic) }
+
+func (c *caller) mayReadAll(topics []string) bool {
+	return c == nil || !slices.ContainsFunc(topics, func(t string) bool { return !c.MayRead(t) })
+}
+
+// claims are what filters of rules are bound to.
+func (c *caller) claims() map[string]any {
+	if c == nil {
+		return nil
+	}
+	return c.Claims
+}
+
+// bindings is the canonical text of those claims of the caller that a rule looks
+// at: callers with equal ones see the same records by it.
+func (c *caller) bindings(row *filter.Rule) string {
+	if c == nil || row == nil {
+		return ""
+	}
+	paths := row.Reads("claims")
+	if len(paths) == 0 {
+		return ""
+	}
+	bound := make(map[string]any, len(paths))
+	for _, path := range paths {
+		var v any = c.Claims
+		for _, name := range path {
+			members, ok := v.(map[string]any)
+			if v, ok = members[name], ok; !ok {
+				break
+			}
+		}
+		bound[strings.Join(path, "\x00")] = v
+	}
+	return string(mustJSON(bound))
+}
+
+// bareTopics are those of topics whose headers the caller does not see, as
+// rendering.bare has them: without a credential, all that do not list theirs.
+func (c *caller) bareTopics(d *decoder, topics []string) string {
+	if c == nil || !c.Anonymous {
+		return ""
+	}
+	bare := ""
+	for _, t := range topics {
+		if d.ruleOf(t).Header == nil {
+			bare += "," + t
+		}
+	}
+	if bare != "" {
+		bare += ","
+	}
+	return bare
+}
+
+// A right is whose a stream is, and for how long. A link carries it.
+type right struct {
+	Subject  string         `json:"s,omitempty"`
+	Expires  int64          `json:"x,omitempty"` // epoch milliseconds; 0: never
+	Bindings string         `json:"b,omitempty"` // caller.bindings of the stream's topics
+	Bare     bool           `json:"n,omitempty"` // the caller has shown no credential
+	Socket   string         `json:"w,omitempty"` // of the stream; "": it is none of a WebSocket
+	Asks     *auth.Question `json:"q,omitempty"` // with which AUTH_URL is asked again; nil: it is not,
+	AskAt    int64          `json:"a,omitempty"` // and when, in epoch milliseconds
+}
+
+// rightTo is the right by which a selection is read; nil where nobody is asked.
+func (o *Origin) rightTo(s *selection) *right {
+	c := s.caller
+	if c == nil {
+		return nil
+	}
+	r := &right{Subject: c.Subject, Bindings: c.bindings(o.decoder.rowsOf(s.topics)), Bare: c.Anonymous}
+	if s.via == overWebSocket {
+		r.Socket = c.Socket
+	}
+	r.renew(&c.Identity, o.recheck, o.now())
+	return r
+}
+
+// renew notes how long a grant holds.
+func (r *right) renew(g *auth.Identity, recheck time.Duration, now time.Time) {
+	r.Expires, r.Asks, r.AskAt = 0, g.Question, 0
+	if !g.Expires.IsZero() {
+		r.Expires = g.Expires.UnixMilli()
+	}
+	if g.Question != nil && recheck > 0 {
+		r.AskAt = now.Add(recheck - recheck/10 + rand.N(recheck/5)).UnixMilli() // not all at once
+	}
+}
+
+// left is how long a stream may be held before its right is looked at again; 0:
+// for ever.
+func (r *right) left(now time.Time) time.Duration {
+	if r == nil {
+		return 0
+	}
+	until := r.Expires
+	if r.AskAt > 0 && (until == 0 || r.AskAt < until) {
+		until = r.AskAt
+	}
+	if until == 0 {
+		return 0
+	}
+	return max(time.UnixMilli(until).Sub(now), time.Millisecond)
+}
+
+var (
+	// errExpired says that the token of a stream has expired.
+	errExpired = errors.New("the token has expired")
+	// errForbidden says that a stream's caller may not read it any more.
+	errForbidden = errors.New("what was allowed is not any more")
+)
+
+// check looks whether a stream may go on, and asks AUTH_URL again when it is time
+// to. The error is errExpired, errForbidden or errUnavailable.
+func (o *Origin) check(ctx context.Context, l *link) error {
+	r, now := l.Right, o.now()
+	if r == nil {
+		return nil
+	}
+	if g := o.renewals.of(r.Socket); g != nil {
+		if err := o.adopt(l, g); err != nil {
+			return err
+		}
+	}
+	if r.Expires > 0 && now.UnixMilli() >= r.Expires {
+		return errExpired
+	}
+	if r.AskAt == 0 || now.UnixMilli() < r.AskAt {
+		return nil
+	}
+	g, err := o.auth.Recheck(ctx, *r.Asks)
+	switch {
+	case errors.As(err, new(*auth.Denied)):
+		return errForbidden
+	case err != nil:
+		return unavailable("ask again who this is", err)
+	}
+	return o.adopt(l, g)
+}
+
+// adopt makes a grant the one that a stream has, if that may read what the
+// stream does, and sees no other records of it.
+func (o *Origin) adopt(l *link, g *auth.Identity) error {
+	c, r := &caller{Identity: *g}, l.Right
+	if g.Subject != r.Subject || g.Anonymous != r.Bare || !c.mayReadAll(l.Topics) || c.bindings(o.decoder.rowsOf(l.Topics)) != r.Bindings {
+		return errForbidden
+	}
+	renewed := *r // links of one hold share it
+	renewed.renew(g, o.recheck, o.now())
+	l.Right = &renewed
+	return nil
+}
+
+// identify says who makes a request of a client. The error is one that fail knows.
+func (o *Origin) identify(r *http.Request) (*caller, error) {
+	if o.auth == nil {
+		return nil, nil
+	}
+	if err := o.sameSite(r); err != nil {
+		return nil, err
+	}
+	g, err := o.auth.Identify(r.Context(), r)
+	if err != nil {
+		return nil, err
+	}
+	c := &caller{Identity: *g}
+	if accepts(r.Header["Accept"], grip.ContentTypeEvents) {
+		c.Socket = cryptorand.Text()
+	}
+	return c, nil
+}
+
+// sameSite refuses a WebSocket that a page of another site opened with the
+// cookies of its visitor: browsers ask nobody before they do so.
+func (o *Origin) sameSite(r *http.Request) error {
+	if !accepts(r.Header["Accept"], grip.ContentTypeEvents) || len(r.Header["Cookie"]) == 0 || !o.cookies {
+		return nil
+	}
+	origin := first(r.Header["Origin"])
+	if u, err := url.Parse(origin); err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) || slices.Contains(o.cors.origins, origin) && origin != "*" {
+		return nil
+	}
+	return &forbiddenError{"a WebSocket that carries cookies must be opened by a page of this host, or of an origin that CORS_ORIGINS names"}
+}
+
+// metaGrant is the name under which the gateway keeps the caller of a WebSocket,
+// sealed, for the messages that come by it.
+const metaGrant = "Grant"
+
+// keep has the gateway tell again who opened a WebSocket.
+func (o *Origin) keep(h http.Header, c *caller) {
+	if c == nil || c.Socket == "" {
+		return
+	}
+	sealed, err := o.sealer.sealAs(metaGrant, c)
+	if err != nil {
+		o.log.Error("seal the caller of a WebSocket", "err", err) // its messages will be refused
+		return
+	}
+	h["Set-Meta-"+metaGrant] = []string{sealed}
+}
+
+// kept is who opened the WebSocket that a request came by.
+func (o *Origin) kept(r *http.Request) (*caller, error) {
+	if o.auth == nil {
+		return nil, nil
+	}
+	c := new(caller)
+	if err := o.sealer.openAs(metaGrant, first(r.Header["Meta-"+metaGrant]), c); err != nil {
+		return nil, errForbidden
+	}
+	if !c.Expires.IsZero() && !o.now().Before(c.Expires) {
+		return c, errExpired
+	}
+	return c, nil
+}
+
+// renewToken carries out an auth message: from now on the WebSocket is that of
+// another token of the same subject.
+func (o *Origin) renewToken(h http.Header, r *http.Request, token string) error {
+	before, err := o.kept(r)
+	if before == nil {
+		return err
+	}
+	g, err := o.auth.Renew(r.Context(), &before.Identity, token)
+	if err != nil {
+		return err
+	}
+	o.renewals.add(before.Socket, g, before.Expires, o.now())
+	o.keep(h, &caller{Identity: *g, Socket: before.Socket})
+	return nil
+}
+
+// renewals are the newer identities of WebSockets, for streams whose links still
+// have the older one. The zero value has none.
+type renewals struct {
+	mu      sync.Mutex
+	sockets map[string]renewal
+	swept   time.Time
+}
+
+type renewal struct {
+	identity *auth.Identity
+	until    time.Time // by then no link has an older one
+}
+
+// A link is asked for at its expiry, or somewhat later where the origin is busy.
+const renewalSlack = time.Minute
+
+// add notes that a WebSocket has an identity, in place of one that expires.
+func (rs *renewals) add(socket string, id *auth.Identity, expires, now time.Time) {
+	if expires.IsZero() { // links look at it when AUTH_URL is to be asked again
+		expires = now.Add(24 * time.Hour)
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.sockets == nil {
+		rs.sockets = make(map[string]renewal)
+	}
+	if old, ok := rs.sockets[socket]; ok && old.until.After(expires.Add(renewalSlack)) {
+		expires = old.until.Add(-renewalSlack)
+	}
+	rs.sockets[socket] = renewal{id, expires.Add(renewalSlack)}
+	if now.Sub(rs.swept) > renewalSlack {
+		maps.DeleteFunc(rs.sockets, func(_ string, r renewal) bool { return now.After(r.until) })
+		rs.swept = now
+	}
+}
+
+// of is the newer identity of a WebSocket, or nil.
+func (rs *renewals) of(socket string) *auth.Identity {
+	if socket == "" {
+		return nil
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.sockets[socket].identity
+}
