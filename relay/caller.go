@@ -56,31 +56,21 @@ func (c *caller) bindings(row *filter.Rule) string {
 		var v any = c.Claims
 		for _, name := range path {
 			members, ok := v.(map[string]any)
-			if v, ok = members[name], ok; !ok {
+			if !ok {
+				v = nil
 				break
 			}
+			v = members[name]
 		}
 		bound[strings.Join(path, "\x00")] = v
 	}
 	return string(mustJSON(bound))
 }
 
-// bareTopics are those of topics whose headers the caller does not see, as
-// rendering.bare has them: without a credential, all that do not list theirs.
-func (c *caller) bareTopics(d *decoder, topics []string) string {
-	if c == nil || !c.Anonymous {
-		return ""
-	}
-	bare := ""
-	for _, t := range topics {
-		if d.ruleOf(t).Header == nil {
-			bare += "," + t
-		}
-	}
-	if bare != "" {
-		bare += ","
-	}
-	return bare
+// seesHeaders reports whether the caller sees headers: without a credential, only
+// where all of the topics list theirs.
+func (c *caller) seesHeaders(d *decoder, topics []string) bool {
+	return c == nil || !c.Anonymous || !slices.ContainsFunc(topics, func(t string) bool { return d.ruleOf(t).Header == nil })
 }
 
 // A right is whose a stream is, and for how long. A link carries it.

@@ -28,7 +28,7 @@ type link struct {
 	Event  string    `json:"e,omitempty"`
 	Quiet  bool      `json:"q,omitempty"` // rendering.commentOnly
 	Schema bool      `json:"sc,omitempty"`
-	Bare   string    `json:"ba,omitempty"` // rendering.bare
+	Bare   bool      `json:"ba,omitempty"` // rendering.bare
 	Via    transport `json:"v,omitempty"`
 
 	// Cursor is the position that the page begins at. Links of holds have

@@ -97,14 +97,13 @@ type rendering struct {
 	// schema says in envelopes which schema the value was written with.
 	schema bool
 
-	// bare are the topics whose headers are not shown, each with a comma before
-	// and behind it; "": of none.
-	bare string
+	// bare leaves all headers out.
+	bare bool
 }
 
 // headers are those of a record that are shown.
 func (r *rendering) headers(of *kgo.Record) []kgo.RecordHeader {
-	if r.bare != "" && strings.Contains(r.bare, ","+of.Topic+",") {
+	if r.bare {
 		return nil
 	}
 	return of.Headers
@@ -127,8 +126,8 @@ func (r rendering) key() string {
 	if r.schema {
 		b.WriteString(";schema=1")
 	}
-	if r.bare != "" {
-		b.WriteString(";bare=" + r.bare)
+	if r.bare {
+		b.WriteString(";headers=0")
 	}
 	return b.String()
 }

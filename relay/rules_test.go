@@ -75,7 +75,7 @@ func TestBadRules(t *testing.T) {
 		{"a hidden header", `{"a": {"filter": "headers.type == 'x'", "headers": ["trace"]}}`, "headers.type is hidden by headers"},
 		{"all headers", `{"a": {"filter": "'x' in headers", "headers": ["x"]}}`, "headers is hidden by headers"},
 	} {
-		if _, err := parseRules([]byte(tt.text), testQueries().compiler); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := parseRules([]byte(tt.text), testQueries().compiler, false); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
 		}
 	}
@@ -84,7 +84,7 @@ func TestBadRules(t *testing.T) {
 		`{"a": {"filter": "headers.trace == 'x' || headers['trace'] == 'y'", "headers": ["trace"]}}`,
 		`{"a": {"filter": "value.claims == 'x' && value.exists(value_, value_.headers == 1)", "headers": []}}`,
 	} {
-		if _, err := parseRules([]byte(text), testQueries().compiler); err != nil {
+		if _, err := parseRules([]byte(text), testQueries().compiler, false); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
@@ -95,7 +95,7 @@ func FuzzParseRules(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		rs, err := parseRules(text, testQueries().compiler)
+		rs, err := parseRules(text, testQueries().compiler, false)
 		if err == nil {
 			rs.of("orders")
 		}

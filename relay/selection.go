@@ -147,7 +147,7 @@ func parseSelection(path string, r *http.Request, ignore []string, qs *queries, 
 	if s.start, err = parseStart(r.Header, query, now); err != nil {
 		return s, err
 	}
-	s.bare = c.bareTopics(qs.decoder, s.topics)
+	s.bare = !c.seesHeaders(qs.decoder, s.topics)
 	if s.query, err = s.parseQuery(query, qs); err != nil {
 		return s, err
 	}
@@ -161,7 +161,7 @@ func parseSelection(path string, r *http.Request, ignore []string, qs *queries, 
 		return s, err
 	}
 	if s.form == formPlain && !strings.HasPrefix(s.eventFrom, "header:") {
-		s.bare = "" // it shows none anyway
+		s.bare = false // it shows none anyway
 	}
 	return s, nil
 }
@@ -244,7 +244,7 @@ func (s *selection) parseQuery(params url.Values, qs *queries) (*query, error) {
 		return nil, nil
 	}
 	spec := filter.Spec{Keys: asked["key"], Expr: asked.Get("filter"), Rule: rows, Claims: s.caller.claims()}
-	if s.bare != "" {
+	if s.bare {
 		spec.Visible, text = []string{}, "bare\x00"+text
 	}
 	for name, values := range asked {

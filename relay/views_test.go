@@ -16,7 +16,7 @@ func queryOf(t testing.TB, params string) *query {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := parseQuery(values, nil, testQueries(), false)
+	q, err := new(selection).parseQuery(values, testQueries())
 	if err != nil {
 		t.Fatalf("%s: %v", params, err)
 	}

@@ -15,9 +15,9 @@ func TestSettings(t *testing.T) {
 	}{
 		{"the least", []string{someKafka}, nil},
 		{"no Kafka", nil, []string{"KAFKA_CONSUMER_CONFIG: ", "bootstrap.servers"}},
-		{"every problem at once", []string{`KAFKA_CONSUMER_CONFIG={"bootstrap.server":"x"}`, "TOPICS=(", "HTTP_ADDR=7999", "AUTH_URL=http://api", "LINK_KEY=short"},
-			[]string{"bootstrap.server", "TOPICS=(", "HTTP_ADDR=7999", "AUTH_URL: this version does not authenticate", "LINK_KEY: "}},
-		{"a protection in a file", []string{someKafka, "JWT_KEY_FILE=/nowhere"}, []string{"JWT_KEY: this version does not authenticate"}},
+		{"every problem at once", []string{`KAFKA_CONSUMER_CONFIG={"bootstrap.server":"x"}`, "TOPICS=(", "HTTP_ADDR=7999", "CURSOR_KEY=x", "LINK_KEY=short"},
+			[]string{"bootstrap.server", "TOPICS=(", "HTTP_ADDR=7999", "CURSOR_KEY: ", "LINK_KEY: "}},
+		{"a protection in a file", []string{someKafka, "JWT_KEY_FILE=/nowhere"}, []string{"JWT_KEY_FILE"}},
 		{"no events path", []string{someKafka, "EVENTS_PATH="}, []string{"EVENTS_PATH="}},
 		{"more shares than memory", []string{someKafka, "MEMORY_LIMIT=64MiB"}, []string{"MEMORY_LIMIT: ", "HISTORY_CACHE_BYTES (67108864)"}},
 		{"connections are a share", []string{someKafka, "MEMORY_LIMIT=1GiB", "MAX_CONNECTIONS=90000"}, []string{"MEMORY_LIMIT: ", "MAX_CONNECTIONS at 8192 each (737280000)"}},
