@@ -106,6 +106,8 @@ type blockWant struct {
 	bytes int32 // to ask for
 }
 
+func (w *blockWant) key() blockKey { return blockKey{w.info.id, w.info.name, w.partition} }
+
 // blocks reads history, and shares what it read: two requests for the same
 // range are one fetch, and a block stays until HISTORY_CACHE_BYTES are full.
 type blocks struct {
@@ -217,6 +219,31 @@ func (b *blocks) get(ctx context.Context, wants []blockWant) (got []*block, errs
 	return got, errs
 }
 
+// have puts the blocks that hold the wanted offsets into got, if all of them are
+// there.
+func (b *blocks) have(wants []blockWant, got []*block) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, w := range wants {
+		list := b.byPart[w.key()]
+		if list == nil {
+			return false
+		}
+		at := list.search(w.offset)
+		if at == 0 {
+			return false
+		}
+		e := list.entries[at-1]
+		if e.block == nil || w.offset >= e.block.next || e.isOver() {
+			return false
+		}
+		b.recent.MoveToFront(e.use)
+		got[i] = e.block
+	}
+	b.hits.Add(float64(len(wants)))
+	return true
+}
+
 // sharedLooks is how often a reader waits for what others fetch, which may turn
 // out to end before what it wants.
 const sharedLooks = 2
@@ -281,13 +308,13 @@ func (b *blocks) candidates(blk *block, f *filter.Filter, records []*kgo.Record,
 // what is to be fetched for it. alone is for who has waited for others in vain.
 // Call with mu held.
 func (b *blocks) find(w blockWant, alone bool) (e *blockEntry, fetch blockWant, found bool) {
-	key := blockKey{w.info.id, w.info.name, w.partition}
+	key := w.key()
 	list := b.byPart[key]
 	if list == nil {
 		list = &blockList{}
 		b.byPart[key] = list
 	}
-	i := sort.Search(len(list.entries), func(i int) bool { return list.entries[i].offset > w.offset })
+	i := list.search(w.offset)
 	if i > 0 && list.entries[i-1].isOver() {
 		b.discard(list.entries[i-1])
 		return b.find(w, alone)
@@ -303,6 +330,11 @@ func (b *blocks) find(w blockWant, alone bool) (e *blockEntry, fetch blockWant, 
 	e = &blockEntry{key: key, offset: w.offset, expect: expect, ready: make(chan struct{})}
 	list.entries = slices.Insert(list.entries, i, e)
 	return e, w, false
+}
+
+// search is how many entries begin at or before offset.
+func (l *blockList) search(offset int64) int {
+	return sort.Search(len(l.entries), func(i int) bool { return l.entries[i].offset > offset })
 }
 
 // isOver reports whether the block is not to be shared any more.

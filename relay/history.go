@@ -45,6 +45,8 @@ type walk struct {
 	seen    filter.Record
 	walker  walker
 
+	atHand bool // nothing is to be read from Kafka
+
 	active []*strand
 	moved  bool // pos has moved
 	enough bool // the walker has
@@ -57,19 +59,30 @@ type walk struct {
 // after the last record it visited, and in other partitions at most past records
 // that f did not pass.
 func (b *blocks) walk(ctx context.Context, topics []*topicInfo, pos, to vector, f *filter.Filter, w walker) error {
+	return (&walk{blocks: b, topics: topics, pos: pos, to: to, filter: f, walker: w}).run(ctx)
+}
+
+// walkAtHand is a walk that ends where something would have to be read from
+// Kafka, so that it waits for nobody.
+func (b *blocks) walkAtHand(topics []*topicInfo, pos, to vector, f *filter.Filter, w walker) {
+	k := &walk{blocks: b, topics: topics, pos: pos, to: to, filter: f, walker: w, atHand: true}
+	_ = k.run(context.Background()) // only what is read from Kafka errs
+}
+
+func (k *walk) run(ctx context.Context) error {
 	var todo []*strand
-	for t := range to {
-		for p := range to[t] {
-			if f.Never() {
-				pos[t][p] = max(pos[t][p], to[t][p])
+	pos := k.pos
+	for t := range k.to {
+		for p := range k.to[t] {
+			if k.filter.Never() {
+				pos[t][p] = max(pos[t][p], k.to[t][p])
 			}
-			if pos[t][p] < to[t][p] {
+			if pos[t][p] < k.to[t][p] {
 				todo = append(todo, &strand{topic: t, partition: int32(p)})
 			}
 		}
 	}
-	k := &walk{blocks: b, topics: topics, pos: pos, to: to, filter: f, walker: w}
-	defer func() { b.looked.Add(float64(k.looked)) }()
+	defer func() { k.blocks.looked.Add(float64(k.looked)) }()
 	for {
 		for len(k.active) < mergeWidth && len(todo) > 0 {
 			k.active, todo = append(k.active, todo[0]), todo[1:]
@@ -92,7 +105,7 @@ func (b *blocks) walk(ctx context.Context, topics []*topicInfo, pos, to vector, 
 		r := s.records[0]
 		s.records, s.matched = s.records[1:], false
 		pos[s.topic][s.partition], k.moved = r.Offset+1, true
-		if !w.record(s.topic, r) {
+		if !k.walker.record(s.topic, r) {
 			return nil
 		}
 	}
@@ -130,7 +143,13 @@ func (k *walk) fill(ctx context.Context) error {
 		if len(wants) == 0 || k.enough && k.moved {
 			return nil
 		}
-		got, errs := k.blocks.get(ctx, wants)
+		got, errs := make([]*block, len(wants)), make([]error, len(wants))
+		if !k.atHand {
+			got, errs = k.blocks.get(ctx, wants)
+		} else if !k.blocks.have(wants, got) {
+			k.enough, k.moved = true, true
+			return nil
+		}
 		for i, s := range empty {
 			at, end := &k.pos[s.topic][s.partition], k.to[s.topic][s.partition]
 			var gone *outOfRangeError

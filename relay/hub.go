@@ -382,8 +382,7 @@ func (h *hub) unwanted(t *topic) {
 // oldest position of the log at or past it, and a time (in minutes) before all
 // that follows. It waits for the hub to get there.
 func (h *hub) attach(ctx context.Context, ch *channel, sc scope, want vector) (at vector, minute int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, catchUpWait)
-	defer cancel()
+	var late <-chan time.Time // most never wait
 	for {
 		h.mu.Lock()
 		pos, ok := h.positionOf(sc)
@@ -407,8 +406,15 @@ func (h *hub) attach(ctx context.Context, ch *channel, sc scope, want vector) (a
 		}
 		moved := h.moved
 		h.mu.Unlock()
+		if late == nil {
+			t := time.NewTimer(catchUpWait)
+			defer t.Stop()
+			late = t.C
+		}
 		select {
 		case <-moved:
+		case <-late:
+			return nil, 0, unavailable("wait for the hub to reach the cursor", context.DeadlineExceeded)
 		case <-ctx.Done():
 			return nil, 0, unavailable("wait for the hub to reach the cursor", ctx.Err())
 		}

@@ -286,10 +286,10 @@ func (o *Origin) newPage(l link, sc scope, ch *channel, pos vector) *page {
 }
 
 // openStream answers with the first bytes of a stream: they must be on their
-// way before any history is read. What follows is a hold where the client is
-// up to date, else a link to the first page.
+// way before any history is read from Kafka. What is at hand goes with them. What
+// follows is a hold where that is all, else a link to the next page.
 func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection, p *page, gaps []gap) {
-	ch, live, err := o.upToDate(r.Context(), s, p)
+	ch, to, err := o.joins(r.Context(), s, p)
 	if err != nil {
 		o.fail(w, r, err)
 		return
@@ -299,12 +299,16 @@ func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection
 	for _, g := range gaps {
 		p.control(g.event(), 0)
 	}
-	if live {
-		if s.start.kind != startCursor && !s.commentOnly {
-			if id := p.visibleID(0); id != nil {
-				p.out = p.w.appendAnnouncement(p.out, s.via, id)
-			}
+	switch {
+	case ch == nil:
+	case !p.pos.covers(to):
+		o.addAtHand(p, to)
+	case s.start.kind != startCursor && !s.commentOnly:
+		if id := p.visibleID(0); id != nil {
+			p.out = p.w.appendAnnouncement(p.out, s.via, id)
 		}
+	}
+	if ch != nil && p.pos.covers(to) {
 		o.hold(h, ch, p)
 	} else {
 		o.next(h, p)
@@ -314,13 +318,13 @@ func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection
 	w.Write(p.out)
 }
 
-// upToDate reports whether there is nothing to send before the live channel.
-func (o *Origin) upToDate(ctx context.Context, s *selection, p *page) (*channel, bool, error) {
+// joins returns the channel that the stream is to hold, and where it joins it;
+// none where the first page decides that.
+func (o *Origin) joins(ctx context.Context, s *selection, p *page) (*channel, vector, error) {
 	if s.bounded() || p.link.Marks || s.speed > 0 || s.query.isChanging() && !o.hub.tellsChanges(p.scope) {
-		return nil, false, nil // the page decides what ends and what is marked
+		return nil, nil, nil // the page decides what ends and what is marked
 	}
-	ch, to, err := o.target(ctx, p)
-	return ch, err == nil && p.pos.covers(to), err
+	return o.target(ctx, p)
 }
 
 // appendOpening appends what every stream begins with, before anything that

@@ -40,6 +40,7 @@ type page struct {
 	sinceID int64 // events since one carried an id
 	length  int   // of the cursor when the page began, in bytes; 0: not yet measured
 	spent   bool  // ReplayBytes are used up
+	first   bool  // it is in a stream's first answer
 	looked  int64 // bytes that were gone through, where there is a filter
 	ended   string
 	pause   time.Duration // until the next record is due, of a paced replay
@@ -59,6 +60,10 @@ const smallPage, largePage = 4 << 10, 64 << 10
 
 // record implements walker.
 func (p *page) record(t int, r *kgo.Record) bool {
+	if p.first && sizeOf(r) > firstRecordBytes {
+		p.pos[t][r.Partition] = r.Offset // its turn comes later
+		return false
+	}
 	bytes := int64(len(r.Key) + len(r.Value))
 	r = p.shown(r)
 	if !p.wide() {
@@ -147,7 +152,8 @@ func (p *page) scanned(bytes int64, narrowed bool) bool {
 	} else {
 		p.looked += bytes
 	}
-	return p.replayed(bytes) && p.looked < pageScanBytes
+	takesLong := p.first && !narrowed && p.query.filterOf().Evaluates()
+	return p.replayed(bytes) && p.looked < pageScanBytes && !takesLong
 }
 
 // wide reports whether there are more partitions than a walk merges by time.
@@ -313,18 +319,8 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 	} else if err := o.blocks.walk(ctx, p.topics, p.pos, bounded, p.query.filterOf(), p); err != nil {
 		return nil, false, err
 	}
-	switch {
-	case p.ended != "":
-	case p.spent:
-		// The rest of what was asked for is more than one request may replay.
-		for t, topic := range p.topics {
-			for i := range bounded[t] {
-				if from, end := p.pos[t][i], bounded[t][i]; from < end {
-					p.pos[t][i] = end
-					p.control(offsetGap(topic.name, int32(i), gapReplayLimit, from, end).event(), 0)
-				}
-			}
-		}
+	if p.ended == "" {
+		p.cutOff(bounded)
 	}
 	if p.ended == "" && p.until != nil && p.pos.covers(p.until) {
 		p.ended = "until"
@@ -350,6 +346,44 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 	p.mark()
 	p.announce(begin)
 	return ch, p.caughtUp, nil
+}
+
+// cutOff moves the page to the end of a replay of which it has had as much as one
+// request may.
+func (p *page) cutOff(to vector) {
+	if !p.spent {
+		return
+	}
+	for t, topic := range p.topics {
+		for i := range to[t] {
+			if from, end := p.pos[t][i], to[t][i]; from < end {
+				p.pos[t][i] = end
+				p.control(offsetGap(topic.name, int32(i), gapReplayLimit, from, end).event(), 0)
+			}
+		}
+	}
+}
+
+// What of history may be in the first answer of a stream, in bytes. It is to be
+// no reason for the client to wait.
+const firstPageBytes, firstRecordBytes = 16 << 10, 8 << 10
+
+// addAtHand adds what lies before to, as far as it is at hand, to the opening of
+// a stream, which saves the gateway a link.
+func (o *Origin) addAtHand(p *page, to vector) {
+	if !p.link.sparing.none() || p.query.isChanging() || !o.pages.TryAcquire(1) {
+		return
+	}
+	defer o.pages.Release(1)
+	o.metrics.pages.Inc()
+	defer o.metrics.pages.Dec()
+	p.first, p.maxBytes = true, min(p.maxBytes, firstPageBytes)
+	begin := p.pos.clone()
+	o.blocks.walkAtHand(p.topics, p.pos, to, p.query.filterOf(), p)
+	p.cutOff(to)
+	p.caughtUp = p.pos.covers(to)
+	p.mark()
+	p.announce(begin)
 }
 
 // tell remembers an id that an event carries.

@@ -379,6 +379,10 @@ func (f *Filter) ByKey() bool {
 	return f == nil || f.rest == nil && !slices.ContainsFunc(f.clauses, func(c clause) bool { return c.root != inKey })
 }
 
+// Evaluates reports whether an expression is evaluated for records that nothing
+// else has decided.
+func (f *Filter) Evaluates() bool { return f != nil && f.rest != nil }
+
 // Match reports whether the filter shows a record.
 func (f *Filter) Match(r *Record) bool {
 	return f == nil || f.matchBut(r, -1)
