@@ -82,6 +82,11 @@ type Config struct {
 	// a name of this installation. Empty leaves the header alone.
 	CDNLoop string `envconfig:"CDN_LOOP"`
 
+	// LinkHosts are the hosts, comma separated, that links of HTTP origins (next,
+	// gone, and the url of http-check and http-modify) may lead to besides the targets
+	// of their routes: HOST, HOST:PORT, or * for any.
+	LinkHosts []string `envconfig:"LINK_HOSTS"`
+
 	// OrigHeadersNeedMark are the headers, comma separated, of which a route with
 	// orig_headers copies only what came marked, as eb9bf0f5-NAME, from another
 	// proxy.
@@ -384,6 +389,9 @@ func (c *Config) Validate() error {
 	}
 	if !httpguts.ValidHeaderFieldValue(c.CDNLoop) || strings.Contains(c.CDNLoop, ",") {
 		bad("CDN_LOOP", c.CDNLoop, "must be one entry of a header, such as edge.example.com")
+	}
+	if _, err := upstream.ParseLinkHosts(c.LinkHosts); err != nil {
+		errs = append(errs, fmt.Errorf("LINK_HOSTS: %w", err))
 	}
 	for _, name := range c.OrigHeadersNeedMark {
 		if !httpguts.ValidHeaderFieldName(name) {

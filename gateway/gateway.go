@@ -201,6 +201,10 @@ func newUpstream(cfg Config, trusted []netip.Prefix, log *slog.Logger, reg prome
 	if err != nil {
 		return nil, fmt.Errorf("X_FORWARDED_FOR_TRUSTED: %w", err)
 	}
+	linkHosts, err := upstream.ParseLinkHosts(cfg.LinkHosts)
+	if err != nil {
+		return nil, fmt.Errorf("LINK_HOSTS: %w", err)
+	}
 	return upstream.New(upstream.Config{
 		Features:       slices.Concat(upstream.Features, features),
 		SigKey:         sigKey,
@@ -213,6 +217,7 @@ func newUpstream(cfg Config, trusted []netip.Prefix, log *slog.Logger, reg prome
 		ForwardedFor:        forwardedFor,
 		ForwardedForTrusted: forwardedForTrusted,
 		CDNLoop:             cfg.CDNLoop,
+		LinkHosts:           linkHosts,
 		NeedMark:            cfg.OrigHeadersNeedMark,
 		AcceptPushpinRoute:  cfg.AcceptPushpinRoute,
 		ConnectTimeout:      cfg.UpstreamConnectTimeout,

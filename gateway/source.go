@@ -181,7 +181,7 @@ func (s *httpSource) next(ctx context.Context, link *grip.Link, lasts []grip.Las
 		if err == nil {
 			return p, nil
 		}
-		if attempt == len(retries) || ctx.Err() != nil {
+		if attempt == len(retries) || ctx.Err() != nil || errors.Is(err, upstream.ErrForeignLink) {
 			return nil, err
 		}
 		if !pause(ctx, retries[attempt]+rand.N(time.Second)) {

@@ -149,6 +149,8 @@ var configTable = []setting{
 		doc: "Says how HTTP origins learn that a client came by TLS: proto-only (X-Forwarded-Proto), true (X-Forwarded-Protocol as well), or false (what the client says is passed on)."},
 	{part: "Gateway", name: "CDN_LOOP", deflt: "", twin: false,
 		doc: "Added to the CDN-Loop header of requests to HTTP origins, such as a name of this installation. Empty leaves the header alone."},
+	{part: "Gateway", name: "LINK_HOSTS", deflt: "", twin: false,
+		doc: "The hosts, comma separated, that links of HTTP origins (next, gone, and the url of http-check and http-modify) may lead to besides the targets of their routes: HOST, HOST:PORT, or * for any."},
 	{part: "Gateway", name: "ORIG_HEADERS_NEED_MARK", deflt: "", twin: false,
 		doc: "The headers, comma separated, of which a route with orig_headers copies only what came marked, as eb9bf0f5-NAME, from another proxy."},
 	{part: "Gateway", name: "ACCEPT_PUSHPIN_ROUTE", deflt: "false", twin: false,

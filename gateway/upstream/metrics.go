@@ -25,6 +25,7 @@ const (
 	unreachable result = "unreachable" // no target could be connected
 	broken      result = "broken"      // connected, but no whole response head came in time
 	canceled    result = "canceled"    // the client went away first
+	foreign     result = "foreign"     // a link led where it may not
 )
 
 type metrics struct {
@@ -51,7 +52,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		}),
 	}
 	for _, k := range []kind{kindRequest, kindLink, kindEvents, kindSocket, kindFilter, kindGone} {
-		for _, r := range []result{answered, unreachable, broken, canceled} {
+		for _, r := range []result{answered, unreachable, broken, canceled, foreign} {
 			m.requests.WithLabelValues(string(k), string(r))
 		}
 	}

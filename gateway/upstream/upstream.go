@@ -39,6 +39,10 @@ import (
 // anything of the request.
 var ErrUnreachable = errors.New("no target reachable")
 
+// ErrForeignLink says that a link leads to a host that neither its route nor
+// Config.LinkHosts names. Nobody was asked.
+var ErrForeignLink = errors.New("leads to a host that is neither the client's nor a target of the route; LINK_HOSTS may name it")
+
 // Features are the values of Grip-Feature that hold for any gateway built on
 // this package; what else the gateway carries out is added by Config.Features.
 var Features = []string{"status", "link:next"}
@@ -76,6 +80,10 @@ type Config struct {
 	// CDNLoop is added to CDN-Loop; empty leaves it alone.
 	CDNLoop string
 
+	// LinkHosts are the hosts that links may lead to besides those of their routes
+	// (see ParseLinkHosts).
+	LinkHosts LinkHosts
+
 	// NeedMark are headers of which an orig_headers route copies only what the
 	// client has marked.
 	NeedMark []string
@@ -103,7 +111,8 @@ type Forwarder struct {
 	metrics metrics
 	now     func() time.Time
 	signer  signer
-	direct  *pool // of all hosts that links lead to outside of routes
+	direct  *pool   // of all hosts that links lead to outside of routes
+	foreign limiter // of what is logged about links that lead elsewhere
 
 	mu    sync.Mutex
 	pools map[poolKey]*pool // guarded by mu; made when first used
@@ -186,10 +195,17 @@ func (f *Forwarder) DoFilter(ctx context.Context, rawURL string, base *url.URL, 
 	return f.follow(ctx, &outgoing{kind: kindFilter, method: http.MethodPost, header: header, events: body}, rawURL, base, rt, lasts)
 }
 
-func (f *Forwarder) follow(ctx context.Context, out *outgoing, rawURL string, base *url.URL, rt *route.Route, lasts []grip.Last) (*http.Response, error) {
-	u, rt, err := Resolve(rawURL, base, rt)
+func (f *Forwarder) follow(ctx context.Context, out *outgoing, rawURL string, base *url.URL, by *route.Route, lasts []grip.Last) (*http.Response, error) {
+	u, rt, err := Resolve(rawURL, base, by)
 	if err != nil {
 		return nil, err
+	}
+	if rt == nil && !f.mayLead(u, base, by) {
+		f.metrics.requests.WithLabelValues(string(out.kind), string(foreign)).Inc()
+		if n, ok := f.foreign.due(f.now()); ok {
+			f.log.Warn("link not followed: it leads to a host that LINK_HOSTS does not name", "kind", out.kind, "host", u.Host, "swallowed", n)
+		}
+		return nil, fmt.Errorf("link %q: %w", rawURL, ErrForeignLink)
 	}
 	out.path, out.query, out.forceQuery, out.host = u.EscapedPath(), u.RawQuery, u.ForceQuery, u.Host
 	if rt == nil {

@@ -364,7 +364,7 @@ func TestDoFailover(t *testing.T) {
 			}
 			want := map[string]float64{}
 			for _, k := range []kind{kindRequest, kindLink, kindEvents, kindSocket, kindFilter, kindGone} {
-				for _, r := range []string{"answered", "unreachable", "broken", "canceled"} {
+				for _, r := range []string{"answered", "unreachable", "broken", "canceled", "foreign"} {
 					want["spillway_upstream_requests_total "+string(k)+" "+r] = 0
 				}
 			}
@@ -729,7 +729,7 @@ func TestDoLink(t *testing.T) {
 			"GET /next HTTP/1.1|Grip-Feature: status, link:next|Grip-Last: one; last-id=1|Grip-Last: two; last-id=2|Grip-Sig: config/pushpin|Host: ORIGIN"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newForwarder(t, Config{SigKey: secret.Fixed(keys["config"])})
+			f := newForwarder(t, Config{SigKey: secret.Fixed(keys["config"]), LinkHosts: anyHost})
 			link, want := strings.ReplaceAll(tt.link, "ORIGIN", origin), strings.ReplaceAll(tt.want, "ORIGIN", origin)
 			resp, err := f.DoLink(t.Context(), link, mustURL(t, tt.base), routeTo(t, tt.route, origin),
 				[]grip.Last{{Channel: "one", ID: "1"}, {Channel: "two", ID: "2"}})
@@ -745,7 +745,7 @@ func TestDoLink(t *testing.T) {
 
 // Origins may link anywhere; what is kept for each host must not pile up.
 func TestDoLinkKeepsNothingPerHost(t *testing.T) {
-	f := newForwarder(t, Config{})
+	f := newForwarder(t, Config{LinkHosts: anyHost})
 	for range 3 {
 		resp, err := f.DoLink(t.Context(), "http://"+echo(t)+"/", mustURL(t, "http://h/"), nil, nil)
 		if err != nil {
