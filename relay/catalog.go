@@ -77,8 +77,9 @@ type catalog struct {
 	asked     time.Time             // when it was last tried
 	err       error                 // why the last try did not work
 	negatives map[string]time.Time
-	sent      uint64            // how many requests for metadata were sent
-	doubts    map[string]uint64 // by topic, sent when it was doubted
+	foreign   map[cursor.Tag]time.Time // tags of no topic that a cursor was of, until when that holds
+	sent      uint64                   // how many requests for metadata were sent
+	doubts    map[string]uint64        // by topic, sent when it was doubted
 	cluster   string
 }
 
@@ -90,6 +91,7 @@ func newCatalog(client *kgo.Client, exposed func(string) bool, log *slog.Logger)
 		now:       time.Now,
 		topics:    make(map[string]*topicInfo),
 		negatives: make(map[string]time.Time),
+		foreign:   make(map[cursor.Tag]time.Time),
 		doubts:    make(map[string]uint64),
 		changed:   make(map[string]struct{}),
 	}
@@ -211,6 +213,43 @@ func (c *catalog) negative(name string, now time.Time) {
 		clear(c.negatives) // an attack or a typo loop: starting over costs one refresh a second
 	}
 	c.negatives[name] = now.Add(negativeTTL)
+}
+
+// compare holds a cursor's blocks against the topics that it is for. foreign are
+// the tags that are of none of them and were not remembered. more says that the
+// cursor knows of more partitions, or may know of a topic that took the place of
+// one that has no block.
+func (c *catalog) compare(blocks []cursor.Block, topics []*topicInfo) (more bool, foreign []cursor.Tag) {
+	if len(blocks) == 0 {
+		return false, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, found := c.now(), 0
+	for _, b := range blocks {
+		i := slices.IndexFunc(topics, func(t *topicInfo) bool { return t.tag == b.Tag })
+		switch {
+		case i >= 0:
+			found++
+			more = more || len(b.Offsets) > topics[i].partitions()
+		case !now.Before(c.foreign[b.Tag]):
+			foreign = append(foreign, b.Tag)
+		}
+	}
+	return more || len(foreign) > 0 && found < len(topics), foreign
+}
+
+// remember notes that tags are of none of the topics that they were looked for
+// among: when a cluster takes the place of another, all clients bring the same.
+func (c *catalog) remember(foreign []cursor.Tag) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, tag := range foreign {
+		if len(c.foreign) >= maxNegatives {
+			clear(c.foreign)
+		}
+		c.foreign[tag] = c.now().Add(negativeTTL)
+	}
 }
 
 // refresh reads the metadata of all topics. Callers at the same time share one

@@ -231,20 +231,23 @@ func (o *Origin) beginWith(ctx context.Context, s *selection, topics []*topicInf
 	return o.newPage(l, sc, ch, pos), gaps, nil
 }
 
-// upToCursor looks the topics up again if the cursor knows of more partitions
-// than we do: another replica has seen them first.
+// upToCursor looks the topics up again if the cursor may know more of them than
+// we do: another replica has seen first that there are more partitions, or that
+// a topic was created again.
 func (o *Origin) upToCursor(ctx context.Context, topics []*topicInfo, s *selection) ([]*topicInfo, error) {
-	for _, b := range s.start.cursor.Blocks {
-		for _, t := range topics {
-			if b.Tag == t.tag && len(b.Offsets) > t.partitions() {
-				if err := o.catalog.refreshSoon(ctx); err != nil {
-					return nil, err
-				}
-				return o.find(ctx, s.topics)
-			}
-		}
+	blocks := s.start.cursor.Blocks
+	if more, _ := o.catalog.compare(blocks, topics); !more {
+		return topics, nil
 	}
-	return topics, nil
+	if err := o.catalog.refreshSoon(ctx); err != nil {
+		return nil, err
+	}
+	topics, err := o.find(ctx, s.topics)
+	if err == nil {
+		_, foreign := o.catalog.compare(blocks, topics)
+		o.catalog.remember(foreign)
+	}
+	return topics, err
 }
 
 // A noPartitionError says that a topic has no such partition.

@@ -414,3 +414,44 @@ func (h *harness) untilRead(topic string, n int64) {
 		return err == nil && make(vector, 1).distance(pos) == n
 	})
 }
+
+// A cursor of a topic that was created again is known by a replica that has not
+// heard of that: who has been told of the gap is not told once more, and gets no
+// record again.
+func TestCursorOfANewTopicOnAReplicaThatKnowsTheOld(t *testing.T) {
+	kafkatest.Each(t, func(t *testing.T, k *kafkatest.Cluster) {
+		topic, other := kafkatest.UniqueTopic(t)+"-a", kafkatest.UniqueTopic(t)+"-b"
+		k.CreateTopic(topic, 1)
+		k.CreateTopic(other, 1)
+		rarely := func(c *Config) {
+			c.KafkaConsumerConfig = strings.Replace(c.KafkaConsumerConfig, `:200}`, `:600000}`, 1)
+		}
+		quick := startRelay(t, k)
+		late := map[string]*harness{"not read here": startRelay(t, k, rarely), "read here": startRelay(t, k, rarely)}
+		url := "/events/" + topic + "/?from=earliest"
+		values(k, topic, "old")
+		late["read here"].open(url).wantData("old")
+		s := quick.open(url)
+		s.wantData("old")
+		old := s.lastEventID()
+
+		k.DeleteTopic(topic)
+		k.CreateTopic(topic, 1)
+		values(k, topic, "new0", "new1")
+		quick.eventually("the new topic is seen", func() bool {
+			w := quick.get(url+"&on_gap=fail", "Last-Event-ID", old)
+			return w.Code == http.StatusGone && strings.Contains(w.Body.String(), "topic-changed")
+		})
+		s = quick.open(url, "Last-Event-ID", old)
+		s.until("the new records", func(string) bool { return len(s.events()) == 3 })
+		for name, h := range late {
+			for _, more := range []string{"", "&topic=" + other} {
+				again := h.open(url+more, "Last-Event-ID", s.events()[1].id)
+				again.until("hold", func(string) bool { return again.holding })
+				if got := again.events(); len(got) != 1 || got[0].data != "new1" {
+					t.Errorf("%s, %q: got %+v, want new1", name, more, got)
+				}
+			}
+		}
+	})
+}
