@@ -34,6 +34,7 @@ const (
 	jsonOrder   = 9
 	avroText    = 10 // of keys
 	avroNulls   = 11
+	avroText2   = 12 // the same, registered anew
 	noSuchOrder = 77
 )
 
@@ -46,6 +47,7 @@ func startRegistry(t testing.TB) *schemaRegistry {
 		jsonOrder:  {Type: sr.TypeJSON, Schema: `{"type":"object"}`},
 		avroText:   {Type: sr.TypeAvro, Schema: `"string"`},
 		avroNulls:  {Type: sr.TypeAvro, Schema: `{"type":"array","items":"null"}`},
+		avroText2:  {Type: sr.TypeAvro, Schema: `{"type":"string"}`},
 	} {
 		fake.SeedSchema(fmt.Sprint("s", id), 1, id, s)
 	}
@@ -543,6 +545,40 @@ func TestFilterOnValuesOfAFixedCodec(t *testing.T) {
 		if !slices.Equal(got, tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
+	}
+}
+
+// Keys that are decoded are one key if they read the same, whichever schema
+// wrote them: in snapshots, and for what supersedes what.
+func TestKeysOfSeveralSchemas(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := compacted(t, k, 1)
+	keyed := func(id uint32, key, v string) *kgo.Record {
+		r := &kgo.Record{Topic: topic, Key: written(id, zigzag(int64(len(key)))+key)}
+		if v != "" {
+			r.Value = []byte(v)
+		}
+		return r
+	}
+	k.Produce(keyed(avroText, "a", "1"), keyed(avroText, "b", "1"), keyed(avroText, "c", "1"), keyed(avroText2, "a", "2"), keyed(avroText2, "b", ""))
+	h := startRelay(t, k, startRegistry(t).with, func(c *Config) { c.TopicRules = `{".*": {"codec": {"key": "avro"}}}` })
+	url := "/events/" + topic + "/?"
+	s := h.open(url + "from=snapshot")
+	s.wantData("2", "1", `live {"replayed":2}`)
+	sparing := h.open(url + "from=earliest&slow=latest")
+	sparing.wantData("1", "2", "delete b")
+	sparing.until("hold", func(string) bool { return sparing.holding })
+	one := h.open(url + "from=snapshot&filter=value==2")
+	one.wantData("2", `live {"replayed":1}`)
+
+	k.Produce(keyed(avroText, "a", "3"), keyed(avroText2, "c", ""))
+	s.wantData("2", "1", `live {"replayed":2}`, "3", "delete c")
+	one.wantData("2", `live {"replayed":1}`, "delete a")
+	sparing.wantData("1", "2", "delete b", "3", "delete c")
+	// The gateway tells by these what to pass over.
+	if got, want := sparing.ch.keys, []string{"a", "c"}; !slices.Equal(got, want) {
+		t.Errorf("the items have the keys %q, want %q", got, want)
 	}
 }
 

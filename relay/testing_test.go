@@ -42,6 +42,7 @@ type memChannel struct {
 	name      string
 	ids       grip.IDs
 	items     []grip.Item // deep copies
+	keys      []string    // of all that was written, by which some items supersede others
 	first     uint64
 	listeners int
 	closed    bool
@@ -98,11 +99,17 @@ func (c *memChannel) Append(items []grip.Item) uint64 {
 func (c *memChannel) Write(write func(grip.Batch)) uint64 {
 	var b memBatch
 	write(&b)
+	c.g.mu.Lock()
+	c.keys = append(c.keys, b.keys...)
+	c.g.mu.Unlock()
 	return c.Append(b.items)
 }
 
 // A memBatch turns entries into items.
-type memBatch struct{ items []grip.Item }
+type memBatch struct {
+	items []grip.Item
+	keys  []string
+}
 
 func (*memBatch) Stream(n int) []byte  { return make([]byte, 0, n) }
 func (*memBatch) Message(n int) []byte { return make([]byte, 0, n) }
@@ -115,7 +122,7 @@ func (b *memBatch) Add(e grip.Entry) {
 	if e.Message != nil || e.Action != grip.ActionSend {
 		it.WSMessage = &grip.WSMessage{Action: e.Action, Type: e.Type, Content: e.Message}
 	}
-	b.items = append(b.items, it)
+	b.items, b.keys = append(b.items, it), append(b.keys, string(e.Key))
 }
 
 func (c *memChannel) Retained() (first, last uint64) {
