@@ -36,6 +36,7 @@ import (
 	"spillway/gateway/sockjs"
 	"spillway/gateway/upstream"
 	"spillway/grip"
+	"spillway/grip/bearer"
 	"spillway/grip/secret"
 )
 
@@ -424,6 +425,15 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
+	if g.origin != nil && !local && g.isEvents(r.URL.Path) {
+		// The origin that owns the path gets the token of a client that could not
+		// send the field.
+		var err error
+		if r, err = bearer.Move(r); err != nil {
+			out.text(http.StatusBadRequest, "Bad request: "+err.Error())
+			return
+		}
+	}
 	switch {
 	case local:
 		g.serveLocal(out, r)

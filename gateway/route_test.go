@@ -214,6 +214,40 @@ func TestRouteOverridesEvents(t *testing.T) {
 	f.get(t, "/events/list/").want(":ok\n\n")
 }
 
+// A token that a browser could only send in the URL or as a subprotocol reaches
+// the origin of a route below EVENTS_PATH as a header field; elsewhere it is not
+// ours to touch.
+func TestRouteGetsTokens(t *testing.T) {
+	f, a := routed(t, map[string]http.HandlerFunc{
+		"/events/mine/": func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "mine") },
+		"/else/":        func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "else") },
+	}, "")
+	mine, b := routed(t, a.answer, ",path_beg=/events/mine")
+	for _, tt := range []struct {
+		f             *fixture
+		a             *apiOrigin
+		path          string
+		header        []string
+		want, wantURI string
+	}{
+		{mine, b, "/events/mine/?a=1&access_token=abc&b=2", nil, "Bearer abc", "/events/mine/?a=1&b=2"},
+		{mine, b, "/events/mine/", []string{"Sec-WebSocket-Protocol", "grip, bearer.YWJj"}, "Bearer abc", "/events/mine/"},
+		{mine, b, "/events/mine/", []string{"Authorization", "Basic x"}, "Basic x", "/events/mine/"},
+		{f, a, "/else/?access_token=abc", nil, "", "/else/?access_token=abc"},
+	} {
+		tt.f.get(t, tt.path, tt.header...).wantStatus(200)
+		got := tt.a.last()
+		if got.Header.Get("Authorization") != tt.want || got.RequestURI != tt.wantURI || strings.Contains(got.Header.Get("Sec-WebSocket-Protocol"), "bearer.") {
+			t.Errorf("%s %v: the origin got %s %v, want %q and %s", tt.path, tt.header, got.RequestURI, got.Header, tt.want, tt.wantURI)
+		}
+	}
+	n := b.count()
+	mine.get(t, "/events/mine/?access_token=abc", "Authorization", "Bearer other").wantStatus(400)
+	if b.count() != n {
+		t.Error("the origin was asked with two tokens")
+	}
+}
+
 // The origin's pages, its holds with prev-id, and Grip-Last.
 func TestRouteReliable(t *testing.T) {
 	var a *apiOrigin
