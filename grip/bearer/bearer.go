@@ -7,6 +7,7 @@
 package bearer
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"net/http"
@@ -25,8 +26,8 @@ const (
 // of it.
 var (
 	errTwo       = errors.New("two different tokens in one request; send one")
-	errFields    = errors.New("more than one Authorization field; send one")
-	errOther     = errors.New("Authorization is of another scheme, and there is a token too; send one of them")
+	errFields    = errors.New("more than one Authorization; send one")
+	errOther     = errors.New("a token, and an Authorization of another scheme than Bearer; send one of them")
 	errParam     = errors.New("access_token is no token: it is not encoded as a query is, or has bytes that no token has")
 	errProtocol  = errors.New("what follows bearer. is no token in base64url, without padding (RFC 4648, section 5)")
 	errProtocols = errors.New("offer a subprotocol beside bearer.…, such as spillway.v1.json: a server answers with one of them, and that must not be a token")
@@ -35,7 +36,7 @@ var (
 // Move returns the request with its token in "Authorization: Bearer", and
 // nowhere in URL, RequestURI and Sec-WebSocket-Protocol. It does not change r,
 // which it returns where nothing is to be moved. An empty access_token is as
-// good as none. Everything else in the query stays as it is, byte by byte.
+// good as none. All else in the query stays as it is.
 //
 // The error is the client's fault, and its text can be shown: there are two
 // different tokens, or what should be one is none.
@@ -105,41 +106,36 @@ func Token(h http.Header) (string, bool) {
 // cutParam takes the token out of a query. A semicolon is read as a separator
 // too, as some servers do that might be shown the rest.
 func cutParam(query string) (rest, token string, err error) {
-	if query == "" {
-		return "", "", nil
-	}
-	kept := make([]byte, 0, len(query))
-	for separator, more := "", query; more != ""; {
-		piece, next := more, ""
+	var kept []byte
+	found := false
+	for more := query; more != ""; {
+		piece := more
 		if i := strings.IndexAny(more, "&;"); i >= 0 {
-			piece, next = more[:i], more[i:]
+			piece = more[:i+1]
 		}
-		name, value, _ := strings.Cut(piece, "=")
-		if decoded, err := url.QueryUnescape(name); err == nil && decoded == param {
-			value, err := url.QueryUnescape(value)
-			if err != nil || !isToken(value) {
-				return "", "", errParam
-			}
-			if token != "" && value != "" && value != token {
-				return "", "", errTwo
-			}
-			token = max(token, value)
-		} else {
-			if len(kept) > 0 {
-				kept = append(kept, separator...)
-			}
+		more = more[len(piece):]
+		name, value, _ := strings.Cut(strings.TrimRight(piece, "&;"), "=")
+		if decoded, err := url.QueryUnescape(name); err != nil || decoded != param {
 			kept = append(kept, piece...)
+			continue
 		}
-		if next == "" {
-			break
+		found = true
+		if value, err = url.QueryUnescape(value); err != nil || !IsToken(value) {
+			return "", "", errParam
 		}
-		separator, more = next[:1], next[1:]
+		if token != "" && value != "" && value != token {
+			return "", "", errTwo
+		}
+		token = cmp.Or(token, value)
 	}
-	return string(kept), token, nil
+	if !found {
+		return query, "", nil
+	}
+	return strings.TrimRight(string(kept), "&;"), token, nil
 }
 
-// isToken reports whether a token can stand in a header field: visible ASCII.
-func isToken(s string) bool {
+// IsToken reports whether a token can stand in a header field: visible ASCII.
+func IsToken(s string) bool {
 	return !slices.ContainsFunc([]byte(s), func(b byte) bool { return b <= ' ' || b >= 0x7f })
 }
 
@@ -156,7 +152,7 @@ func cutProtocol(fields []string) (rest []string, token string, err error) {
 				continue
 			}
 			raw, err := base64.RawURLEncoding.DecodeString(encoded)
-			if err != nil || len(raw) == 0 || !isToken(string(raw)) {
+			if err != nil || len(raw) == 0 || !IsToken(string(raw)) {
 				return nil, "", errProtocol
 			}
 			if token != "" && token != string(raw) {

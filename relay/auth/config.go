@@ -1,10 +1,21 @@
 package auth
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
 	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"spillway/grip/bytesize"
+	"spillway/grip/secret"
 )
 
 // Config is what is read from the environment about who may read.
@@ -100,6 +111,9 @@ type Config struct {
 	// Leeway is how far the clocks of issuers may differ from ours. 0s to 5m.
 	Leeway time.Duration `envconfig:"JWT_LEEWAY" default:"5s"`
 
+	// Secrets is where JWT_KEY may change. The wiring sets it.
+	Secrets *secret.Source `ignored:"true"`
+
 	// Client says from which address a request came, and by http or https. The
 	// wiring may set it; nil: what the connection says.
 	Client func(*http.Request) (ip, proto string) `ignored:"true"`
@@ -112,4 +126,220 @@ func (c *Config) Enabled() bool { return c.ByJWT() || c.URL != "" }
 func (c *Config) ByJWT() bool { return c.Key != "" || len(c.JWKSURLs) > 0 || len(c.Issuers) > 0 }
 
 // Validate reports everything that is wrong, not only the first thing.
-func (c *Config) Validate() error { return nil }
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(env string, got any, want string) {
+		errs = append(errs, fmt.Errorf("%s=%v: %s", env, got, want))
+	}
+	if c.URL != "" {
+		if err := checkURL(c.URL, true); err != nil {
+			errs = append(errs, fmt.Errorf("AUTH_URL: %w", err)) // which may hold a password
+		}
+	} else if len(c.ForwardHeaders) > 0 {
+		bad("AUTH_FORWARD_HEADERS", strings.Join(c.ForwardHeaders, ","), "there is no AUTH_URL that they could be for; add that or remove this")
+	}
+	for _, d := range []struct {
+		env      string
+		got      time.Duration
+		min, max time.Duration
+	}{
+		{"AUTH_TIMEOUT", c.Timeout, 100 * time.Millisecond, 7 * time.Second},
+		{"AUTH_CACHE_TTL", c.CacheTTL, 0, time.Hour},
+		{"JWT_LEEWAY", c.Leeway, 0, 5 * time.Minute},
+	} {
+		if d.got < d.min || d.got > d.max {
+			bad(d.env, d.got, fmt.Sprintf("must be between %v and %v", d.min, d.max))
+		}
+	}
+	switch {
+	case c.Recheck != 0 && (c.Recheck < time.Second || c.Recheck > 24*time.Hour):
+		bad("AUTH_RECHECK", c.Recheck, "must be between 1s and 24h, or 0s for never")
+	case c.Recheck != 0 && c.CacheTTL > c.Recheck:
+		bad("AUTH_CACHE_TTL", c.CacheTTL, fmt.Sprintf("is longer than AUTH_RECHECK, %v, which would then ask in vain", c.Recheck))
+	}
+	for _, n := range []struct {
+		env      string
+		got      int64
+		min, max int64
+	}{
+		{"AUTH_CACHE_ENTRIES", int64(c.CacheEntries), 1, 1e7},
+		{"AUTH_CACHE_BYTES", int64(c.CacheBytes), 64 << 10, 1 << 40},
+		{"AUTH_MAX_REQUESTS", int64(c.MaxAsked), 1, 1e5},
+	} {
+		if n.got < n.min || n.got > n.max {
+			bad(n.env, n.got, fmt.Sprintf("must be between %d and %d", n.min, n.max))
+		}
+	}
+	errs = append(errs, c.validateHeaders()...)
+	if c.Cookie != "" {
+		if !httpguts.ValidHeaderFieldName(c.Cookie) {
+			bad("AUTH_COOKIE", c.Cookie, "is no name of a cookie; write the name alone, such as session")
+		} else if !c.Enabled() {
+			bad("AUTH_COOKIE", c.Cookie, "nothing is set that looks at tokens; add JWT_* or AUTH_URL, or remove this")
+		}
+	}
+	if _, err := c.roots(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, c.validateJWT()...)...)
+}
+
+// neverForwarded are fields that AUTH_URL gets in any case, or must not get.
+var neverForwarded = []string{
+	"Authorization", "Cookie", "Host", "Connection", "Content-Length", "Content-Type", "Content-Encoding", "Expect", "Keep-Alive", "Proxy-Authorization",
+	"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Sec-Websocket-Protocol", "Accept-Encoding",
+	"X-Forwarded-Method", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Uri", "X-Forwarded-For", "Forwarded",
+}
+
+func (c *Config) validateHeaders() (errs []error) {
+	for _, name := range c.ForwardHeaders {
+		switch {
+		case !httpguts.ValidHeaderFieldName(name):
+			errs = append(errs, fmt.Errorf("AUTH_FORWARD_HEADERS: %q is no name of a header field", name))
+		case slices.Contains(neverForwarded, http.CanonicalHeaderKey(name)):
+			errs = append(errs, fmt.Errorf("AUTH_FORWARD_HEADERS: %s is shown in any case, or belongs to one connection; remove it", name))
+		}
+	}
+	seen := make(map[string]string)
+	for _, f := range []struct{ env, name string }{
+		{"AUTH_TOPICS_HEADER", c.TopicsHeader}, {"AUTH_CLAIMS_HEADER", c.ClaimsHeader},
+		{"AUTH_EXPIRES_HEADER", c.ExpiresHeader}, {"AUTH_SUBJECT_HEADER", c.SubjectHeader},
+	} {
+		name := http.CanonicalHeaderKey(f.name)
+		if !httpguts.ValidHeaderFieldName(f.name) {
+			errs = append(errs, fmt.Errorf("%s=%s: is no name of a header field", f.env, f.name))
+		} else if other := seen[name]; other != "" {
+			errs = append(errs, fmt.Errorf("%s=%s: is what %s is called; need another name", f.env, f.name, other))
+		}
+		seen[name] = f.env
+	}
+	return errs
+}
+
+func (c *Config) validateJWT() (errs []error) {
+	bad := func(env string, got any, want string) {
+		errs = append(errs, fmt.Errorf("%s=%v: %s", env, got, want))
+	}
+	if !c.ByJWT() {
+		for _, v := range []struct {
+			env  string
+			list []string
+		}{{"JWT_AUDIENCE", c.Audiences}, {"JWT_ALGORITHMS", c.Algorithms}} {
+			if len(v.list) > 0 {
+				bad(v.env, strings.Join(v.list, ","), "nothing says where keys of tokens come from; add JWT_ISSUER, JWT_JWKS_URL or JWT_KEY, or remove this")
+			}
+		}
+		return errs
+	}
+	for _, u := range c.JWKSURLs {
+		if err := checkURL(u, true); err != nil {
+			errs = append(errs, fmt.Errorf("JWT_JWKS_URL: %w", err))
+		}
+	}
+	for i, name := range c.Issuers {
+		if slices.Contains(c.Issuers[:i], name) {
+			bad("JWT_ISSUER", name, "is there twice")
+		} else if c.Key == "" && len(c.JWKSURLs) == 0 {
+			if err := checkURL(name, false); err != nil {
+				errs = append(errs, fmt.Errorf("JWT_ISSUER: %w; or say with JWT_JWKS_URL or JWT_KEY where its keys are", err))
+			}
+		}
+	}
+	switch n := len(c.JWKSURLs); {
+	case n > 0 && c.Key != "":
+		errs = append(errs, errors.New("JWT_KEY, JWT_JWKS_URL: both are set; keep one"))
+	case n > 1 && n != len(c.Issuers):
+		bad("JWT_JWKS_URL", strings.Join(c.JWKSURLs, ","), fmt.Sprintf("need one URL for all issuers, or one for each of the %d in JWT_ISSUER, in the same order", len(c.Issuers)))
+	}
+	known := append(slices.Clone(publicAlgorithms), secretAlgorithms...)
+	for _, alg := range c.Algorithms {
+		switch {
+		case !slices.Contains(known, alg):
+			bad("JWT_ALGORITHMS", alg, "must be among "+strings.Join(known, ", "))
+		case c.Key == "" && slices.Contains(secretAlgorithms, alg):
+			bad("JWT_ALGORITHMS", alg, "is for a shared secret, and keys that are fetched are public; "+strings.Join(publicAlgorithms, ", ")+" are for those")
+		}
+	}
+	if c.Key != "" {
+		if _, err := c.parseKey(c.Key); err != nil {
+			errs = append(errs, fmt.Errorf("JWT_KEY: %w", err))
+		}
+	}
+	if c.TopicsClaim == "" && c.URL == "" {
+		bad("JWT_TOPICS_CLAIM", `""`, "need the name of a claim, or AUTH_URL to say which topics may be read")
+	}
+	if c.SubjectClaim == "" {
+		bad("JWT_SUBJECT_CLAIM", `""`, "need the name of a claim, such as sub")
+	}
+	return errs
+}
+
+// algorithms are those that tokens may be signed with, as far as their keys are
+// for them.
+func (c *Config) algorithms() []string {
+	switch {
+	case len(c.Algorithms) > 0:
+		return c.Algorithms
+	case c.Key != "":
+		return append(slices.Clone(publicAlgorithms), secretAlgorithms...)
+	}
+	return publicAlgorithms
+}
+
+// parseKey reads a JWT_KEY, all of whose keys must be good for something.
+func (c *Config) parseKey(text string) ([]key, error) {
+	keys, err := parseKeys(text)
+	if err != nil {
+		return nil, err
+	}
+	for i := range keys {
+		if !slices.ContainsFunc(c.algorithms(), keys[i].fits) {
+			return nil, fmt.Errorf("a key in it is for none of JWT_ALGORITHMS, %s", strings.Join(c.algorithms(), ", "))
+		}
+	}
+	return keys, nil
+}
+
+// checkURL checks the URL of somebody who is asked. The error quotes no password.
+func checkURL(text string, query bool) error {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return errors.New("not a URL; write https://HOST/PATH")
+	case u.User != nil:
+		return fmt.Errorf("%s: has a user in it, which would pass for the client's; remove it", u.Redacted())
+	case u.Fragment != "" || u.RawQuery != "" && !query:
+		return fmt.Errorf("%s: remove what follows the path", u.Redacted())
+	}
+	return nil
+}
+
+// roots are the certificates of AUTH_CA_FILE; nil: the usual ones.
+func (c *Config) roots() (*x509.CertPool, error) {
+	if c.CAFile == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("AUTH_CA_FILE: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("AUTH_CA_FILE: no certificate in %s; need PEM blocks of type CERTIFICATE", c.CAFile)
+	}
+	return pool, nil
+}
+
+// transport is what connections to AUTH_URL and issuers are made with.
+func (c *Config) transport() (*http.Transport, error) {
+	roots, err := c.roots()
+	if err != nil {
+		return nil, err
+	}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+	t.DisableCompression = true // a refusal's body is passed on as it is
+	t.MaxIdleConns, t.MaxIdleConnsPerHost = 0, c.MaxAsked
+	t.MaxResponseHeaderBytes = maxBody
+	return t, nil
+}
