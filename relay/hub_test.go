@@ -32,11 +32,14 @@ func (h *harness) read(topic string) bool {
 	return h.r.hub.topics[topic] != nil
 }
 
+// channels are the names of the views' channels.
 func (h *harness) channels() (names []string) {
 	h.gw.mu.Lock()
 	defer h.gw.mu.Unlock()
 	for name := range h.gw.channels {
-		names = append(names, name)
+		if name != pauseChannel {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	return names

@@ -33,6 +33,7 @@ var (
 	speakCloud      = []string{protocolCloud}
 	speakPlain      = []string{protocolPlain}
 	holdStream      = []string{string(grip.HoldStream)}
+	holdPause       = []string{pauseChannel}
 )
 
 // serveNow answers a request for what is to come of topics that others read

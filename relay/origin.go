@@ -403,7 +403,7 @@ func (o *Origin) hold(h http.Header, ch *channel, p *page) {
 		h["Grip-Link"] = o.holdLink(ch, l.Topics, l.queryText, holdLink{via: l.Via, subscription: l.Subscription, heartbeatMS: l.HeartbeatMS, sparing: l.sparing}, l.Right)
 		return
 	}
-	l.Cursor, l.ReplayBytes, l.Replayed = "", 0, 0 // Grip-Last says where; the replay is over
+	l.Cursor, l.ReplayBytes, l.Replayed, l.pace = "", 0, 0, pace{} // Grip-Last says where; the replay is over
 	left := l.Right.left(p.now)
 	if l.Until > 0 && p.until == nil {
 		left = sooner(left, max(time.UnixMilli(l.Until).Sub(p.now), time.Millisecond))
@@ -456,12 +456,22 @@ func (o *Origin) holdLink(ch *channel, topics []string, query queryText, like ho
 // before it asks again.
 const longestTimeout = time.Hour
 
+// pauseChannel is what a stream holds until the first record of its next page is
+// due: a channel that never has anything. One is enough for all streams, and no
+// topic or view has such a name.
+const pauseChannel = "~pause"
+
+// silence knows the items of pauseChannel: there are none.
+type silence struct{}
+
+func (silence) ID(uint64) (string, bool)  { return "", false }
+func (silence) Seq(string) (uint64, bool) { return 0, true }
+
 // pause makes the gateway ask for the next page when its first record is due.
-// The channel is one that nobody publishes to.
 func (o *Origin) pause(h http.Header, p *page) {
 	l := p.link
 	l.Cursor = p.internalID()
-	o.setHold(h, []string{p.w.channel + "~pause"}, l.Form, time.Duration(l.HeartbeatMS)*time.Millisecond)
+	o.setHold(h, holdPause, l.Form, time.Duration(l.HeartbeatMS)*time.Millisecond)
 	h["Grip-Link"] = o.nextLink(&l, timeout(sooner(l.Right.left(p.now), max(p.pause, time.Millisecond))))
 }
 

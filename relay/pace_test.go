@@ -36,7 +36,60 @@ func TestPacedReplay(t *testing.T) {
 		if took := time.Since(begin); took < tt.least {
 			t.Errorf("speed=%s: it took %v, want %v at least", tt.speed, took, tt.least)
 		}
-		s.until("hold", func(string) bool { return s.holding })
+		s.until("live", func(string) bool { return s.live() })
+	}
+}
+
+// Between two records a stream holds a channel that nothing that happens to its
+// topic touches, and takes no listener's place.
+func TestPausedStream(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	produce := func() {
+		k.Produce(
+			&kgo.Record{Topic: topic, Value: []byte("first"), Timestamp: noon},
+			&kgo.Record{Topic: topic, Value: []byte("an hour later"), Timestamp: noon.Add(time.Hour)},
+		)
+	}
+	produce()
+	h := startRelay(t, k, func(c *Config) { c.TopicLinger = 0 })
+	s := h.open("/events/" + topic + "/?from=earliest&speed=1")
+	s.until("a pause", func(string) bool { return s.holding && s.channel == pauseChannel })
+	s.wantData("first")
+	if s.timeout < 59*time.Minute || s.timeout > time.Hour {
+		t.Errorf("the link is asked after %v, want nearly an hour", s.timeout)
+	}
+	h.eventually("the topic is released", func() bool { return !h.read(topic) && len(h.channels()) == 0 })
+	h.open("/events/" + topic + "/")
+	former := mustLookup(t, h, topic).id
+	k.DeleteTopic(topic)
+	k.CreateTopic(topic, 1)
+	produce()
+	h.eventually("the new topic is known", func() bool { return mustLookup(t, h, topic).id != former && len(h.channels()) == 0 })
+	if s.step() || !s.holding {
+		t.Error("it did not wait on when its topic was created again")
+	}
+	s.timeout = time.Nanosecond // the hour is over
+	s.wantData("first", `gap {"topic":"`+topic+`","reason":"topic-changed","exact":false,"time":"`+noon.Add(-time.Minute).Format(time.RFC3339)+`"}`, "first")
+}
+
+// What comes when a paced replay has reached the end is live, also where it is
+// counted.
+func TestPaceEndsWithTheReplay(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	h := startRelay(t, k)
+	for _, query := range []string{"", "&limit=2", "&until=2100-01-01T00:00:00Z"} {
+		topic := kafkatest.UniqueTopic(t)
+		k.CreateTopic(topic, 1)
+		k.Produce(&kgo.Record{Topic: topic, Value: []byte("old"), Timestamp: noon})
+		h.eventually("the topic is known", func() bool { return h.get("/events/"+topic+"/").Code == http.StatusOK })
+		s := h.open("/events/" + topic + "/?speed=1&from=earliest" + query)
+		s.until("live", func(string) bool { return s.live() })
+		k.Produce(&kgo.Record{Topic: topic, Value: []byte("new"), Timestamp: noon.Add(24 * time.Hour)})
+		s.until("what is new"+query, func(out string) bool { return strings.Contains(out, "data: new\n") })
 	}
 }
 

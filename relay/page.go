@@ -66,14 +66,14 @@ func (p *page) record(t int, r *kgo.Record) bool {
 	}
 	bytes := int64(len(r.Key) + len(r.Value))
 	r = p.shown(r)
-	if !p.wide() {
-		p.minute = minuteOf(r.Timestamp, p.now)
-	}
 	if p.link.Speed > 0 {
 		if p.pause = p.link.due(r.Timestamp, p.now); p.pause > 0 {
 			p.pos[t][r.Partition] = r.Offset // its turn comes later
 			return false
 		}
+	}
+	if !p.wide() {
+		p.minute = minuteOf(r.Timestamp, p.now)
 	}
 	p.write(r)
 	if !p.link.sparing.none() {

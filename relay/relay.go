@@ -115,6 +115,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	}
 	r.hub.metrics, r.hub.waiting = newHubMetrics(reg, r.hub), newWaitingRoom(reg)
 	r.hub.snapshots = newKeyMapSettings(int64(cfg.SnapshotMaxBytes), int64(cmp.Or(cfg.SnapshotMemory, cfg.SnapshotMaxBytes)), r.blocks, r.hub, reg)
+	gateway.Open(pauseChannel, silence{})
 	r.origin = &Origin{
 		path: cfg.EventsPath, log: log, hub: r.hub, catalog: r.catalog, blocks: r.blocks, decoder: r.decoder, sealer: sealer,
 		resolver: &resolver{

@@ -61,8 +61,8 @@ func TestHistoryWithARate(t *testing.T) {
 	if took := time.Since(begin); took < 3*50*time.Millisecond {
 		t.Errorf("four events at 20/s took %v", took)
 	}
-	s.until("hold", func(string) bool { return s.holding })
-	if got := s.h.gw.channels[s.channel]; got == nil || s.channel != topic {
+	s.until("live", func(string) bool { return s.live() })
+	if s.channel != topic {
 		t.Errorf("it holds %q, want the channel of all others", s.channel)
 	}
 	again := h.open("/events/"+topic+"/?rate=20/s", "Last-Event-ID", s.events()[1].id)

@@ -253,7 +253,6 @@ type stream struct {
 	timeout time.Duration // after which next is asked though nothing happened; 0: never
 	applied time.Time
 	holding bool
-	paused  bool // it holds a channel that nobody publishes to, until the timeout
 	ended   bool
 	ws      bool
 }
@@ -278,7 +277,7 @@ func (s *stream) apply(w *httptest.ResponseRecorder) {
 	if err != nil {
 		s.h.t.Fatalf("instructions %v: %v", w.Header(), err)
 	}
-	s.holding, s.paused, s.next, s.timeout, s.applied = false, false, "", 0, time.Now()
+	s.holding, s.next, s.timeout, s.applied = false, "", 0, time.Now()
 	if in.Next != nil {
 		s.next, s.timeout = in.Next.URL, in.Next.Timeout
 	}
@@ -291,8 +290,7 @@ func (s *stream) apply(w *httptest.ResponseRecorder) {
 	ch := s.h.gw.channels[in.Channels[0].Channel]
 	s.h.gw.mu.Unlock()
 	if ch == nil {
-		s.paused = true
-		return
+		return // it was closed meanwhile, so the link is asked at once
 	}
 	seq, ok := ch.ids.Seq(s.lastID)
 	if first, _ := ch.Retained(); !ok || seq+1 < first {
@@ -301,6 +299,9 @@ func (s *stream) apply(w *httptest.ResponseRecorder) {
 	}
 	s.ch, s.seq, s.holding = ch, seq, true
 }
+
+// live reports whether the stream holds a view's channel.
+func (s *stream) live() bool { return s.holding && s.channel != pauseChannel }
 
 // step does what a gateway does next; false when there is nothing to do yet.
 func (s *stream) step() bool {
@@ -345,8 +346,6 @@ func (s *stream) step() bool {
 			return len(frames) > 0
 		}
 		s.holding = false
-	} else if s.paused && time.Since(s.applied) < s.timeout {
-		return false
 	}
 	s.follow()
 	return true

@@ -3,7 +3,6 @@ package main_test
 // Compressed streams, as the clients see them that decode them.
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"net/http"
@@ -11,7 +10,6 @@ import (
 	"net/url"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -42,19 +40,7 @@ func wordyValues(first, last int) []string {
 // deliveredBytes is how much all clients were sent, as the metrics say.
 func (s *server) deliveredBytes() float64 {
 	s.t.Helper()
-	_, text := fetch(s.t, s.ops+"/metrics")
-	lines := bufio.NewScanner(strings.NewReader(text))
-	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), "spillway_delivered_bytes_total "); ok {
-			n, err := strconv.ParseFloat(value, 64)
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			return n
-		}
-	}
-	s.t.Fatal("no metric spillway_delivered_bytes_total")
-	return 0
+	return s.metric("spillway_delivered_bytes_total")
 }
 
 func TestCompression(t *testing.T) {

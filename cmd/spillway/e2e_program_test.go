@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -159,6 +160,23 @@ func (s *server) readyz() (status int, body string) {
 		return 0, err.Error()
 	}
 	return resp.StatusCode, string(b)
+}
+
+// metric is the value of a series of /metrics.
+func (s *server) metric(series string) float64 {
+	s.t.Helper()
+	_, text := fetch(s.t, s.ops+"/metrics")
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, series+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return n
+		}
+	}
+	s.t.Fatalf("/metrics has no %s", series)
+	return 0
 }
 
 // wantReady waits until /readyz answers with status.
