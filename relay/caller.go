@@ -53,7 +53,7 @@ func (c *caller) bindings(row *filter.Rule) string {
 	}
 	bound := make(map[string]any, len(paths))
 	for _, path := range paths {
-		var v any = c.Claims
+		var v any = c.claims()
 		for _, name := range path {
 			members, ok := v.(map[string]any)
 			if !ok {
@@ -150,7 +150,7 @@ func (o *Origin) check(ctx context.Context, l *link) error {
 	if r.AskAt == 0 || now.UnixMilli() < r.AskAt {
 		return nil
 	}
-	g, err := o.auth.Recheck(ctx, *r.Asks)
+	g, err := o.auth.Recheck(ctx, r.Asks)
 	switch {
 	case errors.As(err, new(*auth.Denied)):
 		return errForbidden

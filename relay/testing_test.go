@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/grip"
+	"spillway/relay/auth"
 	"spillway/relay/kafkatest"
 	"spillway/relay/registry"
 )
@@ -174,7 +175,12 @@ func testConfig(brokers string) Config {
 		SnapshotMaxBytes:    64 << 20,
 		CursorTimeSlack:     time.Minute,
 		EventsPath:          "/events/",
-		Registry:            registry.Config{Timeout: 2 * time.Second, CacheEntries: 1000, CacheBytes: 64 << 20},
+		Auth: auth.Config{
+			Timeout: 5 * time.Second, CacheTTL: 10 * time.Second, CacheEntries: 100, CacheBytes: 1 << 20, MaxAsked: 10, Recheck: time.Minute,
+			TopicsHeader: "X-Spillway-Topics", ClaimsHeader: "X-Spillway-Claims", ExpiresHeader: "X-Spillway-Expires", SubjectHeader: "X-Spillway-Subject",
+			TopicsClaim: "topics", SubjectClaim: "sub",
+		},
+		Registry: registry.Config{Timeout: 2 * time.Second, CacheEntries: 1000, CacheBytes: 64 << 20},
 	}
 }
 
