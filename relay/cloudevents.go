@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"net/url"
@@ -135,15 +136,16 @@ func (w *writer) cloudType(kind recordKind, r *kgo.Record) string {
 			return c
 		}
 		return -1
-	}, name); name == "" {
+	}, name); strings.TrimSpace(name) == "" {
 		return ownTypes + "message"
 	}
 	return name
 }
 
-// isCloudText reports whether text may be an attribute's value that must not be empty.
+// isCloudText reports whether text may be an attribute's value that must not be
+// empty. To some SDKs blanks are empty.
 func isCloudText(text []byte) bool {
-	if len(text) == 0 || !utf8.Valid(text) {
+	if len(bytes.TrimSpace(text)) == 0 || !utf8.Valid(text) {
 		return false
 	}
 	for _, c := range string(text) {

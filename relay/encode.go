@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"encoding/base64"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -379,6 +380,7 @@ func appendText(dst []byte, name string, text []byte) []byte {
 // appendHeaders appends ,"headers":{…} and ,"headers_base64":{…}, each only if
 // it has a member. A name that repeats becomes an array, in order.
 func appendHeaders(dst []byte, headers []kgo.RecordHeader) []byte {
+	headers = readable(headers)
 	for _, binary := range []bool{false, true} {
 		member := `,"headers":{`
 		if binary {
@@ -404,6 +406,19 @@ func appendHeaders(dst []byte, headers []kgo.RecordHeader) []byte {
 		}
 	}
 	return dst
+}
+
+// readable returns headers with names as JSON can have them: those that differ
+// only in what is not UTF-8 are one name.
+func readable(headers []kgo.RecordHeader) []kgo.RecordHeader {
+	if !slices.ContainsFunc(headers, func(h kgo.RecordHeader) bool { return !utf8.ValidString(h.Key) }) {
+		return headers
+	}
+	headers = slices.Clone(headers)
+	for i := range headers {
+		headers[i].Key = string([]rune(headers[i].Key)) // each such byte becomes U+FFFD
+	}
+	return headers
 }
 
 // appendHeaderValues appends the values of the name that headers begins with.
