@@ -100,7 +100,10 @@ func Token(h http.Header) (string, bool) {
 	}
 	given, token, ok := strings.Cut(fields[0], " ")
 	token = strings.Trim(token, " \t")
-	return token, ok && strings.EqualFold(given, scheme) && token != ""
+	if !ok || token == "" || !strings.EqualFold(given, scheme) {
+		return "", false
+	}
+	return token, true
 }
 
 // cutParam takes the token out of a query. A semicolon is read as a separator

@@ -89,6 +89,10 @@ type Authenticator struct {
 // New makes an Authenticator, and registers its metrics where reg is not nil.
 // cfg must be valid and enabled. New asks nobody.
 func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Authenticator, error) {
+	return newAuthenticator(cfg, log, reg, time.Now)
+}
+
+func newAuthenticator(cfg Config, log *slog.Logger, reg prometheus.Registerer, now func() time.Time) (*Authenticator, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -102,16 +106,16 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Authenticato
 	a := &Authenticator{cfg: cfg, client: &http.Client{Transport: transport, CheckRedirect: checkRedirect}}
 	if cfg.URL != "" {
 		asking := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-		a.api = newAPI(&a.cfg, asking, log, &a.calls)
+		a.api = newAPI(&a.cfg, asking, log, &a.calls, now)
 	}
 	a.metrics = newMetrics(a, reg)
 	if a.api != nil {
 		a.api.metrics = a.metrics
 	}
 	if cfg.ByJWT() {
-		a.tokens, err = newTokens(&a.cfg, time.Now, func(name, set string) *issuer {
+		a.tokens, err = newTokens(&a.cfg, now, func(name, set string) *issuer {
 			return &issuer{
-				name: name, set: set, client: a.client, timeout: cfg.Timeout, log: log, metrics: a.metrics, now: time.Now, calls: &a.calls,
+				name: name, set: set, client: a.client, timeout: cfg.Timeout, log: log, metrics: a.metrics, now: now, calls: &a.calls,
 				unknown: make(map[string]time.Time), limit: rate.NewLimiter(rate.Every(unknownEvery), unknownBurst),
 			}
 		})

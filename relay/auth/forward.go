@@ -82,10 +82,10 @@ type question struct {
 	err  error
 }
 
-func newAPI(cfg *Config, client *http.Client, log *slog.Logger, calls *sync.WaitGroup) *api {
+func newAPI(cfg *Config, client *http.Client, log *slog.Logger, calls *sync.WaitGroup, now func() time.Time) *api {
 	a := &api{
 		cfg: cfg, client: client, secret: make([]byte, sha256.Size), turn: make(chan struct{}, cfg.MaxAsked),
-		log: log, now: time.Now, calls: calls,
+		log: log, now: now, calls: calls,
 		answers: make(map[cacheKey]*list.Element), recent: list.New(), asked: make(map[cacheKey]*question),
 	}
 	rand.Read(a.secret)
