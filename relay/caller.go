@@ -143,6 +143,7 @@ func (o *Origin) check(ctx context.Context, l *link) error {
 		if err := o.adopt(l, g); err != nil {
 			return err
 		}
+		r = l.Right
 	}
 	if r.Expires > 0 && now.UnixMilli() >= r.Expires {
 		return errExpired
