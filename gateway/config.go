@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -279,6 +280,12 @@ type Config struct {
 	// outside to a channel that is not open now: an error, whose text is shown
 	// to the publisher, refuses it.
 	CheckPublish func(channel string) error `ignored:"true"`
+
+	// Listen, where set, is told of each channel to which the HTTP origin of a
+	// route below EVENTS_PATH subscribes a client, before the client is answered,
+	// so that a publisher in this process may open it. On an error there is
+	// nobody to listen to: the client is refused.
+	Listen func(ctx context.Context, channel string) error `ignored:"true"`
 }
 
 // metricName is what the name of a metric may begin with.

@@ -96,6 +96,10 @@ func (s *session) subscribe(by *substream, c grip.Control) {
 			s.mu.Unlock()
 		}
 	}
+	if err := s.listen(attach); err != nil {
+		s.finish(ending{reason: closedOriginError, code: 1011, text: "internal error", err: err})
+		return
+	}
 	s.mark(attach)
 	s.start(c.Name, c.Channel, ins, attach)
 }
@@ -164,9 +168,21 @@ func (s *session) premark(events []grip.Event, fixed []string) {
 		}
 	}
 	if len(attach) > 0 {
+		_ = s.listen(attach) // subscribe asks again, and meets the error
 		s.g.engine.Marks(attach, false)
 		s.extra = &extra{marks: attach}
 	}
+}
+
+// listen is Gateway.listen for the WebSocket of an HTTP origin.
+func (s *session) listen(attach []fanout.Want) error {
+	from, ok := s.from.(linkless)
+	if !ok {
+		return nil
+	}
+	ctx, done := s.ask()
+	defer done()
+	return s.g.listen(ctx, from.route, attach)
 }
 
 // mark gives a first subscription the place that premark has noted.

@@ -284,6 +284,31 @@ func message(channel string, m grip.WSMessage) grip.Item {
 	return grip.Item{Channel: channel, WSMessage: &m}
 }
 
+// As TestRouteListens, with the channels that a WebSocket is subscribed to, at first
+// and later.
+func TestOverHTTPListens(t *testing.T) {
+	heard := make(chan string, 10)
+	f, o := startOverHTTP(t, "*,path_beg=/events/chat,replace_beg=/chat ORIGIN,over_http", func(c *Config) {
+		c.Listen = func(_ context.Context, channel string) error {
+			heard <- channel
+			if channel == "y" {
+				return errors.New("nothing is known of it")
+			}
+			return nil
+		}
+	})
+	c := f.shake(t, "/events/chat")
+	o.next("OPEN\r\n").reply("OPEN\r\n"+textEvent(subscribeX), "Sec-WebSocket-Extensions", "grip")
+	c.answered(101)
+	if got := <-heard; got != "x" {
+		t.Errorf("heard of %q, want x", got)
+	}
+	f.listening(t, "x", 1)
+	c.say(ws.OpText, "more")
+	o.next(textEvent("more")).reply(textEvent(`c:{"type":"subscribe","channel":"y"}`))
+	c.want(ws.OpClose, closing(1011, "internal error"))
+}
+
 func TestOverHTTP(t *testing.T) {
 	f, o := startOverHTTP(t, "*,header=X-Route:r ORIGIN,over_http")
 	c := f.shake(t, "/chat?room=1", "Cookie", "a=b", "Connection-Id", "forged", "Meta-User", "forged", "Grip-Last", "forged",

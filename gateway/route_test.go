@@ -3,12 +3,14 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -17,6 +19,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -212,6 +215,42 @@ func TestRouteOverridesEvents(t *testing.T) {
 	}}, ",path_beg=/events/mine")
 	f.get(t, "/events/mine/").wantStatus(200).wantEnd("mine")
 	f.get(t, "/events/list/").want(":ok\n\n")
+}
+
+// A publisher in the process hears of the channels that the origin of a route below
+// EVENTS_PATH holds a client on, before the client has an answer; of no others.
+func TestRouteListens(t *testing.T) {
+	checkGoroutines(t)
+	hold := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Grip-Hold", "stream")
+		w.Header().Set("Grip-Channel", "orders")
+		io.WriteString(w, ":ok\n")
+	}
+	a := newAPI(t, map[string]http.HandlerFunc{"/events/mine/": hold, "/events/away/": hold, "/else/": hold})
+	var f *fixture
+	var asked []string
+	f = start(t, func(c *Config) {
+		origin := " " + a.Listener.Addr().String()
+		c.Routes = "*,path_beg=/events/mine/,prefix=a-" + origin + ";*,path_beg=/events/away/,debug" + origin + ";*" + origin
+		c.Listen = func(_ context.Context, channel string) error {
+			asked = append(asked, channel)
+			if channel != "a-orders" {
+				return errors.New("nothing is known of it")
+			}
+			f.engine.Open(channel, ids{})
+			return nil
+		}
+	})
+	f.get(t, "/events/mine/").wantStatus(200).want(":ok\n")
+	f.listening(t, "a-orders", 1)
+	if !f.engine.IsOpen("a-orders") {
+		t.Error("a-orders is not open when the client has its answer")
+	}
+	f.get(t, "/events/away/").wantStatus(502).wantEnd("Error while proxying to origin: channel \"orders\": nothing is known of it\n")
+	f.get(t, "/else/").wantStatus(200).want(":ok\n")
+	if want := []string{"a-orders", "orders"}; !slices.Equal(asked, want) {
+		t.Errorf("asked for %q, want %q", asked, want)
+	}
 }
 
 // A token that a browser could only send in the URL or as a subprotocol reaches

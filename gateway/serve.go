@@ -108,7 +108,13 @@ func (g *Gateway) carryOut(out *output, r *http.Request, x *exchange, a *cache.A
 		return nil, false
 	}
 	p.marks = a.Attach
-	return g.deliver(out, r, p, &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt, first: rt, named: rt.Prefix, subs: a.Implied}, x)
+	from := &httpSource{g: g, base: g.upstream.URL(r, rt), route: rt, first: rt, named: rt.Prefix, subs: a.Implied}
+	if err := g.listen(r.Context(), rt, wants(&p.ins, from)); err != nil {
+		p.close()
+		g.badGateway(out, r, rt, err)
+		return nil, false
+	}
+	return g.deliver(out, r, p, from, x)
 }
 
 // badGateway answers when the origin gave no answer, or one that cannot be

@@ -208,8 +208,26 @@ func (s *httpSource) ask(ctx context.Context, link *grip.Link, lasts []grip.Last
 	if err != nil {
 		return nil, fmt.Errorf("next link: %w", err)
 	}
+	if err := s.g.listen(ctx, s.first, wants(&p.ins, s)); err != nil {
+		p.close()
+		return nil, fmt.Errorf("next link: %w", err)
+	}
 	s.base, s.route = base, rt
 	return p, nil
+}
+
+// listen says which channels an HTTP origin is about to subscribe a client to, to
+// who may have something for them.
+func (g *Gateway) listen(ctx context.Context, rt *route.Route, attach []fanout.Want) error {
+	if g.cfg.Listen == nil || rt.PathBeg == "" || !g.isEvents(rt.PathBeg) {
+		return nil
+	}
+	for i := range attach {
+		if err := g.cfg.Listen(ctx, attach[i].Channel); err != nil {
+			return fmt.Errorf("channel %q: %w", attach[i].Channel, err)
+		}
+	}
+	return nil
 }
 
 // readPage makes a page of an HTTP origin's response. With wait it waits for the

@@ -453,3 +453,42 @@ func TestLinksAreNotForClients(t *testing.T) {
 		t.Error("the client is shown a link")
 	}
 }
+
+// Another origin may hold clients on the plain channel of a topic. What the topic's
+// rules keep from some clients it cannot have.
+func TestListen(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	k.CreateTopic(topic+"-rows", 1)
+	k.CreateTopic(topic+"-envelope", 1)
+	h := startRelay(t, k, byAPI(t, ok), func(c *Config) {
+		c.TopicRules = fmt.Sprintf(`{%q: {"filter": "value.tenant == claims.tenant"}, %q: {"formats": ["envelope"]}}`, topic+"-rows", topic+"-envelope")
+	})
+	for _, tt := range []struct{ channel, want string }{
+		{topic, ""},
+		{topic, ""}, // again
+		{"none", ""},
+		{topic + "~abc", ""},
+		{"__consumer_offsets", ""},
+		{topic + "-rows", "TOPIC_RULES filters"},
+		{topic + "-envelope", "does not show"},
+	} {
+		err := h.r.Listen(t.Context(), tt.channel)
+		if tt.want == "" && err != nil || tt.want != "" && !strings.Contains(fmt.Sprint(err), tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.channel, err, tt.want)
+		}
+		h.gw.mu.Lock()
+		if open := h.gw.channels[tt.channel] != nil; open != (tt.channel == topic) {
+			t.Errorf("%s: open: %v", tt.channel, open)
+		}
+		h.gw.mu.Unlock()
+	}
+	values(k, topic, "hello")
+	h.eventually("the record is in the channel", func() bool {
+		h.gw.mu.Lock()
+		defer h.gw.mu.Unlock()
+		return len(h.gw.channels[topic].items) == 1
+	})
+}

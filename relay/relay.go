@@ -166,6 +166,27 @@ func (r *Relay) Exposed(channel string) bool {
 	return t != nil
 }
 
+// Listen makes sure that the channel has the records of its topic from now on, for
+// clients that another origin subscribes to it. A channel that is not the plain one
+// of an exposed topic is not ours, which is no error.
+func (r *Relay) Listen(ctx context.Context, channel string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	topic, err := r.catalog.lookup(ctx, channel)
+	switch {
+	case errors.Is(err, errUnknownTopic):
+		return nil
+	case err != nil:
+		return err
+	case r.decoder.rowsOf([]string{channel}) != nil:
+		return errors.New("a rule of TOPIC_RULES filters this topic by who asks, and another origin does not say who that is; let AUTH_URL ask it instead")
+	case !r.decoder.ruleOf(channel).shows("plain"):
+		return errors.New("a rule of TOPIC_RULES does not show this topic as plain")
+	}
+	_, _, err = r.hub.open(ctx, scope{topics: []*topicInfo{topic}}, rendering{})
+	return err
+}
+
 // Topics counts the exposed topics that exist.
 func (r *Relay) Topics() int { return len(r.catalog.all()) }
 

@@ -183,6 +183,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func(httpAdd
 		}
 		return nil
 	}
+	s.gateway.Listen = rl.Listen
 	gw, err := gateway.New(s.gateway, engine, rl.Origin(), log.With("part", "gateway"), reg)
 	if err != nil {
 		return errors.Join(err, rl.Close(ctx), ops.Shutdown(ctx))
