@@ -42,6 +42,8 @@ type batch struct {
 	topic   int    // of the view, the one that the records are of
 	done    int    // records that were written
 	kinds   []recordKind
+	sealer  *cursor.Sealer
+	sealed  []byte // memory of what clients get of id
 	id      []byte // the cursor after a record,
 	minute  int64  // the time in it,
 	offset  int    // and where in it the partition's offset begins; 0: it is of another channel
@@ -238,7 +240,11 @@ func (b *batch) writeSome(out grip.Batch) {
 		}
 		kind, at := b.kinds[b.done], move{r.Offset + 1, minuteOf(r.Timestamp, b.now)}
 		b.counted[kind]++
-		id := c.wireID(b.cursor(at), b.h, at.minute, b.done == len(b.cut.records)-1, b.now)
+		id := c.wireID(b.cursor(at), b.sealer, b.h, at.minute, b.done == len(b.cut.records)-1, b.now)
+		if b.sealer != nil && id != nil {
+			b.sealed = b.sealer.Seal(append(b.sealed[:0], id...), 0)
+			id = b.sealed
+		}
 		e := b.encode(out, r, kind, id)
 		if c.stale {
 			b.tellIndex()

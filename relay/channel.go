@@ -71,7 +71,7 @@ func (c *channel) append(h vector, topic int, b *batch, records *cut) {
 // appendAll does so for records that make items.
 func (c *channel) appendAll(h vector, topic int, b *batch, records *cut) {
 	b.c, b.cut, b.h, b.topic, b.done, b.offset = c, records, h, topic, 0, 0
-	b.kinds = records.kindsFor(&c.writer)
+	b.kinds, b.sealer = records.kindsFor(&c.writer), c.veil.sealer()
 	b.cursorAround()
 	if b.write == nil {
 		b.write = b.writeSome
@@ -131,10 +131,11 @@ func (c *channel) hasIDOnly() bool { return !c.commentOnly && c.form != formHint
 // is shared (event-semantics.md 3.4).
 func (c *channel) moveCursor(h vector, now time.Time) {
 	minute := now.Unix() / 60
-	id := h.appendVisible(nil, 0, minute, c.index.tags, c.query.partsOf())
-	if len(id) > c.maxID {
+	id, sealer := h.appendVisible(nil, 0, minute, c.index.tags, c.query.partsOf()), c.veil.sealer()
+	if sealer.Len(len(id)) > int(c.maxID) {
 		id = appendTimeOnly(nil, 0, minute, c.index.tags, h)
 	}
+	id = sealer.Seal(id, 0)
 	content := c.appendIDOnly(nil, id)
 	e := grip.Entry{Stream: content}
 	switch c.form {
@@ -151,13 +152,13 @@ func (c *channel) moveCursor(h vector, now time.Time) {
 }
 
 // wireID is what an event shows of its id, by the rule for long cursors
-// (event-semantics.md 3.6).
-func (c *channel) wireID(id []byte, h vector, minute int64, lastOfBatch bool, now time.Time) []byte {
+// (event-semantics.md 3.6), before it is sealed.
+func (c *channel) wireID(id []byte, sealer *cursor.Sealer, h vector, minute int64, lastOfBatch bool, now time.Time) []byte {
 	var timeOnly bool
-	switch {
-	case len(id) > c.maxID:
+	switch length := sealer.Len(len(id)); {
+	case length > int(c.maxID):
 		timeOnly = true
-	case c.ids == idEvery, c.ids == idAuto && len(id) <= cursor.EveryEventBytes:
+	case c.ids == idEvery, c.ids == idAuto && length <= cursor.EveryEventBytes:
 		return id
 	}
 	c.sinceID++

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spillway/grip/bytesize"
+	"spillway/grip/secret"
 	"spillway/relay/auth"
 	"spillway/relay/filter"
 	"spillway/relay/properties"
@@ -51,6 +52,12 @@ type Config struct {
 	// LinkKey seals next links: any text of 32 bytes or more, or base64:….
 	// Not set, a random key is made at start, which is right for serve.
 	LinkKey string `envconfig:"LINK_KEY" secret:"true"`
+
+	// CursorKey seals the ids of events, so that they neither show offsets, and
+	// with them how many records a topic has, nor can be made up: any text of 32
+	// bytes or more, or base64:…, the same on all replicas. Of two, comma
+	// separated, the first seals, and what the second sealed is still read.
+	CursorKey string `envconfig:"CURSOR_KEY" secret:"true"`
 
 	// CORSOrigins are the web origins whose pages may read EVENTS_PATH: a
 	// comma list such as https://app.example.com, or * for any page, without
@@ -140,6 +147,9 @@ type Config struct {
 	// gateway reads it from the environment, and the wiring copies it.
 	EventsPath string `ignored:"true"`
 
+	// Secrets say when a file of a secret has changed; nil: none does.
+	Secrets *secret.Source `ignored:"true"`
+
 	// Instance tells this process apart from others with the same
 	// group.instance.id: <hostname>-<short hash of HTTP_ADDR>. The wiring makes it.
 	Instance string `ignored:"true"`
@@ -195,6 +205,9 @@ func (c *Config) Validate() error {
 		if _, err := parseSecret(c.LinkKey); err != nil {
 			errs = append(errs, fmt.Errorf("LINK_KEY: %w", err))
 		}
+	}
+	if _, err := ParseCursorKey(c.CursorKey); err != nil {
+		errs = append(errs, fmt.Errorf("CURSOR_KEY: %w", err))
 	}
 	for _, o := range c.CORSOrigins {
 		if o != "*" && !strings.HasPrefix(o, "http://") && !strings.HasPrefix(o, "https://") {

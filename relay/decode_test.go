@@ -657,13 +657,13 @@ func TestSchemaIDInEnvelopes(t *testing.T) {
 		if tt.accept != "" {
 			r.Header.Set("Accept", tt.accept)
 		}
-		s, err := parseSelection("t/", r, nil, testQueries(), nil, noon)
+		s, err := parseSelection("t/", r, nil, testQueries(), nil, nil, noon)
 		if err != nil || s.schema != tt.want || strings.Contains(s.key(), "schema") != tt.want {
 			t.Errorf("%s %s: got %v in %q, %v, want %v", tt.query, tt.accept, s.schema, s.key(), err, tt.want)
 		}
 	}
 	r := httptest.NewRequest(http.MethodGet, "/events/t/?schema=yes", nil)
-	if _, err := parseSelection("t/", r, nil, testQueries(), nil, noon); err == nil || !strings.Contains(err.Error(), "schema=yes: must be 0 or 1") {
+	if _, err := parseSelection("t/", r, nil, testQueries(), nil, nil, noon); err == nil || !strings.Contains(err.Error(), "schema=yes: must be 0 or 1") {
 		t.Errorf("got %v, want what would be right", err)
 	}
 }

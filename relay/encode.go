@@ -21,9 +21,10 @@ import (
 type writer struct {
 	rendering
 	channel  string // carried by formJSON messages
-	maxBytes int    // a larger value is an oversize event
-	maxID    int    // a longer cursor is written without offsets; cursor.MaxBytes
+	maxBytes int32  // a larger value is an oversize event
+	maxID    int32  // a longer cursor is written without offsets; cursor.MaxBytes
 	cloud    *cloud // of forms that are CloudEvents
+	veil     *veil  // nil: positions are shown
 }
 
 // A recordKind is which row of event-semantics.md section 5 a record is.
@@ -54,7 +55,7 @@ func (w *writer) kind(r *kgo.Record) recordKind {
 func (w *writer) plainKind(r *kgo.Record) recordKind {
 	o := outcomeOf(r)
 	switch {
-	case sizeOf(r) > w.maxBytes:
+	case sizeOf(r) > int(w.maxBytes):
 		return kindOversize
 	case o != nil && o.undecodable != "":
 		return kindUndecodable
@@ -90,7 +91,7 @@ func (w *writer) appendStream(dst []byte, r *kgo.Record, kind recordKind, id []b
 	switch {
 	case kind == kindOversize && w.form != formCloud, kind == kindUndecodable && w.form == formPlain:
 		dst = append(dst, "data: "...)
-		dst = append(appendWithheld(dst, r, kind), '\n')
+		dst = append(w.appendWithheld(dst, r, kind), '\n')
 	case w.form != formPlain:
 		dst = append(dst, "data: "...)
 		dst = append(w.appendJSON(dst, r, kind, nil), '\n')
@@ -177,7 +178,7 @@ func (w *writer) hasMessage(kind recordKind) bool { return w.form != formPlain |
 // has one and where it is not raw. It is text.
 func (w *writer) appendMessage(dst []byte, r *kgo.Record, kind recordKind, id []byte) []byte {
 	if w.form == formPlain {
-		return appendWithheld(dst, r, kind)
+		return w.appendWithheld(dst, r, kind)
 	}
 	return w.appendJSON(dst, r, kind, id)
 }
@@ -343,9 +344,14 @@ func appendPlace(dst []byte, r *kgo.Record) []byte {
 }
 
 // appendWithheld appends where a record is whose value is not sent, and why.
-func appendWithheld(dst []byte, r *kgo.Record, kind recordKind) []byte {
+func (w *writer) appendWithheld(dst []byte, r *kgo.Record, kind recordKind) []byte {
 	dst = append(dst, '{')
-	dst = appendPlace(dst, r)
+	if w.veil.hides(r.Topic) {
+		dst = append(dst, `"topic":`...)
+		dst = jsonstring.Append(dst, r.Topic)
+	} else {
+		dst = appendPlace(dst, r)
+	}
 	if kind == kindUndecodable {
 		dst = append(dst, `,"reason":`...)
 		dst = jsonstring.Append(dst, outcomeOf(r).undecodable)

@@ -71,7 +71,7 @@ func NewForwarder(cfg Config, proxies grip.Publisher, log *slog.Logger, reg prom
 	rules.warnUnpublished(log)
 	f := &Forwarder{
 		log: log, proxies: proxies, channels: cfg.RelayChannels, exposed: exposed, decoder: decoder, maxPoll: pollMax(props),
-		writer:   writer{rendering: rendering{form: formPlain}, maxBytes: int(cfg.EventMaxBytes)},
+		writer:   writer{rendering: rendering{form: formPlain}, maxBytes: int32(cfg.EventMaxBytes)},
 		accepted: make(map[string]map[int32]kgo.EpochOffset),
 		last:     make(map[string]map[int32]int64),
 		published: prometheus.NewCounter(prometheus.CounterOpts{

@@ -53,6 +53,7 @@ type hub struct {
 	waiting   *waitingRoom
 	linger    time.Duration
 	heartbeat time.Duration
+	veil      *veil  // nil: positions are shown
 	path      string // EVENTS_PATH
 	maxBytes  int    // of a value
 	maxID     int    // of a cursor with offsets

@@ -263,7 +263,7 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 	if err != nil {
 		return refuse(err)
 	}
-	s, err := parseSelection("", like, nil, o.queries, c, o.now())
+	s, err := parseSelection("", like, nil, o.queries, o.hub.veil.sealer(), c, o.now())
 	if err != nil {
 		return refuse(err)
 	}

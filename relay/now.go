@@ -63,8 +63,8 @@ func (o *Origin) serveNow(w http.ResponseWriter, s *selection) bool {
 	h := w.Header()
 	buf := openings.Get().(*[]byte)
 	out := appendOpening((*buf)[:0], h, s)
-	if s.start.kind == startLive && !s.commentOnly && len(at.id) <= ch.maxID {
-		out = ch.appendAnnouncement(out, s.via, at.id)
+	if s.start.kind == startLive && !s.commentOnly && len(at.shown) <= int(ch.maxID) {
+		out = ch.appendAnnouncement(out, s.via, at.shown)
 	}
 	o.setHold(h, channel, s.form, s.heartbeat)
 	h["Grip-Link"] = o.holdLink(ch, s.topics, s.query.textOf(), holdLink{via: s.via, heartbeatMS: s.heartbeat.Milliseconds(), sparing: s.sparing}, o.rightTo(s))

@@ -111,7 +111,7 @@ const allowedMethods = "GET, HEAD, OPTIONS"
 // serveEvents answers a client's request for the events of topics. Order of
 // checks: syntax, permission by name, existence, position.
 func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string, c *caller) {
-	s, err := parseSelection(path, r, o.ignore, o.queries, c, o.now())
+	s, err := parseSelection(path, r, o.ignore, o.queries, o.hub.veil.sealer(), c, o.now())
 	if err != nil {
 		o.fail(w, r, err)
 		return
@@ -148,6 +148,9 @@ func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string
 		return
 	}
 	if s.failOnGap && len(gaps) > 0 {
+		for i := range gaps {
+			gaps[i] = o.hub.veil.shown(gaps[i])
+		}
 		writeProblem(w, r, problem{Status: http.StatusGone, Detail: "records that were asked for no longer exist", Gaps: gaps})
 		return
 	}
@@ -277,7 +280,7 @@ func checkPartitions(topics []*topicInfo, parts parts) error {
 func (o *Origin) newPage(l link, sc scope, ch *channel, pos vector) *page {
 	p := &page{metrics: &o.metrics, link: l, scope: sc, tags: ch.index.tags, pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes, w: &ch.writer}
 	if r := l.rendering(); r != ch.rendering { // it holds hints
-		p.w = &writer{rendering: r, channel: channelName(l.Topics, sc.query, r), maxBytes: o.maxBytes, maxID: o.hub.maxID, cloud: newCloud(r.form, o.path, l.Topics, ch.index.tags)}
+		p.w = &writer{rendering: r, channel: channelName(l.Topics, sc.query, r), maxBytes: int32(o.maxBytes), maxID: int32(o.hub.maxID), cloud: newCloud(r.form, o.path, l.Topics, ch.index.tags), veil: o.hub.veil}
 	}
 	if l.LongPoll {
 		p.maxBytes, p.maxEvents = longPollBytes, longPollEvents

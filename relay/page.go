@@ -117,7 +117,7 @@ func (p *page) write(r *kgo.Record) {
 	}
 	p.add(func(dst []byte) []byte { return p.w.appendRecord(dst, p.link.Via, r, id) })
 	p.events++
-	if o := outcomeOf(r); sizeOf(r) > p.w.maxBytes {
+	if o := outcomeOf(r); sizeOf(r) > int(p.w.maxBytes) {
 		p.metrics.oversize.Inc()
 	} else if o != nil && o.undecodable != "" {
 		p.metrics.undecodable.Inc()
@@ -170,10 +170,10 @@ func (p *page) wide() bool {
 // cursors (event-semantics.md 3.6). The last event of a page does anyway.
 func (p *page) idIsDue() bool {
 	if p.length == 0 {
-		p.length = len(p.pos.appendVisible(nil, 0, p.minute, p.tags, p.parts()))
+		p.length = p.w.veil.sealer().Len(len(p.pos.appendVisible(nil, 0, p.minute, p.tags, p.parts())))
 	}
 	switch {
-	case p.length > p.w.maxID && !p.link.LongPoll:
+	case p.length > int(p.w.maxID) && !p.link.LongPoll:
 		return false // see visibleID
 	case p.link.Rate != "": // each may be the page's last
 	case p.w.ids == idBatch, p.w.ids == idAuto && p.length > cursor.EveryEventBytes:
@@ -195,6 +195,7 @@ func (p *page) missing(t int, partition int32, from, to int64) {
 func (p *page) control(e controlEvent, phase cursor.Phase) {
 	if g, ok := e.data.(gap); ok {
 		p.metrics.gaps[g.Reason].Inc()
+		e.data = p.w.veil.shown(g)
 	}
 	id := p.visibleID(phase)
 	p.tell(id)
@@ -238,16 +239,16 @@ func (p *page) visibleID(phase cursor.Phase) []byte {
 // sent. The answer to a long poll is no header, so its id may be long; by time
 // alone a poll that is cut off at its most events would never get on.
 func (p *page) appendID(dst []byte, phase cursor.Phase) (id []byte, exact bool) {
-	start := len(dst)
+	start, sealer := len(dst), p.w.veil.sealer()
 	dst = p.pos.appendVisible(dst, phase, p.minute, p.tags, p.parts())
-	if len(dst)-start <= p.w.maxID || p.link.LongPoll {
-		return dst, true
+	if sealer.Len(len(dst)-start) <= int(p.w.maxID) || p.link.LongPoll {
+		return sealer.Seal(dst, start), true
 	}
 	minute := p.link.Since
 	if p.caughtUp {
 		minute = p.liveMinute
 	}
-	return appendTimeOnly(dst[:start], phase, minute, p.tags, p.pos), false
+	return sealer.Seal(appendTimeOnly(dst[:start], phase, minute, p.tags, p.pos), start), false
 }
 
 // add appends one event; in a long poll, one member of the events array.

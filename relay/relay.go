@@ -85,9 +85,15 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		return nil, err
 	}
 	r := &Relay{log: log, props: props, refresh: min(props.MetadataMaxAge(), maxRefreshInterval)}
-	rules.warn(log)
+	if cfg.CursorKey == "" {
+		rules.warn(log)
+	}
 	if r.decoder, err = newDecoder(&cfg, rules, log, reg); err != nil {
 		return nil, err
+	}
+	veil, err := newVeil(&cfg, r.decoder)
+	if err != nil {
+		return nil, fmt.Errorf("CURSOR_KEY: %w", err)
 	}
 	readerOpts := append(props.ClientOpts("read", log), props.ReadOpts()...)
 	// A topic that nobody read before is read as soon as its leaders are known.
@@ -108,7 +114,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	offsets := newOffsets(admin)
 	r.blocks = newBlocks(r.asker, r.catalog, offsets, r.decoder, props.FetchSettings(), int64(cfg.HistoryCacheBytes), reg)
 	r.hub = &hub{
-		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets, decoder: r.decoder,
+		log: log, client: r.reader, gateway: gateway, catalog: r.catalog, offsets: offsets, decoder: r.decoder, veil: veil,
 		path: cfg.EventsPath, linger: cfg.TopicLinger, heartbeat: cfg.HeartbeatInterval, maxBytes: int(cfg.EventMaxBytes), maxID: cursor.MaxBytes, maxViews: cfg.MaxViews, pollMax: pollMax(props),
 		now:    time.Now,
 		topics: make(map[string]*topic), views: make(map[string]*view), idle: make(map[*topic]struct{}), dropped: make(map[string][]int32), held: make(map[string][16]byte), adds: make(map[string]map[int32]kgo.Offset),

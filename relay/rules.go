@@ -252,7 +252,7 @@ func (d *decoder) rowsOf(topics []string) *filter.Rule {
 func (rs rules) warn(log *slog.Logger) {
 	for _, r := range rs {
 		if r.row != nil {
-			log.Warn("the ids of events show how many records a topic has, with those that a rule's filter hides", "rule", r.pattern)
+			log.Warn("without CURSOR_KEY the ids of events show how many records a topic has, with those that a rule's filter hides", "rule", r.pattern)
 		}
 	}
 }

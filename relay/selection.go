@@ -130,7 +130,7 @@ func badf(format string, args ...any) error { return &badRequest{fmt.Sprintf(for
 
 // parseSelection reads path (what follows EVENTS_PATH, decoded), query and
 // headers. The error is a *badRequest.
-func parseSelection(path string, r *http.Request, ignore []string, qs *queries, c *caller, now time.Time) (s selection, err error) {
+func parseSelection(path string, r *http.Request, ignore []string, qs *queries, sealer *cursor.Sealer, c *caller, now time.Time) (s selection, err error) {
 	s.caller = c
 	var query url.Values // most requests have none
 	if r.URL.RawQuery != "" {
@@ -144,7 +144,7 @@ func parseSelection(path string, r *http.Request, ignore []string, qs *queries, 
 	if s.topics, err = parseTopics(path, query["topic"]); err != nil {
 		return s, err
 	}
-	if s.start, err = parseStart(r.Header, query, now); err != nil {
+	if s.start, err = parseStart(r.Header, query, sealer, now); err != nil {
 		return s, err
 	}
 	s.bare = !c.seesHeaders(qs.decoder, s.topics)
@@ -348,7 +348,7 @@ func chooseProtocol(fields []string) (string, error) {
 	return "", nil
 }
 
-func parseStart(h http.Header, query url.Values, now time.Time) (start, error) {
+func parseStart(h http.Header, query url.Values, sealer *cursor.Sealer, now time.Time) (start, error) {
 	text, name := first(h["Last-Event-Id"]), "Last-Event-ID"
 	a, b := query.Get("last_event_id"), query.Get("lastEventId")
 	if a != "" && b != "" && a != b {
@@ -361,7 +361,7 @@ func parseStart(h http.Header, query url.Values, now time.Time) (start, error) {
 		text, name = b, "lastEventId"
 	}
 	if text != "" {
-		c, err := cursor.Parse(text)
+		c, err := sealer.Parse(text)
 		if err != nil {
 			return start{}, badf("%s: %v", name, err)
 		}

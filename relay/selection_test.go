@@ -24,7 +24,7 @@ func selectionOf(t *testing.T, path, query string, header ...string) (selection,
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Add(header[i], header[i+1])
 	}
-	return parseSelection(path, r, []string{"fbclid"}, testQueries(), nil, noon)
+	return parseSelection(path, r, []string{"fbclid"}, testQueries(), nil, nil, noon)
 }
 
 func TestSelection(t *testing.T) {
@@ -157,7 +157,7 @@ func FuzzSelection(f *testing.F) {
 	f.Add("%2f", "since=9223372036854775807&until=9999-12-31T23:59:59Z", "a/b;q=1,,", "\x00")
 	f.Fuzz(func(t *testing.T, path, query, accept, id string) {
 		r := &http.Request{URL: &url.URL{RawQuery: query}, Header: http.Header{"Accept": {accept}, "Last-Event-Id": {id}}}
-		s, err := parseSelection(path, r, nil, testQueries(), nil, noon)
+		s, err := parseSelection(path, r, nil, testQueries(), nil, nil, noon)
 		var bad *badRequest
 		if err != nil {
 			if !errors.As(err, &bad) {

@@ -89,7 +89,7 @@ func (h *hub) newChannel(v *view, r rendering, now time.Time) *channel {
 		names[i], tags[i] = m.topic.info.name, m.topic.info.tag
 	}
 	ch := &channel{
-		writer:   writer{rendering: r, channel: channelName(names, v.query, r), maxBytes: h.maxBytes, maxID: h.maxID, cloud: newCloud(r.form, h.path, names, tags)},
+		writer:   writer{rendering: r, channel: channelName(names, v.query, r), maxBytes: int32(h.maxBytes), maxID: int32(h.maxID), cloud: newCloud(r.form, h.path, names, tags), veil: h.veil},
 		index:    newIndex(tags, v.position(), now.Unix()/60),
 		query:    v.query,
 		metrics:  &h.metrics,
@@ -251,21 +251,26 @@ func channelName(topics []string, q *query, r rendering) string {
 // A standing is where a channel stands: H, as every stream that begins there
 // is told it. It is never changed once streams share it.
 type standing struct {
-	id      []byte   // the position as a cursor
+	id      []byte   // the position as a cursor,
+	shown   []byte   // and as clients get it
 	channel []string // the value of Grip-Channel
 	pos     vector   // the position itself
 	minute  int64    // when it was noted, which is the time in id
-	seq     uint64   // the newest item then; written by index.stand
+	sealer  *cursor.Sealer
+	seq     uint64 // the newest item then; written by index.stand
 }
 
 // standing returns where the channel stands now. Call with hub.mu held.
 func (c *channel) standing(minute int64) *standing {
-	if c.here == nil || c.here.minute != minute {
+	if sealer := c.veil.sealer(); c.here == nil || c.here.minute != minute || c.here.sealer != sealer {
 		value := append([]byte(c.channel), "; prev-id="...)
 		begin := len(value)
 		pos := c.view.position()
 		value = pos.appendCursor(value, 0, minute, c.index.tags)
-		c.here = &standing{id: value[begin:], channel: []string{string(value)}, pos: pos, minute: minute}
+		c.here = &standing{id: value[begin:], channel: []string{string(value)}, pos: pos, minute: minute, sealer: sealer}
+		if c.here.shown = c.here.id; sealer != nil {
+			c.here.shown = sealer.Seal(slices.Clone(c.here.id), 0)
+		}
 		c.index.stand(c.here)
 	}
 	return c.here

@@ -21,6 +21,8 @@ var configTable = []setting{
 		doc: "Says to which channels the relay command publishes each record: partition (<topic>.<p>, resumable), topic (<topic>, for origins that hold Grip-Channel: <topic>), or both."},
 	{part: "Kafka and events", name: "LINK_KEY", deflt: "", twin: true,
 		doc: "Seals next links: any text of 32 bytes or more, or base64:…. Not set, a random key is made at start, which is right for serve."},
+	{part: "Kafka and events", name: "CURSOR_KEY", deflt: "", twin: true,
+		doc: "Seals the ids of events, so that they neither show offsets, and with them how many records a topic has, nor can be made up: any text of 32 bytes or more, or base64:…, the same on all replicas. Of two, comma separated, the first seals, and what the second sealed is still read."},
 	{part: "Kafka and events", name: "CORS_ORIGINS", deflt: "*", twin: false,
 		doc: "The web origins whose pages may read EVENTS_PATH: a comma list such as https://app.example.com, or * for any page, without credentials."},
 	{part: "Kafka and events", name: "HEARTBEAT_INTERVAL", deflt: "15s", twin: false,

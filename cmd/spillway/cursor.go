@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"spillway/relay"
 	"spillway/relay/cursor"
 )
 
@@ -29,7 +30,8 @@ func cursorCommand() command {
 Usage: spillway cursor [options] ID
 
 Decodes the id of an event, which is a position in every partition of its
-topics. A topic shows as five digits of its Kafka topic id, not by name.
+topics. A topic shows as five digits of its Kafka topic id, not by name. With
+CURSOR_KEY it reads ids that this key has sealed (2-…).
 
   -json   print one JSON object
 `,
@@ -38,10 +40,9 @@ topics. A topic shows as five digits of its Kafka topic id, not by name.
 			if len(args) != 1 {
 				return wrongUsage("takes one id, but got %d arguments; see spillway cursor --help", len(args))
 			}
-			// As pasted from a terminal: "id: 1-…".
-			c, err := cursor.Parse(strings.TrimSpace(strings.TrimPrefix(args[0], "id:")))
+			c, err := p.parseCursor(args[0])
 			if err != nil {
-				return usageError{err}
+				return err
 			}
 			if asJSON {
 				return printCursorJSON(p, c)
@@ -49,6 +50,30 @@ topics. A topic shows as five digits of its Kafka topic id, not by name.
 			return printCursor(p, c)
 		},
 	}
+}
+
+// parseCursor reads an id as pasted from a terminal: "id: 1-…". An open one is
+// read with a key too: it may be of another server.
+func (p *process) parseCursor(text string) (cursor.Cursor, error) {
+	var cfg struct {
+		CursorKey string `envconfig:"CURSOR_KEY" secret:"true"`
+	}
+	if _, err := p.load(&cfg); err != nil {
+		return cursor.Cursor{}, err
+	}
+	sealer, err := relay.ParseCursorKey(cfg.CursorKey)
+	if err != nil {
+		return cursor.Cursor{}, usageError{fmt.Errorf("CURSOR_KEY: %w", err)}
+	}
+	text = strings.TrimSpace(strings.TrimPrefix(text, "id:"))
+	if !strings.HasPrefix(text, "2-") {
+		sealer = nil
+	}
+	c, err := sealer.Parse(text)
+	if err != nil {
+		return cursor.Cursor{}, usageError{err}
+	}
+	return c, nil
 }
 
 func phaseName(p cursor.Phase) string {

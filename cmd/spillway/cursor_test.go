@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"spillway/relay/cursor"
 )
 
 // The example in the help text is what the program prints.
@@ -77,5 +79,42 @@ func TestCursorErrors(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// With its key a sealed id is read as the open one is.
+func TestSealedCursor(t *testing.T) {
+	const id, key = "1e-hi3hk-aaaaa.1.a", "the key: of 32 bytes or more than that"
+	sealer, err := cursor.NewSealer([]byte(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := string(sealer.Seal([]byte(id), 0))
+	print := func(id string, env ...string) (code int, out string) {
+		p := newProcess(t, env...)
+		code = p.run(t.Context(), "cursor", id)
+		return code, p.stdout.String() + p.stderr.String()
+	}
+	_, want := print(id)
+	for _, env := range []string{key, "another: of 32 bytes or more than that," + key} {
+		if code, got := print("id: "+sealed, "CURSOR_KEY="+env); code != exitOK || got != want {
+			t.Errorf("got %d and %q, want what the open one prints, %q", code, got, want)
+		}
+	}
+	if code, got := print(id, "CURSOR_KEY="+key); code != exitOK || got != want {
+		t.Errorf("an open one with a key: got %d and %q, want %q", code, got, want)
+	}
+	for _, env := range []string{"", "another: of 32 bytes or more than that", "short"} {
+		if code, got := print(sealed, "CURSOR_KEY="+env); code != exitUsage || strings.Contains(got, key) {
+			t.Errorf("with CURSOR_KEY=%s: got %d and %q, want exit code %d", env, code, got, exitUsage)
+		}
+	}
+}
+
+// What relay publishes cannot be sealed, and it says so.
+func TestRelayRefusesCursorKey(t *testing.T) {
+	p := newProcess(t, `KAFKA_CONSUMER_CONFIG={"bootstrap.servers":"localhost:1","group.id":"g"}`, "GRIP_URL=http://localhost:1", "CURSOR_KEY=the key: of 32 bytes or more than that")
+	if code := p.run(t.Context(), "relay"); code != exitUsage || !strings.Contains(p.stderr.String(), "CURSOR_KEY: relay cannot seal cursors") {
+		t.Errorf("got %d: %s", code, p.stderr)
 	}
 }

@@ -55,6 +55,9 @@ func runRelay(ctx context.Context, p *process) error {
 	default:
 		proxies = urls
 	}
+	if rlCfg.CursorKey != "" {
+		err = addProblem(err, errors.New("CURSOR_KEY: relay cannot seal cursors, since GRIP proxies put them together from the ids of single partitions; unset it, or use spillway serve"))
+	}
 	if err != nil {
 		return err
 	}

@@ -75,21 +75,10 @@ func (p *process) settle() (settings, *slog.Logger, error) {
 	return s, log, nil
 }
 
-// protections are settings that operators expect to keep readers out or data
-// hidden. To ignore one would be a leak, so each is an error until it works.
-var protections = []string{
-	"CURSOR_KEY",
-}
-
 // load reads and checks all of it, and copies what one part needs to know of
 // another.
 func (s *settings) load(p *process) (warnings []string, err error) {
 	warnings, err = p.load(&s.program, &s.relay, &s.gateway)
-	for _, name := range protections {
-		if p.env[name] != "" || p.env[name+"_FILE"] != "" {
-			err = addProblem(err, fmt.Errorf("%s: this version does not authenticate clients, so nothing would be protected; unset it, and keep HTTP_ADDR private", name))
-		}
-	}
 	if s.gateway.NormalEventsPath() == "" {
 		err = addProblem(err, errors.New("EVENTS_PATH=: serve has nothing to serve without a path; write /events/, or use spillway gateway"))
 	}

@@ -19,6 +19,8 @@
 // There is one spelling of each cursor: Parse refuses whatever Append would
 // not write, so parse and print is the identity.
 //
+// With a key a [Sealer] hides all of that in version 2.
+//
 // The package knows the text only. Whether an offset still exists, and which
 // topic a tag stands for, is the relay's business. Start at [Parse] and
 // [Cursor.Append]; per record the relay calls [AppendHead] and [AppendDense].
