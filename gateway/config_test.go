@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -176,6 +177,38 @@ func TestClientAddress(t *testing.T) {
 			}
 			if got := clientAddress(r, trusted).String(); got != tt.want {
 				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// The API that AUTH_URL asks is told of the client, not of the proxy.
+func TestSender(t *testing.T) {
+	f := start(t, func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8"} })
+	for _, tt := range []struct {
+		name, peer, forwarded, proto string
+		tls                          bool
+		want                         string
+	}{
+		{"direct", "192.0.2.1:5", "", "", false, "192.0.2.1 http"},
+		{"by TLS", "192.0.2.1:5", "", "", true, "192.0.2.1 https"},
+		{"what a client claims", "192.0.2.1:5", "198.51.100.1", "https", false, "192.0.2.1 http"},
+		{"proxy", "10.0.0.1:5", "198.51.100.1", "https", false, "198.51.100.1 https"},
+		{"IPv6, all of it", "10.0.0.1:5", "2001:db8:1:2:3:4:5:6", "http", false, "2001:db8:1:2:3:4:5:6 http"},
+		{"no address", "@", "", "", false, " http"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := &http.Request{RemoteAddr: tt.peer, Header: http.Header{}}
+			if tt.tls {
+				r.TLS = &tls.ConnectionState{}
+			}
+			if tt.forwarded != "" {
+				r.Header.Set("X-Forwarded-For", tt.forwarded)
+				r.Header.Set("X-Forwarded-Proto", tt.proto)
+			}
+			ip, proto := f.Sender(r)
+			if got := ip + " " + proto; got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
 	}

@@ -67,9 +67,20 @@ func (l *limits) leave(p *peer) {
 }
 
 // clientAddress is what counts as one client: its address, or its network of
-// IPv6, where one customer has a whole /64. Behind trusted proxies it is the last
-// of X-Forwarded-For that is none of them. The zero Addr means unknown.
+// IPv6, where one customer has a whole /64. The zero Addr means unknown.
 func clientAddress(r *http.Request, trusted []netip.Prefix) netip.Addr {
+	address := senderAddress(r, trusted)
+	if address.Is6() {
+		if network, err := address.Prefix(64); err == nil {
+			return network.Addr()
+		}
+	}
+	return address
+}
+
+// senderAddress is where a request comes from: behind trusted proxies the last of
+// X-Forwarded-For that is none of them. The zero Addr means unknown.
+func senderAddress(r *http.Request, trusted []netip.Prefix) netip.Addr {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return netip.Addr{}
@@ -88,12 +99,20 @@ func clientAddress(r *http.Request, trusted []netip.Prefix) netip.Addr {
 			}
 		}
 	}
-	if address.Is6() {
-		if network, err := address.Prefix(64); err == nil {
-			return network.Addr()
-		}
-	}
 	return address
+}
+
+// Sender says where a client's request comes from, and whether by http or https,
+// also behind trusted proxies. There is no address where nobody knows it.
+func (g *Gateway) Sender(r *http.Request) (ip, proto string) {
+	proto = "http"
+	if g.upstream.ClientTLS(r) {
+		proto = "https"
+	}
+	if address := senderAddress(r, g.trusted); address.IsValid() {
+		ip = address.String()
+	}
+	return ip, proto
 }
 
 // parseHop reads an entry of X-Forwarded-For: an address, in some proxies with

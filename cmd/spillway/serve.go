@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"runtime/debug"
 
@@ -162,6 +163,8 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func(httpAdd
 		return err
 	}
 	engine := fanout.New(s.gateway.Fanout(), log.With("part", "fanout"), reg)
+	var gw *gateway.Gateway
+	s.relay.Auth.Client = func(r *http.Request) (ip, proto string) { return gw.Sender(r) }
 	rl, err := relay.New(s.relay, engine, log.With("part", "relay"), reg)
 	if err != nil {
 		return errors.Join(usageError{err}, ops.Shutdown(ctx))
@@ -173,7 +176,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func(httpAdd
 		return nil
 	}
 	s.gateway.Listen = rl.Listen
-	gw, err := gateway.New(s.gateway, engine, rl.Origin(), log.With("part", "gateway"), reg)
+	gw, err = gateway.New(s.gateway, engine, rl.Origin(), log.With("part", "gateway"), reg)
 	if err != nil {
 		return errors.Join(err, rl.Close(ctx), ops.Shutdown(ctx))
 	}
