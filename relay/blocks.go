@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,7 +18,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/errgroup"
 
-	"spillway/relay/filter"
 	"spillway/relay/properties"
 )
 
@@ -40,10 +38,6 @@ const (
 	blockMaxBytes = 4 << 20
 	// blockFetchMaxBytes bounds the answer for all partitions of one broker.
 	blockFetchMaxBytes = 16 << 20
-	// recordOverhead is what a decoded record costs beside its bytes.
-	recordOverhead = 256
-	// outcomeOverhead is the same of what decoding has told of it.
-	outcomeOverhead = 96
 	// undecodableRest is how long a block is shared that has records which
 	// another try may decode.
 	undecodableRest = 2 * time.Second
@@ -52,32 +46,6 @@ const (
 	// fetchBackoff is how much longer each attempt waits than the one before.
 	fetchBackoff = 100 * time.Millisecond
 )
-
-// A block is a run of a partition as one fetch returned it. It is never changed.
-type block struct {
-	start, next int64         // it covers the offsets [start, next)
-	records     []*kgo.Record // without control records and aborted ones
-	bytes       int64         // of the records
-	until       time.Time     // it is not shared after this; zero: no bound
-	offset      offsetBytes
-	logStart    int64 // where the log began; -1: the broker did not say
-
-	// postings find records by what filters ask for. They grow when a filter
-	// asks for something new.
-	postings filter.Postings
-	entry    *blockEntry
-}
-
-// bytesOf is about how many bytes the block's last n records have.
-func (b *block) bytesOf(n int) int64 {
-	return b.bytes * int64(n) / int64(max(len(b.records), 1))
-}
-
-// after returns the records at or past offset.
-func (b *block) after(offset int64) []*kgo.Record {
-	i := sort.Search(len(b.records), func(i int) bool { return b.records[i].Offset >= offset })
-	return b.records[i:]
-}
 
 // An outOfRangeError says that the log begins at start and ends at end, and the
 // offset that was asked for is not within.
@@ -117,6 +85,7 @@ type blocks struct {
 	decoder  *decoder
 	settings properties.FetchSettings
 	maxBytes int64
+	pool     recordPool
 
 	loads sync.WaitGroup // fetches under way; each ends by its own timeout
 
@@ -282,26 +251,6 @@ func (e *blockEntry) answers(offset int64) bool {
 	}
 	var gone *outOfRangeError
 	return e.offset == offset || !errors.As(e.err, &gone) || offset < gone.start || gone.end < offset
-}
-
-// candidates returns those of the block's last records that f may pass, and
-// whether a list has narrowed them.
-func (b *blocks) candidates(blk *block, f *filter.Filter, records []*kgo.Record, seen *filter.Record) (few []*kgo.Record, narrowed bool) {
-	places, narrowed, grown := blk.postings.Candidates(f, blk.records, seen)
-	if grown > 0 {
-		b.looked.Add(float64(len(blk.records)))
-		b.grown(blk, grown)
-	}
-	if !narrowed {
-		return records, false
-	}
-	first := int32(len(blk.records) - len(records))
-	begin, _ := slices.BinarySearch(places, first)
-	few = make([]*kgo.Record, 0, len(places)-begin)
-	for _, i := range places[begin:] {
-		few = append(few, blk.records[i])
-	}
-	return few, true
 }
 
 // find returns the entry that has w, or may turn out to; else a new promise, and
@@ -629,6 +578,7 @@ func (b *blocks) decode(ctx context.Context, w blockWant, rp *kmsg.FetchResponse
 		Offset:               w.offset,
 		Topic:                w.info.name,
 		Partition:            w.partition,
+		Pools:                []kgo.Pool{&b.pool},
 	}
 	if b.settings.ReadCommitted {
 		opts.IsolationLevel = kgo.ReadCommitted()
@@ -648,9 +598,17 @@ func (b *blocks) decode(ctx context.Context, w blockWant, rp *kmsg.FetchResponse
 	if w.limit > 0 {
 		next = min(next, w.limit) // the broker's batches know nothing of our blocks
 	}
-	records := slices.DeleteFunc(fp.Records, func(r *kgo.Record) bool {
-		return r.Attrs.IsControl() || r.Offset < w.offset || r.Offset >= next
-	})
+	defer func() {
+		for _, r := range fp.Records {
+			r.Recycle() // the block has a copy
+		}
+	}()
+	records := make([]*kgo.Record, 0, len(fp.Records))
+	for _, r := range fp.Records {
+		if !r.Attrs.IsControl() && w.offset <= r.Offset && r.Offset < next {
+			records = append(records, r)
+		}
+	}
 	records, left, err := b.decoder.decode(ctx, w.info.name, records)
 	if err != nil {
 		return fetched{err: fmt.Errorf("decode: %w", err)}
@@ -658,15 +616,9 @@ func (b *blocks) decode(ctx context.Context, w blockWant, rp *kmsg.FetchResponse
 	if len(left) > 0 {
 		next = left[0].Offset
 	}
-	blk := &block{start: w.offset, next: next, bytes: recordOverhead, offset: offsetBytes{stored: stored}, logStart: rp.LogStartOffset}
-	for _, r := range records {
-		blk.bytes += recordBytes(r)
-		if o := outcomeOf(r); o != nil && o.mayChange && blk.until.IsZero() {
-			blk.until = time.Now().Add(undecodableRest)
-		}
-	}
-	blk.records = detached(records)
-	blk.offset.kept = float64(blk.bytes) / float64(next-w.offset)
+	blk := newBlock(w, next, records)
+	blk.offset = offsetBytes{stored, float64(blk.bytes) / float64(next-w.offset)}
+	blk.logStart = rp.LogStartOffset
 	return fetched{block: blk}
 }
 
@@ -679,63 +631,6 @@ func storedBytes(batches []byte, from, next int64) float64 {
 		}
 	}
 	return max(float64(len(batches)), 1) / float64(next-from)
-}
-
-// detached copies records into memory of their own. As the library returns
-// them they share that of the whole answer, so that one block would keep the
-// answers for all partitions alive.
-func detached(records []*kgo.Record) []*kgo.Record {
-	bytes := 0
-	for _, r := range records {
-		bytes += len(r.Key) + len(r.Value)
-		for _, h := range r.Headers {
-			bytes += len(h.Value)
-		}
-	}
-	arena := make([]byte, 0, bytes)
-	keep := func(b []byte) []byte {
-		if b == nil {
-			return nil // is a tombstone, and empty is not
-		}
-		start := len(arena)
-		arena = append(arena, b...)
-		return arena[start:len(arena):len(arena)]
-	}
-	slab := make([]kgo.Record, len(records))
-	copies := make([]*kgo.Record, len(records))
-	for i, r := range records {
-		slab[i] = kgo.Record{
-			Key: keep(r.Key), Value: keep(r.Value), Headers: slices.Clone(r.Headers), Timestamp: r.Timestamp,
-			Topic: r.Topic, Partition: r.Partition, Attrs: r.Attrs, Offset: r.Offset,
-			Context: outcomeContext(r),
-		}
-		for j := range slab[i].Headers {
-			h := &slab[i].Headers[j]
-			h.Key, h.Value = strings.Clone(h.Key), keep(h.Value)
-		}
-		copies[i] = &slab[i]
-	}
-	return copies
-}
-
-// outcomeContext is what a record carries of its decoding, or nil: the library's
-// own context leads to all memory of the batch.
-func outcomeContext(r *kgo.Record) context.Context {
-	if o := outcomeOf(r); o != nil {
-		return o
-	}
-	return nil
-}
-
-func recordBytes(r *kgo.Record) int64 {
-	n := len(r.Key) + len(r.Value) + recordOverhead
-	if o := outcomeOf(r); o != nil {
-		n += len(o.raw) + outcomeOverhead
-	}
-	for _, h := range r.Headers {
-		n += len(h.Key) + len(h.Value)
-	}
-	return int64(n)
 }
 
 // wait waits for d, or until ctx ends.

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -275,22 +276,39 @@ func TestWalkMergesByTimestamp(t *testing.T) {
 	}
 }
 
-func TestDetachedRecordsShareNothing(t *testing.T) {
+func TestRecordsKeptShareNothing(t *testing.T) {
 	answer := []byte("keyvaluehead")
-	in := &kgo.Record{
-		Key: answer[:3], Value: answer[3:8], Topic: "t", Partition: 2, Offset: 7, Timestamp: time.UnixMilli(5),
-		Headers: []kgo.RecordHeader{{Key: "h", Value: answer[8:]}, {Key: "none"}},
+	in := func() []*kgo.Record {
+		return []*kgo.Record{
+			{Topic: "t", Partition: 2, Offset: 6, Timestamp: time.UnixMilli(-1), Value: []byte{}, Context: &outcome{size: 3}},
+			{
+				Key: answer[:3], Value: answer[3:8], Topic: "t", Partition: 2, Offset: 7, Timestamp: time.UnixMilli(5),
+				Headers: []kgo.RecordHeader{{Key: "h", Value: answer[8:]}, {Key: "none"}},
+			},
+			{Topic: "t", Partition: 2, Offset: 9, Timestamp: noon.Local(), Key: []byte{}, Attrs: kgo.RecordAttrs{}},
+			{Topic: "t", Partition: 2, Offset: 10, Timestamp: noon.Local(), Headers: []kgo.RecordHeader{{Key: "last", Value: []byte{}}}},
+		}
 	}
-	out := detached([]*kgo.Record{in, {Value: nil}, {Value: []byte{}}})
-	clear(answer)
-	r := out[0]
-	if string(r.Key) != "key" || string(r.Value) != "value" || string(r.Headers[0].Value) != "head" || r.Headers[1].Value != nil {
-		t.Errorf("got %q %q %q, want the bytes from before", r.Key, r.Value, r.Headers)
+	b := newBlock(blockWant{info: &topicInfo{name: "t"}, partition: 2, offset: 5}, 12, in())
+	var alone []*kgo.Record
+	for _, r := range in() {
+		alone = append(alone, detached(r))
 	}
-	if r.Topic != "t" || r.Partition != 2 || r.Offset != 7 || !r.Timestamp.Equal(time.UnixMilli(5)) {
-		t.Errorf("got %+v, want the same place and time", r)
+	want := in()
+	copy(answer, "xxxxxxxxxxxx")
+	want[1].Key, want[1].Value, want[1].Headers[0].Value = []byte("key"), []byte("value"), []byte("head")
+	r := kgo.Record{Headers: []kgo.RecordHeader{{Key: "of another"}}}
+	for i, want := range want {
+		if b.Record(i, &r); !reflect.DeepEqual(&r, want) {
+			t.Errorf("record %d of the block: got %+v, want %+v", i, r, *want)
+		}
+		if !reflect.DeepEqual(alone[i], want) {
+			t.Errorf("record %d alone: got %+v, want %+v", i, *alone[i], *want)
+		}
 	}
-	if out[1].Value != nil || out[2].Value == nil {
-		t.Errorf("got %#v and %#v, want a tombstone and an empty value", out[1].Value, out[2].Value)
+	for offset, want := range map[int64]int{5: 0, 6: 0, 7: 1, 8: 2, 10: 3, 11: 4} {
+		if got := b.from(offset); got != want {
+			t.Errorf("the first record at or past %d: got number %d, want %d", offset, got, want)
+		}
 	}
 }

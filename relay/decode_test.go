@@ -405,8 +405,8 @@ func TestDecodedRecordsAreBounded(t *testing.T) {
 	h := startRelay(t, k, startRegistry(t).with)
 	t0 := mustLookup(t, h, topic)
 	blocks, errs := h.r.blocks.get(context.Background(), []blockWant{{info: t0, end: 7}})
-	if errs[0] != nil || len(blocks[0].records) != 3 || blocks[0].next != 3 {
-		t.Fatalf("got %d records before offset %d, %v, want the 3 that make more than %d bytes", len(blocks[0].records), blocks[0].next, errs[0], decodeBytes)
+	if errs[0] != nil || blocks[0].Len() != 3 || blocks[0].next != 3 {
+		t.Fatalf("got %d records before offset %d, %v, want the 3 that make more than %d bytes", blocks[0].Len(), blocks[0].next, errs[0], decodeBytes)
 	}
 	s := h.open("/events/" + topic + "/?from=earliest")
 	s.until("history", func(string) bool { return len(s.events()) == 7 && s.holding })

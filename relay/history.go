@@ -17,7 +17,8 @@ const mergeWidth = 32
 // A walker receives what a walk over history finds. The position has already
 // moved past it.
 type walker interface {
-	// record gets a record of the view's topic number t; false ends the walk.
+	// record gets a record of the view's topic number t, which is gone when it
+	// returns, while what it refers to stays; false ends the walk.
 	record(t int, r *kgo.Record) bool
 	// missing says that [from, to) of a partition no longer exists.
 	missing(t int, partition int32, from, to int64)
@@ -31,9 +32,47 @@ type walker interface {
 type strand struct {
 	topic     int
 	partition int32
-	records   []*kgo.Record // loaded and not yet visited
-	next      int64         // where the loaded block ends
-	matched   bool          // the filter has passed the first of them
+	next      int64 // where the loaded block ends
+	matched   bool  // the filter has passed the first record
+
+	// What is loaded and not yet visited.
+	block  *block
+	places []int32 // numbers of its records, in order; nil: all from at to the block's end
+	at     int     // in places, or the number
+	end    int
+	first  kgo.Record // the first of them
+}
+
+// left is how many records are loaded and not yet visited.
+func (s *strand) left() int { return s.end - s.at }
+
+// load takes a block from the record with this number on.
+func (s *strand) load(b *block, from int) {
+	s.block, s.places, s.at, s.end, s.next = b, nil, from, b.Len(), b.next
+	s.begin()
+}
+
+// narrow leaves of it what has one of these numbers.
+func (s *strand) narrow(places []int32) {
+	s.places, s.at, s.end = places, 0, len(places)
+	s.begin()
+}
+
+// advance passes over the first record.
+func (s *strand) advance() {
+	s.at++
+	s.begin()
+}
+
+func (s *strand) begin() {
+	s.matched = false
+	switch {
+	case s.at >= s.end:
+	case s.places != nil:
+		s.block.Record(int(s.places[s.at]), &s.first)
+	default:
+		s.block.Record(s.at, &s.first)
+	}
 }
 
 // A walk visits the records of a range that a filter passes.
@@ -100,14 +139,13 @@ func (k *walk) run(ctx context.Context) error {
 			continue
 		}
 		s := slices.MinFunc(k.active, func(x, y *strand) int {
-			return x.records[0].Timestamp.Compare(y.records[0].Timestamp)
+			return x.first.Timestamp.Compare(y.first.Timestamp)
 		})
-		r := s.records[0]
-		s.records, s.matched = s.records[1:], false
-		pos[s.topic][s.partition], k.moved = r.Offset+1, true
-		if !k.walker.record(s.topic, r) {
+		pos[s.topic][s.partition], k.moved = s.first.Offset+1, true
+		if !k.walker.record(s.topic, &s.first) {
 			return nil
 		}
+		s.advance()
 	}
 }
 
@@ -123,10 +161,10 @@ func (k *walk) fill(ctx context.Context) error {
 			if k.filter != nil {
 				k.skip(s)
 			}
-			if len(s.records) > 0 && s.records[0].Offset >= end {
-				s.records, s.next = nil, end
+			if s.left() > 0 && s.first.Offset >= end {
+				s.at, s.next = s.end, end
 			}
-			if len(s.records) == 0 {
+			if s.left() == 0 {
 				// What is left of the block was filtered out, aborted or compacted.
 				k.move(at, min(s.next, end))
 				if *at >= end {
@@ -135,7 +173,7 @@ func (k *walk) fill(ctx context.Context) error {
 				wants = append(wants, blockWant{info: k.topics[s.topic], partition: s.partition, offset: *at, end: end})
 				empty = append(empty, s)
 			} else if k.filter != nil {
-				k.move(at, s.records[0].Offset)
+				k.move(at, s.first.Offset)
 			}
 			kept = append(kept, s)
 		}
@@ -155,10 +193,14 @@ func (k *walk) fill(ctx context.Context) error {
 			var gone *outOfRangeError
 			switch {
 			case errs[i] == nil:
-				s.records, s.next, s.matched = got[i].after(*at), got[i].next, false
+				from := got[i].from(*at)
+				s.load(got[i], from)
 				if k.filter != nil {
-					bytes, narrowed := got[i].bytesOf(len(s.records)), false
-					s.records, narrowed = k.blocks.candidates(got[i], k.filter, s.records, &k.seen)
+					bytes := got[i].bytesOf(s.left())
+					places, narrowed := k.blocks.candidates(got[i], k.filter, from, &k.seen)
+					if narrowed {
+						s.narrow(places)
+					}
 					k.enough = !k.walker.scanned(bytes, narrowed) || k.enough
 				}
 			case errors.As(errs[i], &gone) && gone.start > *at:
@@ -183,11 +225,11 @@ func (k *walk) move(at *int64, to int64) {
 
 // skip takes the first records from a strand that the filter does not pass.
 func (k *walk) skip(s *strand) {
-	for len(s.records) > 0 && !s.matched {
+	for s.left() > 0 && !s.matched {
 		k.looked++
-		k.seen.Reset(s.records[0])
+		k.seen.Reset(&s.first)
 		if s.matched = k.filter.Match(&k.seen); !s.matched {
-			s.records = s.records[1:]
+			s.advance()
 		}
 	}
 }

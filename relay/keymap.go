@@ -1,12 +1,15 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -453,8 +456,37 @@ func (k *keyMap) keep(r *kgo.Record) {
 		k.keeping, k.backlog, k.bytes = false, nil, 0
 		return
 	}
-	k.backlog = append(k.backlog, detached([]*kgo.Record{r})...)
+	k.backlog = append(k.backlog, detached(r))
 	k.bytes += recordBytes(r)
+}
+
+// detached copies a record into memory of its own, since that of live records is
+// used again.
+func detached(r *kgo.Record) *kgo.Record {
+	own := &kgo.Record{
+		Key: bytes.Clone(r.Key), Value: bytes.Clone(r.Value), Headers: slices.Clone(r.Headers), Timestamp: r.Timestamp,
+		Topic: r.Topic, Partition: r.Partition, Attrs: r.Attrs, Offset: r.Offset,
+	}
+	for i := range own.Headers {
+		h := &own.Headers[i]
+		h.Key, h.Value = strings.Clone(h.Key), bytes.Clone(h.Value)
+	}
+	if o := outcomeOf(r); o != nil {
+		own.Context = o // the library's leads to all memory of the batch
+	}
+	return own
+}
+
+// recordBytes is what a record takes with memory of its own.
+func recordBytes(r *kgo.Record) int64 {
+	n := int64(unsafe.Sizeof(*r)) + int64(len(r.Key)+len(r.Value))
+	if o := outcomeOf(r); o != nil {
+		n += outcomeOverhead + int64(len(o.raw))
+	}
+	for i := range r.Headers {
+		n += headerOverhead + int64(len(r.Headers[i].Key)+len(r.Headers[i].Value))
+	}
+	return n
 }
 
 // settleKeyMaps ends those maps of a topic that had no room for what they were

@@ -50,9 +50,9 @@ type page struct {
 	caughtUp   bool
 	liveMinute int64
 
-	last      *kgo.Record // the newest that was written,
-	lastStart int         // and where in out it begins
-	pieces    pieces      // of a stream that is spared some
+	last      kgo.Record // the newest that was written, if it has no id,
+	lastStart int        // and where in out the newest begins
+	pieces    pieces     // of a stream that is spared some
 }
 
 // What a page holds before memory is made for all of it, and how much that is.
@@ -111,7 +111,9 @@ func (p *page) write(r *kgo.Record) {
 		}
 	}
 	p.tell(id)
-	p.last, p.lastStart = r, len(p.out)
+	if p.lastStart = len(p.out); len(id) == 0 {
+		p.last = *r
+	}
 	if n := min(p.maxBytes, largePage); len(p.out) > smallPage && cap(p.out) < n {
 		p.out = slices.Grow(p.out, n) // it will be a whole one
 	}
@@ -212,7 +214,7 @@ func (p *page) mark() {
 	}
 	p.sinceID = 0
 	p.tell(id)
-	p.out = p.w.appendRecord(p.out[:p.lastStart], p.link.Via, p.last, id)
+	p.out = p.w.appendRecord(p.out[:p.lastStart], p.link.Via, &p.last, id)
 	if n := len(p.pieces.all); n > 0 {
 		p.pieces.all[n-1].end = len(p.out)
 	}

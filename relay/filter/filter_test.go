@@ -283,7 +283,7 @@ func TestAgreement(t *testing.T) {
 			rec.Reset(recs[j])
 			check("Match of "+f.Key(), i, j, f.Match(&rec))
 		}
-		positions, ok, _ := postings.Candidates(f, recs, &rec)
+		positions, ok, _ := postings.Candidates(f, someRecords(recs), &rec)
 		if !ok {
 			continue
 		}
@@ -337,3 +337,8 @@ func describe(r *kgo.Record) string {
 		return h
 	}(), " ")
 }
+
+type someRecords []*kgo.Record
+
+func (s someRecords) Len() int                    { return len(s) }
+func (s someRecords) Record(i int, r *kgo.Record) { *r = *s[i] }

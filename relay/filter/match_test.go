@@ -167,7 +167,7 @@ func TestShared(t *testing.T) {
 			var r Record
 			for i := range 10 {
 				f := compile(t, c, Spec{Expr: fmt.Sprintf(`value.a == %d && value.b > 49`, i)})
-				positions, _, grown := postings.Candidates(f, records, &r)
+				positions, _, grown := postings.Candidates(f, someRecords(records), &r)
 				bytes.Add(grown)
 				n := 0
 				for _, p := range positions {

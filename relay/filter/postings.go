@@ -29,11 +29,18 @@ const postingBytes = 8
 
 var seed = maphash.MakeSeed()
 
+// Records are a run of records.
+type Records interface {
+	Len() int
+	// Record makes r record number i.
+	Record(i int, r *kgo.Record)
+}
+
 // Candidates returns the positions of the records that the filter may show, in
 // order; narrowed is false where it may be any. records must be the same each
 // time, and r is memory for looking at them. grown is how much more memory the
 // lists take since this call: it has looked at every record.
-func (p *Postings) Candidates(f *Filter, records []*kgo.Record, r *Record) (positions []int32, narrowed bool, grown int64) {
+func (p *Postings) Candidates(f *Filter, records Records, r *Record) (positions []int32, narrowed bool, grown int64) {
 	if f == nil || len(f.clauses) == 0 && !f.never {
 		return nil, false, 0
 	}
@@ -66,7 +73,7 @@ func compareHashes(a, b uint32) int {
 	return 0
 }
 
-func (p *Postings) list(c *clause, records []*kgo.Record, r *Record) (list []posting, grown int64) {
+func (p *Postings) list(c *clause, records Records, r *Record) (list []posting, grown int64) {
 	var buf [128]byte
 	name := c.appendName(buf[:0])
 	p.mu.Lock()
@@ -75,9 +82,11 @@ func (p *Postings) list(c *clause, records []*kgo.Record, r *Record) (list []pos
 	if ok {
 		return list, 0
 	}
-	list = make([]posting, 0, len(records))
-	for i, rec := range records {
-		r.Reset(rec)
+	list = make([]posting, 0, records.Len())
+	var rec kgo.Record
+	for i := range records.Len() {
+		records.Record(i, &rec)
+		r.Reset(&rec)
 		list = c.appendPostings(list, r, int32(i))
 	}
 	slices.SortFunc(list, func(a, b posting) int {
