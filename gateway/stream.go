@@ -266,8 +266,10 @@ func (f *follow) hold(ins *grip.Instruct, attach []fanout.Want) (sub *fanout.Sub
 		Wants:     attach,
 		OpenOnly:  f.source.local(),
 		LinkAfter: f.linkTimeout(ins.Next),
-		PassHints: ins.Next == nil,
-		Context:   f,
+		// Our own origin means a moment by it, such as the end of a right to read.
+		LinkAnyway: f.source.local(),
+		PassHints:  ins.Next == nil,
+		Context:    f,
 	})
 	if !ok && (ins.Next == nil || f.held.conn.Over()) {
 		return nil, ending{reason: closedByOrigin}, true

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -77,16 +78,32 @@ func TestTokensOfStreams(t *testing.T) {
 	renewed.send(`{"type":"auth","token":"` + tokenFor(t, "alice", topic, time.Hour) + `","ref":5}`)
 	wantJSON(t, answer(`5`), `{"type":"authenticated"}`)
 
-	// Those that did not renew it hear why they end, when it is time.
-	begun := time.Now()
+	// Those that did not renew it hear why they end, when it is time, whatever
+	// comes meanwhile.
+	begun, over := time.Now(), make(chan struct{})
+	var producing sync.WaitGroup
+	cl := k.Client()
+	producing.Go(func() {
+		for tick := time.NewTicker(100 * time.Millisecond); ; {
+			select {
+			case <-over:
+				tick.Stop()
+				return
+			case <-tick.C:
+				cl.ProduceSync(t.Context(), values(topic, 0, "busy")...)
+			}
+		}
+	})
 	body, err := io.ReadAll(sse.Body)
 	if want := `event: stream-error` + "\n" + `data: {"code":"token-expired"`; err != nil || !strings.Contains(string(body), want) {
 		t.Errorf("SSE: got %q, %v, want %s", body, err, want)
 	}
-	if time.Since(begun) > patience/2 {
-		t.Errorf("SSE: it ended after %v, want its token's %v", time.Since(begun), lives)
+	if took := time.Since(begun); took > lives+patience/2 {
+		t.Errorf("SSE: it ended after %v, want its token's %v", took, lives)
 	}
 	left.wantClose(websocket.StatusPolicyViolation)
+	close(over)
+	producing.Wait()
 
 	// The one that did goes on, with all that it was subscribed to, and may
 	// subscribe to more.

@@ -410,7 +410,7 @@ func (c *Conn) next(b *Batch, now time.Duration) (private []byte, ok bool) {
 			c.emit(s, b, now)
 			*b = Batch{}
 		case status == Ready:
-			s.quiet, s.gave = now, true
+			s.sent(now)
 			if s.form >= byteForms {
 				c.engine().metrics.delivered(b)
 				c.tell(s, Ready, *b)

@@ -282,6 +282,33 @@ func TestConnHeld(t *testing.T) {
 	}
 }
 
+// A hold that is for a time ends then, though there is always something to send.
+func TestConnHeldForATime(t *testing.T) {
+	eachFraming(t, func(t *testing.T, cfg Config, framing Framing) {
+		r := newRig(t, cfg)
+		ch := r.Open("c", numbers{})
+		p := r.take(Options{Framing: framing})
+		s := p.hold(Hold{Wants: wanted("c"), LinkAfter: 200 * time.Millisecond, LinkAnyway: true})
+		over, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for tick := time.NewTicker(10 * time.Millisecond); ; {
+				select {
+				case <-over:
+					tick.Stop()
+					return
+				case <-tick.C:
+					ch.Append(items("a"))
+				}
+			}
+		}()
+		p.wantHeld(s, Quiet)
+		close(over)
+		<-stopped
+		p.conn.Release(s)
+	})
+}
+
 // A channel that takes another's name over is closed for those of the other, or
 // goes on where it was foreign.
 func TestConnReplaced(t *testing.T) {

@@ -256,7 +256,7 @@ func (c *Conn) SetFilter(s *Subscriber, channel string, f Filter) {
 // emit sends a batch that is one item with bytes of its own. It is called with
 // c.mu.
 func (c *Conn) emit(s *Subscriber, b *Batch, now time.Duration) {
-	s.quiet, s.gave = now, true
+	s.sent(now)
 	if s.form >= byteForms {
 		c.engine().metrics.delivered(b)
 		c.tell(s, Ready, *b)

@@ -16,6 +16,8 @@ type Hold struct {
 	// LinkAfter is how long the channels may be quiet before Held is called with
 	// Quiet; 0: for ever.
 	LinkAfter time.Duration
+	// LinkAnyway says that it is called after LinkAfter though they are not quiet.
+	LinkAnyway bool
 	// PassHints says that hints are nothing to tell.
 	PassHints bool
 	// Context is for the owner: Subscriber.Context returns it.
@@ -25,13 +27,22 @@ type Hold struct {
 // hold is what a connection knows of a subscription.
 type hold struct {
 	linkAfter time.Duration
-	quiet     time.Duration // since when, on the engine's clock
+	quiet     time.Duration // since when, on the engine's clock; with anyway, since the beginning
+	anyway    bool
 	passHints bool
 	gave      bool // something was sent
 	asking    bool // a filter is
 	ended     bool // Held is called, or will not be
 	paced     bool // some member has a rate
 	context   any
+}
+
+// sent notes that something was sent.
+func (h *hold) sent(now time.Duration) {
+	h.gave = true
+	if !h.anyway {
+		h.quiet = now
+	}
 }
 
 // Context is what the subscription was made with.
@@ -60,7 +71,7 @@ func (c *Conn) Hold(h Hold) (s *Subscriber, ok bool) {
 		s = new(Subscriber)
 	}
 	s.engine, s.form, s.conn = e, form, c
-	s.hold = hold{linkAfter: h.LinkAfter, quiet: e.now(), passHints: h.PassHints, context: h.Context}
+	s.hold = hold{linkAfter: h.LinkAfter, quiet: e.now(), anyway: h.LinkAnyway, passHints: h.PassHints, context: h.Context}
 	for i, want := range wants {
 		if i > 0 || m == nil {
 			m = new(member)
