@@ -32,6 +32,7 @@ type Origin struct {
 	resolver  *resolver
 	sealer    *sealer
 	pages     *semaphore.Weighted
+	memory    pageMemory
 	cors      cors
 	ignore    []string
 	maxBytes  int // EVENT_MAX_BYTES
@@ -278,7 +279,7 @@ func checkPartitions(topics []*topicInfo, parts parts) error {
 
 // newPage makes the page at pos of streams that hold ch when they have caught up.
 func (o *Origin) newPage(l link, sc scope, ch *channel, pos vector) *page {
-	p := &page{metrics: &o.metrics, link: l, scope: sc, tags: ch.index.tags, pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes, w: &ch.writer}
+	p := &page{metrics: &o.metrics, memory: &o.memory, link: l, scope: sc, tags: ch.index.tags, pos: pos, now: o.now(), minute: l.Since, maxBytes: o.pageBytes, w: &ch.writer}
 	if r := l.rendering(); r != ch.rendering { // it holds hints
 		p.w = &writer{rendering: r, channel: channelName(l.Topics, sc.query, r), maxBytes: int32(o.maxBytes), maxID: int32(o.hub.maxID), cloud: newCloud(r.form, o.path, l.Topics, ch.index.tags), veil: o.hub.veil}
 	}
@@ -548,6 +549,7 @@ func (o *Origin) serveLink(w http.ResponseWriter, r *http.Request, sealed string
 	}
 	w.WriteHeader(http.StatusOK)
 	w.Write(p.out)
+	o.memory.keep(p.out)
 }
 
 // resume makes the page of a link, at the position that the gateway named or

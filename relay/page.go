@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -20,6 +21,7 @@ const (
 // A page is a piece of history, written down, and what follows it.
 type page struct {
 	metrics *originMetrics
+	memory  *pageMemory
 	w       *writer
 	link    link // its state moves along with the page
 	scope
@@ -57,6 +59,24 @@ type page struct {
 
 // What a page holds before memory is made for all of it, and how much that is.
 const smallPage, largePage = 4 << 10, 64 << 10
+
+// A pageMemory is that of whole pages which have been sent.
+type pageMemory struct{ sync.Pool } // of *[]byte
+
+// grow returns out in memory for a whole page.
+func (m *pageMemory) grow(out []byte) []byte {
+	if had, ok := m.Get().(*[]byte); ok {
+		return append((*had)[:0], out...)
+	}
+	return slices.Grow(out, largePage)
+}
+
+// keep takes the memory of a page that has been sent.
+func (m *pageMemory) keep(out []byte) {
+	if c := cap(out); largePage <= c && c <= 4*largePage { // rare large records must not stay for ever
+		m.Put(&out)
+	}
+}
 
 // record implements walker.
 func (p *page) record(t int, r *kgo.Record) bool {
@@ -114,8 +134,8 @@ func (p *page) write(r *kgo.Record) {
 	if p.lastStart = len(p.out); len(id) == 0 {
 		p.last = *r
 	}
-	if n := min(p.maxBytes, largePage); len(p.out) > smallPage && cap(p.out) < n {
-		p.out = slices.Grow(p.out, n) // it will be a whole one
+	if len(p.out) > smallPage && cap(p.out) < min(p.maxBytes, largePage) {
+		p.out = p.memory.grow(p.out) // it will be a whole one
 	}
 	p.add(func(dst []byte) []byte { return p.w.appendRecord(dst, p.link.Via, r, id) })
 	p.events++

@@ -279,3 +279,23 @@ func TestHistoryCountsAndMarks(t *testing.T) {
 		t.Errorf("since the future: got %q, want an id", future.out.String())
 	}
 }
+
+func TestPageMemory(t *testing.T) {
+	var m pageMemory
+	out := m.grow([]byte("begun"))
+	if string(out) != "begun" || cap(out) < largePage {
+		t.Errorf("got %q with room for %d bytes, want what was there, and a page's", out, cap(out))
+	}
+	m.keep(append(out, " and sent"...))
+	for range 3 { // whether or not the pool has it still
+		if again := m.grow([]byte("another")); string(again) != "another" || cap(again) < largePage {
+			t.Errorf("got %q with room for %d bytes, want nothing of the page before", again, cap(again))
+		}
+	}
+	for _, n := range []int{0, largePage - 1, 4*largePage + 1} {
+		var m pageMemory
+		if m.keep(make([]byte, 0, n)); m.Get() != nil {
+			t.Errorf("memory of %d bytes is kept", n)
+		}
+	}
+}
