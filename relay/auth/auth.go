@@ -196,8 +196,9 @@ func (a *Authenticator) Recheck(ctx context.Context, q *Question) (*Identity, er
 }
 
 // Renew is Identify for a client that had an identity, and now shows another
-// token; which must be for the same subject. AUTH_URL is asked what it was asked
-// before, with this token as "Authorization: Bearer". It is the caller's to see
+// token, which must be for the same subject. AUTH_URL is asked what it was asked
+// before, with this token as "Authorization: Bearer" in place of the one before,
+// which AUTH_COOKIE may have held. It is the caller's to see
 // to it that what the client reads goes with the new identity: topics, claims and
 // expiry may all be others. The errors are those of Identify.
 func (a *Authenticator) Renew(ctx context.Context, was *Identity, token string) (*Identity, error) {
@@ -208,7 +209,7 @@ func (a *Authenticator) Renew(ctx context.Context, was *Identity, token string) 
 	if was.Question != nil {
 		*q = *was.Question
 	}
-	q.Authorization = "Bearer " + token
+	q.Authorization, q.Cookie = "Bearer "+token, a.dropCookie(q.Cookie)
 	id, err := a.identify(ctx, token, q)
 	if err != nil {
 		return nil, err
@@ -276,6 +277,20 @@ func (a *Authenticator) token(q *Question) (string, error) {
 		}
 	}
 	return token, nil
+}
+
+// dropCookie takes AUTH_COOKIE out of a Cookie field, and leaves all else as it is.
+func (a *Authenticator) dropCookie(field string) string {
+	if a.cfg.Cookie == "" {
+		return field
+	}
+	var kept []string
+	for piece := range strings.SplitSeq(field, ";") {
+		if name, _, _ := strings.Cut(piece, "="); strings.TrimSpace(name) != a.cfg.Cookie {
+			kept = append(kept, piece)
+		}
+	}
+	return strings.TrimSpace(strings.Join(kept, ";"))
 }
 
 func (a *Authenticator) identify(ctx context.Context, token string, q *Question) (*Identity, error) {

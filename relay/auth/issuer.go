@@ -32,6 +32,7 @@ const (
 	// unknownFor is how long a key that was not there is not asked for again.
 	unknownFor = 10 * time.Second
 	maxUnknown = 1000 // kids that are remembered for that
+	maxKid     = 512  // bytes of one; none that is longer has a key
 
 	// failedFor is how long it is not tried again to fetch what could not be had.
 	failedFor = time.Second
@@ -74,6 +75,9 @@ var errNoKey = errors.New("it is signed with a key that its issuer does not have
 // candidatesOf returns the keys that a token may have been signed with, and whether
 // one of them has its kid. The error is errNoKey or wraps ErrUnavailable.
 func (s *issuer) candidatesOf(ctx context.Context, kid, alg string) (fit []verifier, named bool, err error) {
+	if len(kid) > maxKid {
+		return nil, false, errNoKey
+	}
 	for again := false; ; again = true {
 		s.mu.Lock()
 		fit := candidates(s.keys, kid, alg)
@@ -95,14 +99,19 @@ func (s *issuer) candidatesOf(ctx context.Context, kid, alg string) (fit []verif
 		if err := s.fetch(ctx); err != nil {
 			return nil, false, err
 		}
-		s.mu.Lock()
-		if !hasKey(s.keys, kid) {
-			if len(s.unknown) >= maxUnknown {
-				clear(s.unknown)
-			}
-			s.unknown[kid] = s.now()
+		s.missing(kid)
+	}
+}
+
+// missing remembers that there is no key of a name, if so.
+func (s *issuer) missing(kid string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !hasKey(s.keys, kid) {
+		if len(s.unknown) >= maxUnknown {
+			clear(s.unknown)
 		}
-		s.mu.Unlock()
+		s.unknown[kid] = s.now()
 	}
 }
 
@@ -221,6 +230,9 @@ func parseJWK(raw []byte) (key, error) {
 		if !verifies {
 			return key{}, errors.New("key is not for verifying")
 		}
+	}
+	if len(m.KID) > maxKid {
+		return key{}, fmt.Errorf("kid is longer than %d bytes", maxKid)
 	}
 	k := key{id: m.KID, alg: m.ALG.String(), public: jwk.Key()}
 	if k.alg == "Ed25519" { // RFC 9864, of what tokens call EdDSA

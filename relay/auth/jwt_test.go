@@ -135,6 +135,7 @@ func TestForgedTokens(t *testing.T) {
 		"kid of a secret file":                   hs("HS256", "", map[string]any{"kid": "../../../../dev/null"}),
 		"kid of a query":                         hs("HS256", "x", map[string]any{"kid": "' UNION SELECT 'x"}),
 		"kid that is no text":                    sign(t, jwt.SigningMethodRS256, k.rsa2, claimsOf(nil), map[string]any{"kid": []string{"r"}}),
+		"a long kid":                             sign(t, jwt.SigningMethodRS256, k.rsa2, claimsOf(nil), map[string]any{"kid": strings.Repeat("r", maxKid+1)}),
 		"another key":                            sign(t, jwt.SigningMethodRS256, k.rsa2, claimsOf(nil), nil),
 		"another key under the same kid":         sign(t, jwt.SigningMethodRS256, k.rsa2, claimsOf(nil), map[string]any{"kid": "r"}),
 		"another EC key":                         sign(t, jwt.SigningMethodES256, k.ec2, claimsOf(nil), map[string]any{"kid": "e"}),
@@ -156,9 +157,11 @@ func TestForgedTokens(t *testing.T) {
 		"P-384's key by ES256, signed as it can": sign(t, jwt.SigningMethodES384, k.ec384, claimsOf(nil), map[string]any{"kid": "e"}),
 	}
 	for name, config := range map[string]func(*Config){
-		"fetched":        func(c *Config) { c.JWKSURLs = []string{p.jwks()} },
-		"static":         func(c *Config) { c.Key = k.rsaPEM + k.ecPEM },
-		"all algorithms": func(c *Config) { c.Key, c.Algorithms = k.rsaPEM, append(slices.Clone(publicAlgorithms), secretAlgorithms...) },
+		"fetched": func(c *Config) { c.JWKSURLs = []string{p.jwks()} },
+		"static":  func(c *Config) { c.Key = k.rsaPEM + k.ecPEM },
+		"all algorithms": func(c *Config) {
+			c.Key, c.Algorithms = k.rsaPEM, append(slices.Clone(publicAlgorithms), secretAlgorithms...)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := authenticator(t, config)
