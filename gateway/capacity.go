@@ -22,6 +22,7 @@ const leastConnectionMemory bytesize.Bytes = 8 << 20
 type capacity struct {
 	most    int    // served at once
 	sockets int    // open, requests on them or not
+	idle    int    // of these, without requests
 	because string // what decides over most
 }
 
@@ -39,7 +40,7 @@ func (c *Config) capacity(descriptors uint64) capacity {
 	}
 	k.sockets = k.most + k.most/4 + toTell // but not for any number
 	if descriptors == 0 {
-		return k
+		return k.withIdle(c.MaxIdleConnections)
 	}
 	// What is no client's: listeners, Kafka, origins, files.
 	reserve := min(descriptors/8, 512)
@@ -48,6 +49,15 @@ func (c *Config) capacity(descriptors uint64) capacity {
 	if fit := max(free-toTell, 1); c.MaxConnections == 0 && fit < k.most {
 		k.most = fit
 		k.because = fmt.Sprintf("the system lets this process have %d files and sockets open, of which %d are kept for others than clients", descriptors, reserve)
+	}
+	return k.withIdle(c.MaxIdleConnections)
+}
+
+// withIdle has room for as many idle connections as there are sockets besides those
+// that are served, or for so many. They may take sockets that are served later.
+func (k capacity) withIdle(n int) capacity {
+	if k.idle = n; n == 0 {
+		k.idle = max(k.sockets-k.most, k.sockets/5, 1)
 	}
 	return k
 }

@@ -249,6 +249,35 @@ type Config struct {
 	// 1MiB.
 	MaxHeaderBytes bytesize.Bytes `envconfig:"MAX_HEADER_BYTES" default:"16KiB"`
 
+	// MaxHeaders is how many headers a request may have. 10 to 10000.
+	MaxHeaders int `envconfig:"MAX_HEADERS" default:"100"`
+
+	// MaxURLBytes is how long the URL of a request may be; MAX_HEADER_BYTES counts
+	// it, too. 256 bytes to 1MiB.
+	MaxURLBytes bytesize.Bytes `envconfig:"MAX_URL_BYTES" default:"8KiB"`
+
+	// HeaderTimeout is how long a client may take for a TLS handshake, and for the
+	// head of a request. 100ms to 10m.
+	HeaderTimeout time.Duration `envconfig:"HEADER_TIMEOUT" default:"10s"`
+
+	// BodyTimeout is how long a client may pause within the body of a request.
+	// 100ms to 1h.
+	BodyTimeout time.Duration `envconfig:"BODY_TIMEOUT" default:"60s"`
+
+	// RequestRatePerIP is how many requests, WebSocket handshakes included, one
+	// client address (of IPv6, one /64 network) may make a second; twice as many at
+	// once. Behind a proxy it needs TRUSTED_PROXIES. 0 means any number.
+	RequestRatePerIP int `envconfig:"REQUEST_RATE_PER_IP" default:"0"`
+
+	// ConnectRatePerIP is the same for new connections, but those of
+	// TRUSTED_PROXIES.
+	ConnectRatePerIP int `envconfig:"CONNECT_RATE_PER_IP" default:"0"`
+
+	// MaxIdleConnections is how many connections may be open on which no request is
+	// being served: beyond it those are closed that have been idle longest, but none
+	// within a second. 0 means a quarter of MAX_CONNECTIONS and 64.
+	MaxIdleConnections int `envconfig:"MAX_IDLE_CONNECTIONS" default:"0"`
+
 	// MessageMaxBytes is the largest message that passes between a client and an
 	// HTTP origin, in either direction, on a WebSocket that is not over_http. 1KiB
 	// to 64MiB.
@@ -261,10 +290,20 @@ type Config struct {
 	// TLSKeyFile is a PEM file with the key of TLS_CERT_FILE.
 	TLSKeyFile string `envconfig:"TLS_KEY_FILE"`
 
+	// TLSClientCAFile is a PEM file with the authorities whose certificates clients
+	// of HTTP_ADDR must show. It is read again when it changes. Not set, clients
+	// show none.
+	TLSClientCAFile string `envconfig:"TLS_CLIENT_CA_FILE"`
+
 	// TrustedProxies are the addresses or networks, comma separated, of
 	// proxies whose X-Forwarded-* headers are believed, such as 10.0.0.0/8. With
-	// any, HTTP_ADDR also speaks HTTP/2 without TLS (h2c, prior knowledge).
+	// them HTTP_ADDR also speaks HTTP/2 without TLS (h2c, prior knowledge).
 	TrustedProxies []string `envconfig:"TRUSTED_PROXIES"`
+
+	// ProxyProtocol says that all connections to HTTP_ADDR are made by
+	// TRUSTED_PROXIES, and begin with a header of the PROXY protocol (version 1 or
+	// 2), which names the client. Others are refused.
+	ProxyProtocol bool `envconfig:"PROXY_PROTOCOL" default:"false"`
 
 	// Secrets say when a file of a secret has changed; nil: none does.
 	Secrets *secret.Source `ignored:"true"`
@@ -407,20 +446,49 @@ func (c *Config) Validate() error {
 	}
 	between("MESSAGE_MAX_BYTES", c.MessageMaxBytes, 1<<10, 64<<20)
 	between("MAX_HEADER_BYTES", c.MaxHeaderBytes, 1<<10, 1<<20)
+	c.checkPatience(bad)
+	between("MAX_URL_BYTES", c.MaxURLBytes, 256, 1<<20)
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		errs = append(errs, errors.New("TLS_CERT_FILE and TLS_KEY_FILE: set both or none"))
 	} else if c.TLSCertFile != "" {
-		if _, err := newCertificate(c.TLSCertFile, c.TLSKeyFile); err != nil {
-			errs = append(errs, fmt.Errorf("TLS_CERT_FILE=%s: %w", c.TLSCertFile, err))
+		if _, err := newCertificate(c.certificateFiles(), slog.New(slog.DiscardHandler)); err != nil {
+			errs = append(errs, err)
 		}
+	}
+	if c.TLSClientCAFile != "" && c.TLSCertFile == "" {
+		bad("TLS_CLIENT_CA_FILE", c.TLSClientCAFile, "needs TLS_CERT_FILE and TLS_KEY_FILE")
 	}
 	if p := c.PrometheusPrefix; p != "" && !metricName.MatchString(p) {
 		bad("PROMETHEUS_PREFIX", p, "write letters, digits and _, such as pushpin_")
 	}
-	if _, err := c.trustedProxies(); err != nil {
+	if proxies, err := c.trustedProxies(); err != nil {
 		errs = append(errs, err)
+	} else if c.ProxyProtocol && len(proxies) == 0 {
+		bad("PROXY_PROTOCOL", true, "needs TRUSTED_PROXIES, the addresses of who may say so")
 	}
 	return errors.Join(errs...)
+}
+
+// checkPatience looks at what bounds how much and how fast clients may ask.
+func (c *Config) checkPatience(bad func(env string, got any, want string)) {
+	if n := c.MaxHeaders; n < 10 || n > 10_000 {
+		bad("MAX_HEADERS", n, "must be between 10 and 10000")
+	}
+	if d := c.HeaderTimeout; d < 100*time.Millisecond || d > 10*time.Minute {
+		bad("HEADER_TIMEOUT", d, "must be between 100ms and 10m")
+	}
+	if d := c.BodyTimeout; d < 100*time.Millisecond || d > time.Hour {
+		bad("BODY_TIMEOUT", d, "must be between 100ms and 1h")
+	}
+	const most = 1_000_000
+	for env, n := range map[string]int{"REQUEST_RATE_PER_IP": c.RequestRatePerIP, "CONNECT_RATE_PER_IP": c.ConnectRatePerIP} {
+		if n < 0 || n > most {
+			bad(env, n, fmt.Sprintf("must be between 0 and %d", most))
+		}
+	}
+	if n := c.MaxIdleConnections; n < 0 || n > mostConnections {
+		bad("MAX_IDLE_CONNECTIONS", n, fmt.Sprintf("must be between 0 and %d", mostConnections))
+	}
 }
 
 // checkMemory holds what channels and connections may take against the whole.

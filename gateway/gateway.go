@@ -27,6 +27,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"spillway/gateway/cache"
 	"spillway/gateway/control"
@@ -66,6 +67,8 @@ type Gateway struct {
 	upstream   *upstream.Forwarder
 	answers    *cache.Cache
 	limits     *limits
+	idle       *lobby
+	pace       *paces // of requests; nil: any number
 	drain      drain
 	services   *services  // of filters
 	farewells  *farewells // of sessions that have ended
@@ -114,6 +117,9 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 	}
 	g.limits = newLimits(cfg.capacity(maxDescriptors()), cfg.MaxConnectionsPerIP)
 	g.metrics.limit.Set(float64(g.limits.most))
+	g.idle = newLobby(g.limits.idle, g.metrics.refused[refusedIdle])
+	g.metrics.countIdle(g.idle, reg)
+	g.pace = newPaces(cfg.RequestRatePerIP)
 	if g.upstream, err = newUpstream(cfg, g.trusted, log, reg); err != nil {
 		return nil, err
 	}
@@ -132,25 +138,26 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 		Handler:           g,
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext:       withConn,
-		ReadHeaderTimeout: 10 * time.Second,
+		ConnState:         g.idle.changed,
+		ReadHeaderTimeout: cfg.HeaderTimeout,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    int(cfg.MaxHeaderBytes),
 		ErrorLog:          slog.NewLogLogger(log.With("part", "http").Handler(), slog.LevelDebug),
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 500},
 	}
 	// Behind a proxy that speaks it, many streams share a connection without
-	// TLS. Who names no proxies gets no second protocol on the port.
+	// TLS. Nobody else gets a second protocol on the port (see preface).
 	g.clients.Protocols = new(http.Protocols)
 	g.clients.Protocols.SetHTTP1(true)
 	g.clients.Protocols.SetHTTP2(true)
 	g.clients.Protocols.SetUnencryptedHTTP2(len(g.trusted) > 0)
 	if cfg.TLSCertFile != "" {
-		cert, err := newCertificate(cfg.TLSCertFile, cfg.TLSKeyFile)
+		cert, err := newCertificate(cfg.certificateFiles(), log)
 		if err != nil {
-			return nil, fmt.Errorf("TLS_CERT_FILE=%s: %w", cfg.TLSCertFile, err)
+			return nil, err
 		}
-		cert.log = log
-		g.clients.TLSConfig = tlsConfig(cert)
+		cert.measure(reg)
+		g.clients.TLSConfig = cert.config()
 	}
 	if cfg.ControlAddr != "" {
 		keys, err := secret.Follow(cfg.Secrets, "CONTROL_KEY", string(cfg.ControlKey), parseControlKeys)
@@ -284,7 +291,12 @@ func (g *Gateway) Listen() error {
 			Log:          g.log.With("part", "control"),
 		})
 	}
-	g.clientListener = &cappedListener{Listener: l, most: int64(g.limits.sockets), refused: g.metrics.refused[refusedSocket]}
+	clients := listen(l, g.limits.sockets, g.idle, g.metrics.refused)
+	clients.pace, clients.trusted, clients.encrypted = newPaces(g.cfg.ConnectRatePerIP), g.trusted, g.clients.TLSConfig != nil
+	if g.cfg.ProxyProtocol {
+		clients.presented = &presentation{timeout: g.cfg.HeaderTimeout, log: g.log, sometimes: rate.Sometimes{First: 1, Interval: 10 * time.Second}}
+	}
+	g.clientListener = clients
 	return nil
 }
 
@@ -333,12 +345,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 		if encrypted {
 			return served(g.clients.ServeTLS(g.clientListener, "", ""))
 		}
-		return served(g.clients.Serve(phrasing{g.clientListener}))
+		return served(g.clients.Serve(phrasing{g.clientListener, g}))
 	})
 	if !encrypted {
 		// With TLS nothing leaves net/http, and a Serve that came before
 		// ServeTLS would have switched HTTP/2 off.
-		group.Go(func() error { return served(g.clients.Serve(phrasing{g.returns})) })
+		group.Go(func() error { return served(g.clients.Serve(phrasing{g.returns, g})) })
 	}
 	if g.control != nil {
 		group.Go(func() error { return served(g.control.Serve(g.controlListener)) })
@@ -414,8 +426,15 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	client := clientAddress(r, g.trusted)
 	out.client = addressOf(client)
+	if !g.acceptable(out, r) {
+		return
+	}
+	out.patience(g)
 	rest, isSockJS := sockJSRest(r, rt)
 	why, ok := g.ready()
+	if ok {
+		why, ok = g.inPace(r, out.client)
+	}
 	if ok && !(isSockJS && g.sockjs.Continues(rt.Host+rt.SockJS, rest)) { // or its session is counted
 		why, ok = g.admit(&out.visit, client)
 	}
@@ -490,11 +509,47 @@ func (g *Gateway) admit(v *visit, address netip.Addr) (why refusal, ok bool) {
 	return why, v.admitted
 }
 
-var refusals = map[refusal]struct{ code, text string }{
-	refusedDraining: {"draining", "this server is restarting; connect again"},
-	refusedTotal:    {"too-many-connections", "this server has as many connections as it may have; try again later"},
-	refusedMemory:   {"too-many-connections", "too much waits for clients of this server that are slow; try again later"},
-	refusedPerIP:    {"too-many-connections", "your address has as many connections as it may have; close some"},
+// acceptable answers a request that can only have come by mistake, or worse. Waiting
+// would not help.
+func (g *Gateway) acceptable(out *output, r *http.Request) bool {
+	count := 0
+	for _, values := range r.Header {
+		count += len(values)
+	}
+	switch {
+	case len(r.RequestURI) > int(g.cfg.MaxURLBytes):
+		g.metrics.refused[refusedURL].Inc()
+		out.text(http.StatusRequestURITooLong, fmt.Sprintf("The URL has %d bytes; at most %d are taken.", len(r.RequestURI), g.cfg.MaxURLBytes))
+	case count > g.cfg.MaxHeaders:
+		g.metrics.refused[refusedHeaders].Inc()
+		out.text(http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("The request has %d headers; at most %d are taken.", count, g.cfg.MaxHeaders))
+	default:
+		return true
+	}
+	return false
+}
+
+// inPace says why a client has to go slower.
+func (g *Gateway) inPace(r *http.Request, client address) (why refusal, ok bool) {
+	if c := arrivalOf(r); c != nil && c.hasty {
+		return refusedConnectRate, false
+	}
+	if g.pace.take(client, time.Now()) != inPace {
+		return refusedRate, false
+	}
+	return "", true
+}
+
+var refusals = map[refusal]struct {
+	status     int
+	code, text string
+}{
+	refusedDraining:    {http.StatusServiceUnavailable, "draining", "this server is restarting; connect again"},
+	refusedTotal:       {http.StatusServiceUnavailable, "too-many-connections", "this server has as many connections as it may have; try again later"},
+	refusedMemory:      {http.StatusServiceUnavailable, "too-many-connections", "too much waits for clients of this server that are slow; try again later"},
+	refusedPerIP:       {http.StatusTooManyRequests, "too-many-connections", "your address has as many connections as it may have; close some"},
+	refusedRate:        {http.StatusTooManyRequests, "too-many-connections", "your address makes more requests than it may; wait a little"},
+	refusedConnectRate: {http.StatusTooManyRequests, "too-many-connections", "your address opens more connections than it may; wait a little"},
 }
 
 // refuse answers a request that was turned away.
@@ -506,7 +561,7 @@ func (g *Gateway) refuse(out *output, r *http.Request, local bool, why refusal) 
 		return
 	}
 	out.Header().Set("Retry-After", "5")
-	out.text(http.StatusServiceUnavailable, text.text)
+	out.text(text.status, text.text)
 }
 
 func trimmed(list []string) []string {

@@ -2,9 +2,9 @@ package gateway
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"spillway/gateway/fanout"
@@ -15,8 +15,8 @@ import (
 // connection that it has become has ended.
 type visit struct {
 	g        *Gateway
-	peer     *peer         // whose requests are limited; nil: they are not
-	sockets  *atomic.Int64 // of the listener, once the connection is not net/http's; nil: not counted
+	peer     *peer // whose requests are limited; nil: they are not
+	seat     *seat // of the connection, once it is not net/http's; nil: not counted
 	as       transport
 	admitted bool // limits count it
 }
@@ -49,8 +49,8 @@ func (v *visit) leave() {
 	if v.admitted {
 		g.limits.leave(v.peer)
 	}
-	if v.sockets != nil {
-		v.sockets.Add(-1)
+	if v.seat != nil {
+		v.seat.leave()
 	}
 	g.drain.leave()
 }
@@ -173,9 +173,8 @@ func (h *held) take(out *output, o fanout.Options) (wait func()) {
 			o.Framing = fanout.Plain
 		}
 		if nc, rw, err := out.hijack(); err == nil {
-			o.Return = !out.request.Close && wasRead(out.request) && rw.Reader.Buffered() == 0
-			h.visit = out.handOver(nc)
-			h.conn = h.g.engine.Take(nc, o)
+			o.Return = !out.request.Close && wasRead(out.request) && rw.Reader.Buffered() == 0 && len(unread(nc)) == 0
+			h.takeOver(out, nc, o)
 			return nil
 		}
 	}
@@ -191,6 +190,20 @@ func (h *held) take(out *output, o fanout.Options) (wait func()) {
 			<-h.gone
 		}
 	}
+}
+
+// takeOver makes a connection the engine's that net/http has no more. Where the engine
+// has only its descriptor, the connection itself is never closed, and the visit counts
+// it out.
+func (h *held) takeOver(out *output, nc net.Conn, o fanout.Options) {
+	conn, bare := h.g.engine.TakeBare(nc, o)
+	if bare {
+		h.visit = out.handOver(nc)
+	} else {
+		h.visit = out.handOver(nil)
+		conn = h.g.engine.Adopt(nc, o)
+	}
+	h.conn = conn
 }
 
 // A through is a stream of HTTP/2, or whatever cannot be taken over: the engine

@@ -1,14 +1,10 @@
 package gateway
 
 import (
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
-	"sync/atomic"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // limits counts the requests that are being served.
@@ -69,23 +65,13 @@ func (l *limits) leave(p *peer) {
 // clientAddress is what counts as one client: its address, or its network of
 // IPv6, where one customer has a whole /64. The zero Addr means unknown.
 func clientAddress(r *http.Request, trusted []netip.Prefix) netip.Addr {
-	address := senderAddress(r, trusted)
-	if address.Is6() {
-		if network, err := address.Prefix(64); err == nil {
-			return network.Addr()
-		}
-	}
-	return address
+	return network(senderAddress(r, trusted))
 }
 
 // senderAddress is where a request comes from: behind trusted proxies the last of
 // X-Forwarded-For that is none of them. The zero Addr means unknown.
 func senderAddress(r *http.Request, trusted []netip.Prefix) netip.Addr {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	address := peer.Addr().Unmap().WithZone("")
+	address := addressIn(r.RemoteAddr)
 	if isTrusted(address, trusted) {
 		hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 		for i := len(hops) - 1; i >= 0; i-- {
@@ -97,6 +83,25 @@ func senderAddress(r *http.Request, trusted []netip.Prefix) netip.Addr {
 			if !isTrusted(hop, trusted) {
 				break
 			}
+		}
+	}
+	return address
+}
+
+// addressIn is the address of host:port; the zero Addr where there is none.
+func addressIn(hostPort string) netip.Addr {
+	peer, err := netip.ParseAddrPort(hostPort)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return peer.Addr().Unmap().WithZone("")
+}
+
+// network is what counts as one client: an address, or a /64 of IPv6.
+func network(address netip.Addr) netip.Addr {
+	if address.Is6() {
+		if n, err := address.Prefix(64); err == nil {
+			return n.Addr()
 		}
 	}
 	return address
@@ -137,43 +142,4 @@ func isTrusted(address netip.Addr, trusted []netip.Prefix) bool {
 		}
 	}
 	return false
-}
-
-// A cappedListener closes connections beyond most as soon as they are accepted.
-type cappedListener struct {
-	net.Listener
-	most    int64
-	refused prometheus.Counter
-	open    atomic.Int64
-}
-
-func (l *cappedListener) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			return conn, err
-		}
-		if l.open.Add(1) <= l.most {
-			return &cappedConn{Conn: conn, open: &l.open}, nil
-		}
-		l.open.Add(-1)
-		l.refused.Inc()
-		_ = conn.Close()
-	}
-}
-
-// A cappedConn counts as open until it is closed, or until who has taken it over
-// says so.
-type cappedConn struct {
-	net.Conn
-	once sync.Once
-	open *atomic.Int64
-}
-
-// NetConn is for who takes the connection over.
-func (c *cappedConn) NetConn() net.Conn { return c.Conn }
-
-func (c *cappedConn) Close() error {
-	c.once.Do(func() { c.open.Add(-1) })
-	return c.Conn.Close()
 }

@@ -13,6 +13,9 @@ import (
 // Nothing that an origin answers makes the gateway ask a host that its route does
 // not name, unless LINK_HOSTS does: not by links, nor by filters, nor by redirects.
 func TestLinksStayWithTheirRoute(t *testing.T) {
+	saved := retries
+	retries = nil
+	t.Cleanup(func() { retries = saved })
 	for _, allowed := range []bool{false, true} {
 		t.Run(map[bool]string{false: "not allowed", true: "allowed"}[allowed], func(t *testing.T) {
 			var asked atomic.Int32
@@ -46,9 +49,6 @@ func TestLinksStayWithTheirRoute(t *testing.T) {
 					c.LinkHosts = []string{victim.Listener.Addr().String()}
 				}
 			})
-			saved := retries
-			retries = nil
-			t.Cleanup(func() { retries = saved })
 			want := int32(0)
 			asks := func(what string) {
 				t.Helper()

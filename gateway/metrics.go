@@ -74,7 +74,20 @@ const (
 	refusedPerIP    refusal = "max_connections_per_ip"
 	refusedMemory   refusal = "memory"  // too much waits for single clients
 	refusedSocket   refusal = "sockets" // far too many connections: closed without an answer
+
+	refusedIdle        refusal = "idle_connections"    // closed, since too many asked for nothing
+	refusedConnectRate refusal = "connect_rate_per_ip" // a new connection
+	refusedRate        refusal = "request_rate_per_ip" //
+	refusedHeadTime    refusal = "header_timeout"      // of HEADER_TIMEOUT
+	refusedHeaders     refusal = "headers"             // more than MAX_HEADERS
+	refusedURL         refusal = "url"                 // longer than MAX_URL_BYTES
+	refusedBodyTime    refusal = "body_timeout"        // a body stopped coming
+	refusedPresented   refusal = "proxy_protocol"      // no or a wrong header, or not from TRUSTED_PROXIES
+	refusedHTTP2       refusal = "http2_without_tls"   // not from TRUSTED_PROXIES
 )
+
+var allRefusals = []refusal{refusedDraining, refusedTotal, refusedPerIP, refusedMemory, refusedSocket, refusedIdle, refusedConnectRate,
+	refusedRate, refusedHeadTime, refusedHeaders, refusedURL, refusedBodyTime, refusedPresented, refusedHTTP2}
 
 type metrics struct {
 	connections   [transports]prometheus.Gauge
@@ -131,10 +144,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	refused := with.NewCounterVec(prometheus.CounterOpts{Name: "spillway_refused_total",
 		Help: "Requests and connections that were turned away, by the limit they met."}, []string{"reason"})
-	for _, r := range []refusal{refusedDraining, refusedTotal, refusedPerIP, refusedMemory, refusedSocket} {
+	for _, r := range allRefusals {
 		m.refused[r] = refused.WithLabelValues(string(r))
 	}
 	return m
+}
+
+// countIdle measures the lobby.
+func (m *metrics) countIdle(l *lobby, reg prometheus.Registerer) {
+	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{Name: "spillway_connections_idle",
+		Help: "Connections of clients on which no request is being served now."}, func() float64 { return float64(l.size()) })
+	promauto.With(reg).NewGauge(prometheus.GaugeOpts{Name: "spillway_connections_idle_limit",
+		Help: "How many such connections there may be before those are closed that have been idle longest."}).Set(float64(l.most))
 }
 
 // A presence adds up how long visits last, those included that do yet.

@@ -24,7 +24,9 @@ type output struct {
 	crossing     *crossing // nil: to a page of the same site
 	visit        visit
 	client       address
-	deadlineAt   time.Time // the newest that was set
+	deadlineAt   time.Time   // the newest that was set
+	begun        bool        // the head was sent
+	coming       *comingBody // nil: the request has no body
 }
 
 func newOutput(w http.ResponseWriter, r *http.Request, v visit, writeTimeout time.Duration) *output {
@@ -35,7 +37,7 @@ func newOutput(w http.ResponseWriter, r *http.Request, v visit, writeTimeout tim
 // where it was taken over.
 func (o *output) handOver(nc net.Conn) visit {
 	v := o.visit
-	_, v.sockets = bareConn(nc)
+	_, v.seat = bareConn(nc)
 	o.visit = visit{}
 	return v
 }
@@ -60,6 +62,7 @@ func (o *output) Write(p []byte) (n int, err error) {
 }
 
 func (o *output) WriteHeader(status int) {
+	o.begun = true
 	h := o.Header()
 	if o.contentType = h.Get("Content-Type"); o.contentType == "" {
 		h["Content-Type"] = nil // or net/http would guess one that the origin never said
@@ -127,6 +130,10 @@ func (o *output) rest() {
 // writes when the handler has returned. The next request on the connection sets
 // its own deadlines.
 func (o *output) done() {
+	if o.coming != nil && o.coming.leave(o.visit.g != nil) && !o.begun {
+		o.Header().Set("Connection", "close")
+		o.text(http.StatusRequestTimeout, "The request's body takes too long.")
+	}
 	o.visit.leave()
 	if o.request.ProtoMajor < 2 {
 		o.deadline(o.writeTimeout)

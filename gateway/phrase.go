@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -18,7 +20,43 @@ import (
 // TLS, where net/http must see the bare connection, nor in HTTP/2.
 type phrased struct {
 	net.Conn
-	line atomic.Pointer[statusLine] // nil: as it is
+	line    atomic.Pointer[statusLine] // nil: as it is
+	preface *preface                   // nil: any client may speak any protocol
+}
+
+// A preface looks for the one word that HTTP/2 begins with and no request of
+// HTTP/1 does.
+type preface struct {
+	trusted []netip.Prefix // who may say it
+	refused prometheus.Counter
+	said    int // bytes of the word; -1: it is another one
+}
+
+const prefaceWord = "PRI "
+
+// hears reports whether HTTP/2 begins.
+func (p *preface) hears(text []byte) bool {
+	for _, c := range text {
+		if p.said < 0 || c != prefaceWord[p.said] {
+			p.said = -1
+			return false
+		}
+		if p.said++; p.said == len(prefaceWord) {
+			p.said = -1
+			return true
+		}
+	}
+	return false
+}
+
+func (c *phrased) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if p := c.preface; p != nil && p.said >= 0 && p.hears(b[:n]) && !isTrusted(addressIn(c.RemoteAddr().String()), p.trusted) {
+		p.refused.Inc()
+		sayAndClose(c.Conn, http.StatusHTTPVersionNotSupported, "HTTP/2 without TLS is spoken with TRUSTED_PROXIES only")
+		return 0, net.ErrClosed
+	}
+	return n, err
 }
 
 type statusLine struct{ standard, own []byte }
@@ -58,20 +96,39 @@ func (c *phrased) say(r *http.Request, status int, reason string) {
 }
 
 // A phrasing listener gives connections the ability.
-type phrasing struct{ net.Listener }
+type phrasing struct {
+	net.Listener
+	g *Gateway
+}
 
 func (l phrasing) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &phrased{Conn: c}, nil
+	p := &phrased{Conn: c}
+	if len(l.g.trusted) > 0 { // else net/http speaks no HTTP/2 without TLS
+		p.preface = &preface{trusted: l.g.trusted, refused: l.g.metrics.refused[refusedHTTP2]}
+	}
+	return p, nil
 }
 
 type phrasedKey struct{}
 
+type arrivalKey struct{}
+
+// arrivalOf is the connection of a request, as it was accepted; nil where nothing of
+// it matters.
+func arrivalOf(r *http.Request) *cappedConn {
+	c, _ := r.Context().Value(arrivalKey{}).(*cappedConn)
+	return c
+}
+
 // withConn lets handlers know what is special about their connection.
 func withConn(ctx context.Context, c net.Conn) context.Context {
+	if a := cappedOf(c); a != nil && a.seat.of.pace != nil {
+		ctx = context.WithValue(ctx, arrivalKey{}, a)
+	}
 	if p, ok := c.(*phrased); ok {
 		ctx, c = context.WithValue(ctx, phrasedKey{}, p), p.Conn
 	}

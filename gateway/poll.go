@@ -384,8 +384,8 @@ func (p *poll) back() net.Conn {
 			return nil
 		}
 	}
-	if v := &p.visit; v.sockets != nil {
-		nc, v.sockets = &cappedConn{Conn: nc, open: v.sockets}, nil
+	if v := &p.visit; v.seat != nil {
+		nc, v.seat = v.seat.again(nc), nil
 	}
 	c := &returned{Conn: nc, first: append(p.again.append(nil), p.early...)}
 	p.early = nil

@@ -17,4 +17,9 @@ func TestCloseReasonsDocumented(t *testing.T) {
 			t.Errorf("README.md has no row for the close reason %q", reason)
 		}
 	}
+	for _, reason := range allRefusals {
+		if !strings.Contains(string(text), "`"+string(reason)+"`") {
+			t.Errorf("README.md has no row for the refusal %q", reason)
+		}
+	}
 }

@@ -160,19 +160,24 @@ func returnedPoll(r *http.Request) *poll {
 
 // unread is what a client has said that not even net/http has read yet.
 func unread(nc net.Conn) []byte {
-	if c, ok := nc.(*returned); ok {
+	switch c := nc.(type) {
+	case *returned:
 		return c.first
+	case *cappedConn:
+		if p, ok := c.Conn.(*presented); ok {
+			return p.rest
+		}
 	}
 	return nil
 }
 
 // bareConn is a connection without what counts it, and what that is.
-func bareConn(nc net.Conn) (net.Conn, *atomic.Int64) {
+func bareConn(nc net.Conn) (net.Conn, *seat) {
 	if c, ok := nc.(*returned); ok {
 		nc = c.Conn
 	}
 	if c, ok := nc.(*cappedConn); ok {
-		return c.Conn, c.open
+		return c.Conn, c.seat
 	}
 	return nc, nil
 }
@@ -180,9 +185,9 @@ func bareConn(nc net.Conn) (net.Conn, *atomic.Int64) {
 // A finished is the connection of a stream that has ended. It is ready for the
 // client's next request.
 type finished struct {
-	g       *Gateway
-	conn    *fanout.Conn
-	sockets *atomic.Int64 // of the listener, which counts it; or nil
+	g    *Gateway
+	conn *fanout.Conn
+	seat *seat // of the connection, which is counted; or nil
 }
 
 func (f *finished) back() net.Conn {
@@ -191,12 +196,12 @@ func (f *finished) back() net.Conn {
 		nc, err = f.g.returns.rest(nc)
 	}
 	switch {
-	case err == nil && f.sockets != nil:
-		return &cappedConn{Conn: nc, open: f.sockets}
+	case err == nil && f.seat != nil:
+		return f.seat.again(nc)
 	case err == nil:
 		return nc
-	case f.sockets != nil:
-		f.sockets.Add(-1)
+	case f.seat != nil:
+		f.seat.leave()
 	}
 	return nil
 }

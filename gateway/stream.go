@@ -155,8 +155,8 @@ func (s *stream) Size() int { return int(unsafe.Sizeof(*s)) }
 // Gone implements fanout.Owner.
 func (s *stream) Gone(why fanout.Ending) {
 	if why == fanout.Returned {
-		s.g.comeBack(&finished{g: s.g, conn: s.conn, sockets: s.visit.sockets})
-		s.visit.sockets = nil
+		s.g.comeBack(&finished{g: s.g, conn: s.conn, seat: s.visit.seat})
+		s.visit.seat = nil
 	}
 	s.g.farewells.say(s.bye)
 	s.left(why)

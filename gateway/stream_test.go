@@ -303,7 +303,7 @@ func TestLimits(t *testing.T) {
 		f.get(t, "/events/list/", "X-Large", strings.Repeat("x", 8<<10)).wantStatus(http.StatusRequestHeaderFieldsTooLarge)
 	})
 	t.Run("sockets", func(t *testing.T) {
-		f := start(t, func(c *Config) { c.MaxConnections = 1 }) // 65 sockets
+		f := start(t, func(c *Config) { c.MaxConnections, c.MaxIdleConnections = 1, 1000 }) // 65 sockets
 		for range 65 {
 			conn, err := net.Dial("tcp", f.Addr().String())
 			if err != nil {

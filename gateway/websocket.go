@@ -85,7 +85,7 @@ func (s *session) take(g *Gateway, out *output, r *http.Request, answer http.Hea
 	}
 	early = append(early, unread(nc)...)
 	out.visit.become(byWebSocket)
-	s.held = held{g: g, visit: out.handOver(nc), client: out.client}
+	s.held = held{g: g, client: out.client}
 	o.Owner, o.Relay, o.Framing, o.WriteTimeout, o.Early = s, s.relays, fanout.Framed, g.cfg.WriteTimeout, early
 	switch {
 	case compressed && o.Rules == &deflateRules:
@@ -93,7 +93,7 @@ func (s *session) take(g *Gateway, out *output, r *http.Request, answer http.Hea
 	case o.Rules == &deflateRules:
 		o.Rules = &plainRules
 	}
-	s.conn = g.engine.Take(nc, o)
+	s.takeOver(out, nc, o)
 	s.conn.Start()
 	return true
 }
