@@ -15,7 +15,8 @@ import (
 // the gateway have their own.
 type Config struct {
 	// OpsAddr serves /metrics, /livez and /readyz, host:port. Empty turns it
-	// off. It is for operators only; keep it private.
+	// off. It is for operators only; keep it private. Web pages are refused, and so
+	// on a loopback address is a Host that is no IP address and not localhost.
 	OpsAddr string `envconfig:"OPS_ADDR" default:"127.0.0.1:9464"`
 
 	// Debug adds /debug/pprof/ to OPS_ADDR.

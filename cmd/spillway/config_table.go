@@ -254,7 +254,7 @@ var configTable = []setting{
 	{part: "Gateway", name: "PROMETHEUS_PREFIX", deflt: "", twin: false,
 		doc: "Put before the names of the metrics that are Pushpin's (request_received, message_sent and others), as its prometheus_prefix."},
 	{part: "Program", name: "OPS_ADDR", deflt: "127.0.0.1:9464", twin: false,
-		doc: "Serves /metrics, /livez and /readyz, host:port. Empty turns it off. It is for operators only; keep it private."},
+		doc: "Serves /metrics, /livez and /readyz, host:port. Empty turns it off. It is for operators only; keep it private. Web pages are refused, and so on a loopback address is a Host that is no IP address and not localhost."},
 	{part: "Program", name: "DEBUG", deflt: "false", twin: false,
 		doc: "Adds /debug/pprof/ to OPS_ADDR."},
 	{part: "Program", name: "LOG_LEVEL", deflt: "info", twin: false,

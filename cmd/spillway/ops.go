@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"spillway/gateway/control"
 )
 
 // newRegistry returns the registry of one program, with what is known of the
@@ -68,7 +70,7 @@ type readinessCheck struct {
 func newOps(cfg Config, reg *prometheus.Registry, log *slog.Logger) (*opsServer, error) {
 	o := &opsServer{mux: http.NewServeMux(), log: log, phase: "starting"}
 	o.server = &http.Server{
-		Handler:           o.mux,
+		Handler:           fenced(cfg.OpsAddr, o.mux),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
@@ -91,12 +93,28 @@ func newOps(cfg Config, reg *prometheus.Registry, log *slog.Logger) (*opsServer,
 	if cfg.OpsAddr == "" {
 		return o, nil
 	}
+	if cfg.Debug && !control.IsLoopback(cfg.OpsAddr) {
+		log.Warn("DEBUG=true lets whoever reaches OPS_ADDR profile this process", "addr", cfg.OpsAddr)
+	}
 	var err error
 	var lc net.ListenConfig // its context would only bound the look-up of a host name
 	if o.listener, err = lc.Listen(context.Background(), "tcp", cfg.OpsAddr); err != nil {
 		return nil, fmt.Errorf("OPS_ADDR=%s: %w", cfg.OpsAddr, err)
 	}
 	return o, nil
+}
+
+// fenced keeps web pages away from what only this machine is to reach: loopback
+// is no fence against those that its own browser shows. Elsewhere a balancer or
+// a monitor may give any Host.
+func fenced(addr string, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !control.OwnOrigin(r) || control.IsLoopback(addr) && !control.KnownHost(r.Host, nil) {
+			answer(w, http.StatusForbidden, "text/plain; charset=utf-8", []byte("Not for web pages; call this port by its IP address or as localhost.\n"))
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // Handle adds a page for operators. Call it before Run.

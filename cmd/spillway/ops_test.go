@@ -200,3 +200,47 @@ func TestLogger(t *testing.T) {
 		})
 	}
 }
+
+// A page in a browser of this machine reads nothing, by whatever name it calls.
+func TestOpsIsNotForPages(t *testing.T) {
+	_, base := startOps(t, Config{})
+	_, port, _ := strings.Cut(strings.TrimPrefix(base, "http://"), ":")
+	for _, tt := range []struct {
+		name, host, origin string
+		status             int
+	}{
+		{"by address", "127.0.0.1:" + port, "", 200},
+		{"as localhost", "localhost:" + port, "", 200},
+		{"by its own page", "localhost:" + port, "http://localhost:" + port, 200},
+		{"a name that was made to resolve to us", "evil.example:" + port, "", 403},
+		{"the page of that name", "evil.example:" + port, "http://evil.example:" + port, 403},
+		{"a page of another site", "127.0.0.1:" + port, "https://evil.example", 403},
+		{"a page in a sandbox", "127.0.0.1:" + port, "null", 403},
+	} {
+		for _, path := range []string{"/metrics", "/livez", "/readyz", "/nothing"} {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Host = tt.host
+			if tt.origin != "" {
+				r.Header.Set("Origin", tt.origin)
+			}
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if refused := resp.StatusCode == http.StatusForbidden; refused != (tt.status == http.StatusForbidden) {
+				t.Errorf("%s: %s: got %d, want %d", tt.name, path, resp.StatusCode, tt.status)
+			}
+		}
+	}
+	// Where others reach it, a monitor calls it by any name.
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest(http.MethodGet, "http://spillway-ops.prod.svc:9464/metrics", nil)
+	fenced(":9464", http.NotFoundHandler()).ServeHTTP(w, r)
+	if w.Code != http.StatusNotFound {
+		t.Errorf("on all interfaces: got %d, want the request to pass", w.Code)
+	}
+}

@@ -130,15 +130,23 @@ type Config struct {
 // this machine: addr is what it listens on (CONTROL_ADDR), insecure says that
 // this is meant (CONTROL_INSECURE).
 func CheckAddr(addr string, keyed, insecure bool) error {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
 		return fmt.Errorf("CONTROL_ADDR=%s: write HOST:PORT, such as 127.0.0.1:5561", addr)
 	}
-	ip, err := netip.ParseAddr(host)
-	if loopback := err == nil && ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost"); loopback || insecure || keyed {
+	if insecure || keyed || IsLoopback(addr) {
 		return nil
 	}
 	return fmt.Errorf("CONTROL_ADDR=%s: others could publish; set CONTROL_KEY, listen on 127.0.0.1, or set CONTROL_INSECURE=true", addr)
+}
+
+// IsLoopback reports whether only this machine reaches what listens on addr.
+func IsLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost")
 }
 
 type handler struct {
@@ -204,12 +212,12 @@ func (h *handler) count(r result) { h.publishes[r].Inc() }
 // ServeHTTP implements http.Handler. The order of the checks is Pushpin's, after
 // ours: who may talk to us at all, length, Accept, path, method.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !h.knownHost(r.Host) {
+	if !KnownHost(r.Host, h.cfg.Hosts) {
 		h.count(forbidden)
 		text(w, http.StatusForbidden, "Host not allowed; add it to CONTROL_HOSTS.")
 		return
 	}
-	if !ownOrigin(r) {
+	if !OwnOrigin(r) {
 		h.count(forbidden)
 		text(w, http.StatusForbidden, "Origin not allowed.")
 		return
@@ -411,13 +419,13 @@ func answerJSON(w http.ResponseWriter, page any) {
 	answer(w, http.StatusOK, "application/json", buf.Bytes())
 }
 
-// knownHost reports whether Host names this API in a way that no page can
-// arrange: by IP address, as localhost, or as configured. A page whose name was
-// made to resolve to this machine ("DNS rebinding") sends its own name. No Host
-// at all is HTTP/1.0, which no browser speaks.
-func (h *handler) knownHost(host string) bool {
+// KnownHost reports whether Host names a private port in a way that no page can
+// arrange: by IP address, as localhost, or by one of these names. A page whose
+// name was made to resolve to this machine ("DNS rebinding") sends its own name.
+// No Host at all is HTTP/1.0, which no browser speaks.
+func KnownHost(host string, names []string) bool {
 	host = normalHost(host)
-	if host == "" || host == "localhost" || slices.Contains(h.cfg.Hosts, host) {
+	if host == "" || host == "localhost" || slices.Contains(names, host) {
 		return true
 	}
 	_, err := netip.ParseAddr(host)
@@ -434,9 +442,9 @@ func normalHost(host string) string {
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
 
-// ownOrigin reports whether the request comes from a page of this API itself,
-// or from no page: publishers send no Origin.
-func ownOrigin(r *http.Request) bool {
+// OwnOrigin reports whether the request comes from a page of this port itself, or
+// from no page: publishers send no Origin.
+func OwnOrigin(r *http.Request) bool {
 	for _, origin := range r.Header.Values("Origin") {
 		host, ok := strings.CutPrefix(origin, "http://")
 		if !ok {

@@ -5,8 +5,14 @@ import (
 	"cmp"
 	"compress/gzip"
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -428,6 +434,21 @@ func TestRecoverNotSupported(t *testing.T) {
 	}
 }
 
+// everyRequest is one of each that the API answers, with more headers, and some
+// that it does not.
+func everyRequest(extra string) []string {
+	requests := []string{
+		post("/publish/", extra, item), post("/publish", extra, item), post("/publish/", extra, "not JSON"), post("/recover/", extra, ""),
+		post("/publish/", extra+"\nContent-Type: text/plain", item), // what a page may send without asking first
+	}
+	for _, line := range []string{
+		"GET /", "GET /channels", "GET /channels/?limit=1", "GET /connections", "PURGE /https://example.com/page", "GET /publish/", "OPTIONS /publish/", "GET /nothing", "HEAD /channels",
+	} {
+		requests = append(requests, line+" HTTP/1.1"+extra+"\nContent-Length: 0\n\n")
+	}
+	return requests
+}
+
 func TestHostAndOrigin(t *testing.T) {
 	for _, tt := range []struct {
 		name, host, origin string
@@ -455,8 +476,9 @@ func TestHostAndOrigin(t *testing.T) {
 			if tt.origin != "" {
 				extra += "\nOrigin: " + tt.origin
 			}
-			for _, request := range []string{post("/publish/", extra, item), "GET /channels HTTP/1.1" + extra + "\n\n", "GET / HTTP/1.1" + extra + "\n\n"} {
-				if got := raw(t, srv, request).StatusCode; got != tt.code {
+			for _, request := range everyRequest(extra) {
+				got := raw(t, srv, request).StatusCode
+				if refused := got == http.StatusForbidden; refused != (tt.code == http.StatusForbidden) {
 					t.Errorf("%q: got %d, want %d", request, got, tt.code)
 				}
 				sameByNetHTTP(t, Config{Hosts: []string{"spillway.internal"}}, request)
@@ -476,6 +498,10 @@ func TestKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	other, err := grip.ParseKey("other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := grip.ParseKey("old")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -504,18 +530,30 @@ func TestKey(t *testing.T) {
 		{"token", "Bearer " + sign(key, now), 200},
 		{"token of another key", "Bearer " + sign(other, now), 401},
 		{"expired token", "Bearer " + sign(key, now.Add(-2*time.Hour)), 401},
+		{"token by the old key", "Bearer " + sign(old, now), 200},
+		{"the old key", "Bearer old", 200},
+		{"both keys at once", "Bearer secret,old", 401},
+		{"token for later", "Bearer " + forge("HS256", "secret", map[string]any{"exp": now.Unix() + 60, "nbf": now.Unix() + 30}), 401},
+		{"token for ever", "Bearer " + forge("HS256", "secret", map[string]any{"iss": "me"}), 401},
+		{"token with a header of its own", "Bearer " + forge("HS256", "secret", map[string]any{"exp": now.Unix() + 60}, "kid", "../../dev/null"), 200},
+		{"token by the empty key", "Bearer " + forge("HS256", "", map[string]any{"exp": now.Unix() + 60}), 401},
+		{"token of no algorithm", "Bearer " + forge("none", "", map[string]any{"exp": now.Unix() + 60}), 401},
+		{"token that says none", "Bearer " + forge("none", "secret", map[string]any{"exp": now.Unix() + 60}), 401},
+		{"token of another algorithm", "Bearer " + forge("HS512", "secret", map[string]any{"exp": now.Unix() + 60}), 401},
+		{"token that says RS256", "Bearer " + forge("RS256", "secret", map[string]any{"exp": now.Unix() + 60}), 401},
+		{"two fields of which the second is right", "Bearer no\nAuthorization: Bearer secret", 401},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			srv := serve(t, Config{Keys: secret.Fixed(grip.Keys{key})}, &memBackend{})
+			srv := serve(t, Config{Keys: secret.Fixed(grip.Keys{key, old})}, &memBackend{})
 			extra := ""
 			if strings.HasPrefix(tt.authorization, "\n") {
 				extra = tt.authorization
 			} else if tt.authorization != "" {
 				extra = "\nAuthorization: " + tt.authorization
 			}
-			for _, request := range []string{post("/publish/", extra, item), "GET /channels HTTP/1.1" + extra + "\n\n", "GET / HTTP/1.1" + extra + "\n\n"} {
+			for _, request := range everyRequest(extra) {
 				resp := raw(t, srv, request)
-				if resp.StatusCode != tt.code {
+				if refused := resp.StatusCode == http.StatusUnauthorized; refused != (tt.code == http.StatusUnauthorized) {
 					t.Errorf("%q: got %d, want %d", request, resp.StatusCode, tt.code)
 				}
 				if got, want := resp.Header.Get("WWW-Authenticate") != "", tt.code == 401; got != want {
@@ -527,6 +565,79 @@ func TestKey(t *testing.T) {
 }
 
 // A realm's key opens the realm's paths, and nothing else.
+// forge makes a token that says an algorithm, with further header members, and is
+// signed by HMAC with SHA-256, or not at all without a key.
+func forge(alg, key string, claims map[string]any, header ...string) string {
+	head := map[string]any{"alg": alg, "typ": "JWT"}
+	for i := 0; i < len(header); i += 2 {
+		head[header[i]] = header[i+1]
+	}
+	part := func(v any) string {
+		b, err := json.Marshal(v)
+		if err != nil {
+			panic(err)
+		}
+		return base64.RawURLEncoding.EncodeToString(b)
+	}
+	text := part(head) + "." + part(claims)
+	if alg == "none" && key == "" {
+		return text + "."
+	}
+	mac := hmac.New(sha256.New, []byte(key))
+	mac.Write([]byte(text))
+	return text + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// A public key verifies what its private half has signed, and is no secret:
+// neither shown nor used as one.
+func TestPublicKey(t *testing.T) {
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pemOf := func(typ string, der []byte, err error) string {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der}))
+	}
+	public, err := x509.MarshalPKIXPublicKey(private.Public())
+	publicPEM := pemOf("PUBLIC KEY", public, err)
+	secretPEM, err := x509.MarshalPKCS8PrivateKey(private)
+	signer, err := grip.ParseKey(pemOf("PRIVATE KEY", secretPEM, err))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := signer.Sign("me", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := grip.ParseKeys(publicPEM + ",a static bearer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := serve(t, Config{Keys: secret.Fixed(keys)}, &memBackend{})
+	claims := map[string]any{"iss": "me", "exp": time.Now().Unix() + 60}
+	for _, tt := range []struct {
+		name, bearer string
+		code         int
+	}{
+		{"token by the private key", good, 200},
+		{"the static bearer beside it", "a static bearer", 200},
+		{"token by the static bearer", forge("HS256", "a static bearer", claims), 200},
+		{"the public key as a secret", forge("HS256", publicPEM, claims), 401},
+		{"its bytes as a secret", forge("HS256", string(public), claims), 401},
+		{"the same, without the last line end", forge("HS256", strings.TrimSpace(publicPEM), claims), 401},
+		{"the public key as the bearer", strings.ReplaceAll(strings.TrimSpace(publicPEM), "\n", ""), 401},
+		{"signed as something else", forge("RS256", "a static bearer", claims), 401},
+		{"none", forge("none", "", claims), 401},
+	} {
+		if got := raw(t, srv, post("/publish/", "\nAuthorization: Bearer "+tt.bearer, item)).StatusCode; got != tt.code {
+			t.Errorf("%s: got %d, want %d", tt.name, got, tt.code)
+		}
+	}
+}
+
 func TestRealms(t *testing.T) {
 	key := func(s string) grip.Key {
 		k, err := grip.ParseKey(s)
