@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -261,6 +262,19 @@ func (g *Gateway) tellOverrides(table *route.Table) {
 // matches: its path_beg equals EVENTS_PATH or lies inside.
 func (g *Gateway) overrides(rt *route.Route) bool {
 	return strings.HasPrefix(rt.PathBeg, g.eventsPath) || rt.PathBeg+"/" == g.eventsPath
+}
+
+// RoutesAway reports whether a route has taken the events of a topic from the
+// origin in this process, for clients like that of r: what it answers there must
+// not be had here by another way.
+func (g *Gateway) RoutesAway(r *http.Request, topic string) bool {
+	table := g.routes.now()
+	if !slices.ContainsFunc(table.Routes(), g.overrides) {
+		return false
+	}
+	socket := r.Header.Get("Accept") == grip.ContentTypeEvents // as the origin is asked
+	rt, matched := table.Match(r.Host, g.eventsPath+url.PathEscape(topic)+"/", socket, g.upstream.ClientTLS(r))
+	return matched && g.overrides(rt)
 }
 
 // Listen opens the listeners, so that Addr is known before Run. Listening twice

@@ -33,6 +33,12 @@ func (c *caller) mayReadAll(topics []string) bool {
 	return c == nil || !slices.ContainsFunc(topics, func(t string) bool { return !c.MayRead(t) })
 }
 
+// shows reports whether c may know of topics, and this origin is the one that
+// answers for them.
+func (o *Origin) shows(c *caller, r *http.Request, topics ...string) bool {
+	return c.mayReadAll(topics) && !slices.ContainsFunc(topics, func(t string) bool { return o.away(r, t) })
+}
+
 // claims are what filters of rules are bound to.
 func (c *caller) claims() map[string]any {
 	if c == nil {

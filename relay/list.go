@@ -29,7 +29,7 @@ func (o *Origin) serveList(w http.ResponseWriter, r *http.Request, c *caller) {
 	}
 	entries := []topicEntry{}
 	for _, t := range o.catalog.all() {
-		if c.mayRead(t.name) {
+		if o.shows(c, r, t.name) {
 			entries = append(entries, topicEntry{t.name, t.partitions(), o.pathOf(t.name)})
 		}
 	}

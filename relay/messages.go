@@ -267,7 +267,7 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 	if err != nil {
 		return refuse(err)
 	}
-	if !c.mayReadAll(s.topics) {
+	if !o.shows(c, r, s.topics...) {
 		return refuse(errUnknownTopic)
 	}
 	topics, err := o.find(r.Context(), s.topics)

@@ -46,6 +46,10 @@ type Origin struct {
 
 	replayBytes int64 // REPLAY_MAX_BYTES; 0: no bound
 
+	// away reports whether a topic is not ours to show to who makes r: see
+	// Relay.Leave.
+	away func(r *http.Request, topic string) bool
+
 	auth     *auth.Authenticator // nil: nobody is asked who they are
 	recheck  time.Duration       // AUTH_RECHECK
 	cookies  bool                // that a client has may be what lets it in
@@ -117,7 +121,7 @@ func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string
 		o.fail(w, r, err)
 		return
 	}
-	if !c.mayReadAll(s.topics) {
+	if !o.shows(c, r, s.topics...) {
 		o.notFound(w, r) // as if there were no such topic
 		return
 	}

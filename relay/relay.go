@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -133,6 +134,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		keepAlives: newKeepAlives(cfg.HeartbeatInterval), maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
 		replayBytes: int64(cfg.ReplayMaxBytes), lagBytes: int64(cfg.CatchupMaxBytes), lagAge: cfg.CatchupMaxAge,
 		metrics: newOriginMetrics(reg, &r.hub.metrics), now: time.Now,
+		away: func(*http.Request, string) bool { return false },
 	}
 	if cfg.Auth.Enabled() {
 		if r.auth, err = auth.New(cfg.Auth, log, reg); err != nil {
@@ -192,6 +194,11 @@ func (r *Relay) Listen(ctx context.Context, channel string) error {
 	_, _, err = r.hub.open(ctx, scope{topics: []*topicInfo{topic}}, rendering{})
 	return err
 }
+
+// Leave has the Origin answer as if there were no such topic where away says so of
+// a request: another origin has taken it over, and this one must not show what
+// that one might not. Call it before Run.
+func (r *Relay) Leave(away func(r *http.Request, topic string) bool) { r.origin.away = away }
 
 // Topics counts the exposed topics that exist.
 func (r *Relay) Topics() int { return len(r.catalog.all()) }

@@ -58,6 +58,9 @@ func runRelay(ctx context.Context, p *process) error {
 	if rlCfg.CursorKey != "" {
 		err = addProblem(err, errors.New("CURSOR_KEY: relay cannot seal cursors, since GRIP proxies put them together from the ids of single partitions; unset it, or use spillway serve"))
 	}
+	if rlCfg.Auth.Enabled() {
+		err = addProblem(err, errors.New("AUTH_URL, JWT_ISSUER, JWT_JWKS_URL, JWT_KEY: relay publishes to proxies and answers no client, so nothing would be protected by these; unset them here, and let the origin that the proxies ask say who may read"))
+	}
 	if err != nil {
 		return err
 	}

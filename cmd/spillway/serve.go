@@ -180,6 +180,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func(httpAdd
 	if err != nil {
 		return errors.Join(err, rl.Close(ctx), ops.Shutdown(ctx))
 	}
+	rl.Leave(gw.RoutesAway)
 	if err := gw.Listen(); err != nil {
 		return errors.Join(usageError{err}, rl.Close(ctx), ops.Shutdown(ctx))
 	}
