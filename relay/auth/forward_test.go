@@ -638,6 +638,7 @@ func TestSilentAPI(t *testing.T) {
 	f := authenticator(t, func(c *Config) { c.URL, c.Timeout = "http://"+l.Addr().String(), 100*time.Millisecond })
 	f.wantUnavailable(t, with(events), "deadline exceeded")
 	l.Close()
+	f.wait(patience)
 	f.wantUnavailable(t, with(events), "refused")
 	if got := f.metric(t, "spillway_auth_answer_seconds", ""); got != 2 {
 		t.Errorf("%v answers were timed, want 2", got)

@@ -93,7 +93,7 @@ func (s *issuer) candidatesOf(ctx context.Context, kid, alg string) (fit []verif
 			// One of that name is there, for another algorithm; or there was none
 			// a moment ago.
 			return nil, false, errNoKey
-		case loaded && !s.limit.Allow():
+		case loaded && !s.limit.AllowN(s.now(), 1):
 			return nil, false, fmt.Errorf("%s: keys were asked for too often to look for another one: %w", s.name, ErrUnavailable)
 		}
 		if err := s.fetch(ctx); err != nil {
@@ -117,7 +117,9 @@ func (s *issuer) missing(kid string) {
 
 // again fetches the set for a token that none of the keys without names
 // verifies, and reports whether that was done.
-func (s *issuer) again(ctx context.Context) bool { return s.limit.Allow() && s.fetch(ctx) == nil }
+func (s *issuer) again(ctx context.Context) bool {
+	return s.limit.AllowN(s.now(), 1) && s.fetch(ctx) == nil
+}
 
 func hasKey(keys []key, kid string) bool {
 	for i := range keys {

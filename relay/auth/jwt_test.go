@@ -108,6 +108,10 @@ func TestForgedTokens(t *testing.T) {
 	}
 	good := sign(t, jwt.SigningMethodRS256, k.rsa, claimsOf(nil), map[string]any{"kid": "r"})
 	parts := strings.Split(good, ".")
+	other := "A"
+	if parts[2][0] == 'A' {
+		other = "B"
+	}
 	der, _ := base64.StdEncoding.DecodeString(strings.Join(strings.Split(strings.TrimSpace(k.rsaPEM), "\n")[1:len(strings.Split(strings.TrimSpace(k.rsaPEM), "\n"))-1], ""))
 	n, _ := json.Marshal(jwk(t, &k.rsa.PublicKey, "r", "RS256", "sig").Marshal())
 	tokens := map[string]string{
@@ -123,7 +127,7 @@ func TestForgedTokens(t *testing.T) {
 		"five parts, as encrypted ones have":     good + ".a.b",
 		"other claims":                           parts[0] + "." + part(claimsOf(map[string]any{"topics": ".*"})) + "." + parts[2],
 		"other header":                           part(map[string]any{"alg": "RS256", "kid": "r", "x": 1}) + "." + parts[1] + "." + parts[2],
-		"a bit of the signature":                 parts[0] + "." + parts[1] + ".A" + parts[2][1:],
+		"a bit of the signature":                 parts[0] + "." + parts[1] + "." + other + parts[2][1:],
 		"bits that no byte has":                  good[:len(good)-1] + string(good[len(good)-1]+1),
 		"HS256 with the public key's PEM":        hs("HS256", k.rsaPEM, map[string]any{"kid": "r"}),
 		"HS256 with the PEM without its end":     hs("HS256", strings.TrimSpace(k.rsaPEM), nil),

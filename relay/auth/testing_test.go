@@ -193,22 +193,22 @@ func (p *idp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A clock is a time that tests move.
+// A clock is a time that stands still until a test moves it.
 type clock struct {
-	mu     sync.Mutex
-	offset time.Duration
+	mu sync.Mutex
+	at time.Time
 }
 
 func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return time.Now().Add(c.offset)
+	return c.at
 }
 
 func (c *clock) advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.offset += d
+	c.at = c.at.Add(d)
 }
 
 // A fixture is an Authenticator with a registry, a log and a clock.
@@ -250,14 +250,27 @@ func authenticator(t *testing.T, change func(*Config)) *fixture {
 	t.Helper()
 	cfg := defaults()
 	change(&cfg)
-	f := &fixture{reg: prometheus.NewRegistry(), log: &logged{}}
+	f := &fixture{clock: clock{at: time.Now()}, reg: prometheus.NewRegistry(), log: &logged{}}
 	a, err := newAuthenticator(cfg, slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})), f.reg, f.now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.Close)
 	f.Authenticator = a
+	if cfg.Timeout == defaults().Timeout {
+		f.wait(patience)
+	}
 	return f
+}
+
+// wait changes AUTH_TIMEOUT, beyond what is allowed if need be.
+func (f *fixture) wait(d time.Duration) {
+	f.cfg.Timeout = d
+	if f.tokens != nil {
+		for _, s := range f.tokens.issuers {
+			s.timeout = d
+		}
+	}
 }
 
 // run has the Authenticator's Run run until the test ends.
