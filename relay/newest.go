@@ -144,13 +144,16 @@ func (o *Origin) replayInstead(ctx context.Context, p *page) error {
 	return nil
 }
 
-// snapshotPage adds to the page what it has room for of the snapshot. When all
-// of it has been sent it says that the stream is live, and reports true: the
-// page goes on from the snapshot's position.
+// snapshotPage adds to the page what it has room for of the snapshot, which for a
+// stream with a rate is one event. When all of it has been sent it says that the
+// stream is live, and reports true: the page goes on from the snapshot's position.
 func (o *Origin) snapshotPage(ctx context.Context, p *page) (done bool, err error) {
 	if p.link.Places == nil {
 		if err := o.takeSnapshot(ctx, p); err != nil {
 			return false, err
+		}
+		if p.link.Stage == stageReplay {
+			return false, nil
 		}
 	}
 	for ; p.link.Topic < len(p.topics); p.link.Topic++ {
@@ -163,7 +166,7 @@ func (o *Origin) snapshotPage(ctx context.Context, p *page) (done bool, err erro
 		if err == nil {
 			place.Seen, done, err = v.Page(place.Seen, match, func(r *kgo.Record) bool {
 				p.write(p.shown(r))
-				more = len(p.out) < p.maxBytes
+				more = len(p.out) < p.maxBytes && p.link.Rate == ""
 				return more
 			})
 		}
@@ -175,9 +178,12 @@ func (o *Origin) snapshotPage(ctx context.Context, p *page) (done bool, err erro
 			return false, err
 		}
 		p.link.Places[p.link.Topic] = place.String()
-		if !done || !more && p.link.Topic+1 < len(p.topics) {
+		if !done || !more && (p.link.Topic+1 < len(p.topics) || p.link.Rate != "") {
 			if done {
 				p.link.Topic++
+			}
+			if !more {
+				p.pause = p.link.every()
 			}
 			p.mark()
 			return false, nil
@@ -190,7 +196,8 @@ func (o *Origin) snapshotPage(ctx context.Context, p *page) (done bool, err erro
 }
 
 // takeSnapshot chooses the position of which the snapshot is: where the hub is,
-// once it has read all that existed.
+// once it has read all that existed. A stream whose rate would take longer than
+// versions are kept gets a plain replay.
 func (o *Origin) takeSnapshot(ctx context.Context, p *page) error {
 	ch, head, err := o.hub.open(ctx, p.scope, p.link.holdRendering())
 	if err != nil {
@@ -202,9 +209,15 @@ func (o *Origin) takeSnapshot(ctx context.Context, p *page) error {
 	if _, _, err := o.hub.attach(ctx, ch, p.scope, p.existed); err != nil {
 		return err
 	}
-	p.link.Places, p.pos, err = o.hub.versions(p.scope, p.now)
-	p.minute = p.now.Unix() / 60
-	return err
+	places, pos, records, err := o.hub.versions(p.scope, p.now)
+	if err != nil {
+		return err
+	}
+	if p.link.every() > snapshot.KeepFor/time.Duration(max(records, 1)) {
+		return o.replayInstead(ctx, p)
+	}
+	p.link.Places, p.pos, p.minute = places, pos, p.now.Unix()/60
+	return nil
 }
 
 // A changes is a walker over history of a view that tells what leaves it. Whether
@@ -290,26 +303,29 @@ func (h *hub) tellsChanges(sc scope) bool {
 }
 
 // versions makes versions of the maps of a view, all as of the position that it
-// returns.
-func (h *hub) versions(sc scope, now time.Time) (places []string, at vector, err error) {
+// returns, and counts their records as far as they are of this view alone.
+func (h *hub) versions(sc scope, now time.Time) (places []string, at vector, records int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	pos, ok := h.positionOf(sc)
 	if !ok {
-		return nil, nil, unavailable("take a snapshot", errors.New("a topic stopped being read"))
+		return nil, nil, 0, unavailable("take a snapshot", errors.New("a topic stopped being read"))
 	}
 	for _, info := range sc.topics {
 		k := h.topics[info.name].maps.current(sc.query.filterOf())
 		if k == nil {
-			return nil, nil, unavailable("take a snapshot", errors.New("the map is gone"))
+			return nil, nil, 0, unavailable("take a snapshot", errors.New("the map is gone"))
 		}
 		v, err := k.m.Version(now)
 		if err != nil {
-			return nil, nil, unavailable("take a snapshot", err)
+			return nil, nil, 0, unavailable("take a snapshot", err)
+		}
+		if sc.query.filterOf() == nil || k.filter != nil {
+			records += v.Len()
 		}
 		places = append(places, snapshot.Place{Version: v.ID()}.String())
 	}
-	return places, pos.clone(), nil
+	return places, pos.clone(), records, nil
 }
 
 // version returns the version that the page reads, and what of it belongs to the

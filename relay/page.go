@@ -209,7 +209,7 @@ func (p *page) missing(t int, partition int32, from, to int64) {
 	before := len(p.out)
 	p.control(offsetGap(p.topics[t].name, partition, gapRetention, from, to).event(), 0)
 	if !p.link.sparing.none() {
-		p.pieces.all = append(p.pieces.all, piece{before, len(p.out), t, partition, to, p.minute, false})
+		p.pieces.all = append(p.pieces.all, piece{before, len(p.out), t, partition, to, p.minute, false, true})
 	}
 }
 

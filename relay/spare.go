@@ -73,7 +73,7 @@ func (s *selection) parseSparing(query url.Values) error {
 // event.
 const sparedPageBytes = 16 << 10
 
-// A piece is a record in a page of a stream that is spared some.
+// A piece is a record, or a gap, in a page of a stream that is spared some.
 type piece struct {
 	begin, end int // in page.out
 	topic      int
@@ -81,6 +81,7 @@ type piece struct {
 	next       int64 // the partition's next offset
 	minute     int64 // page.minute then
 	superseded bool  // by a later piece
+	gap        bool  // it is none of a record
 }
 
 // A pieceKey is what a record is the newest word about.
@@ -98,7 +99,7 @@ type pieces struct {
 
 // add notes that a record was written.
 func (ps *pieces) add(topic int, r *kgo.Record, begin, end int, minute int64) {
-	ps.all = append(ps.all, piece{begin, end, topic, r.Partition, r.Offset + 1, minute, false})
+	ps.all = append(ps.all, piece{begin, end, topic, r.Partition, r.Offset + 1, minute, false, false})
 	if r.Key == nil {
 		return
 	}
@@ -126,7 +127,9 @@ func (p *page) spare(begin vector) {
 		if i+1 < len(p.pieces.all) {
 			next = p.pieces.all[i+1].begin
 		}
-		if !at.superseded {
+		if at.superseded {
+			p.link.Replayed--
+		} else {
 			p.out = append(p.out, out[at.begin-first:at.end-first]...)
 		}
 		p.out = append(p.out, out[at.end-first:next-first]...)
@@ -143,7 +146,11 @@ func (p *page) rewind(begin vector, i int) {
 	if i == len(p.pieces.all)-1 {
 		return
 	}
-	p.link.Replayed -= int64(len(p.pieces.all) - 1 - i)
+	for _, at := range p.pieces.all[i+1:] {
+		if !at.gap {
+			p.link.Replayed--
+		}
+	}
 	p.minute = p.pieces.all[i].minute
 	p.pos.set(begin)
 	for _, at := range p.pieces.all[:i+1] {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -101,5 +102,72 @@ func TestSubscriptions(t *testing.T) {
 		wantJSON(t, answer(`4`), `{"type":"error","code":"not-configured"}`)
 		ws.send(`{"type":"subscribe","topics":["` + topic + `"],"filter":"value.n ==","ref":5}`)
 		wantJSON(t, answer(`5`), `{"type":"error","code":"bad-message"}`)
+	})
+}
+
+// TestSnapshotSubscriptions has snapshots of one topic on a WebSocket, each with
+// a pace of its own, and what changes behind them.
+func TestSnapshotSubscriptions(t *testing.T) {
+	kafkatest.Each(t, func(t *testing.T, k *kafkatest.Cluster) {
+		topic, other := kafkatest.UniqueTopic(t), kafkatest.UniqueTopic(t)
+		k.CreateTopic(topic, 1, "cleanup.policy=compact")
+		k.CreateTopic(other, 1)
+		keep := func(key, value string) {
+			k.Produce(&kgo.Record{Topic: topic, Key: []byte(key), Value: []byte(value)})
+		}
+		for i := range 4 {
+			keep(fmt.Sprint("k", i%3), fmt.Sprint(i))
+		}
+		s := serve(t, k)
+		s.await(topic)
+		ws := dial(t, s.await(other), "spillway.v1.json")
+		got, channels := make(map[string][]string), make(map[string]string)
+		// read takes messages until a subscription has had as many.
+		read := func(ref string, n int) {
+			t.Helper()
+			for len(got[channels[ref]]) < n {
+				_, text, err := ws.read()
+				if err != nil {
+					t.Fatal(err)
+				}
+				var m struct {
+					Type, Channel, Key string
+					Ref                json.Number
+					Value              json.RawMessage
+				}
+				if err := json.Unmarshal([]byte(text), &m); err != nil {
+					t.Fatalf("message %s: %v", text, err)
+				}
+				switch m.Type {
+				case "subscribed":
+					channels[m.Ref.String()] = m.Channel
+				case "record":
+					got[m.Channel] = append(got[m.Channel], m.Key+"="+string(m.Value))
+				case "live":
+					got[m.Channel] = append(got[m.Channel], "live")
+				case "error", "gap", "end":
+					t.Fatalf("got %s", text)
+				}
+			}
+		}
+		// Each has a selection of its own, so that its messages can be told apart.
+		begin := time.Now()
+		for ref, more := range []string{`"id":"every"`, `"rate":"10/s","id":"batch"`, `"slow":"latest","partition":0`} {
+			ws.send(fmt.Sprintf(`{"type":"subscribe","ref":%d,"topics":[%q],"from":"snapshot",%s}`, ref, topic, more))
+		}
+		refs := []string{"0", "1", "2"}
+		for _, ref := range refs {
+			read(ref, 4)
+		}
+		if took := time.Since(begin); took < 290*time.Millisecond {
+			t.Errorf("three records at 10/s and what follows took %v, want 300ms", took)
+		}
+		keep("k1", "9")
+		for _, ref := range refs {
+			read(ref, 5)
+			if got, want := fmt.Sprint(got[channels[ref]]), "[k0=3 k1=1 k2=2 live k1=9]"; got != want {
+				t.Errorf("subscription %s: got %s, want %s", ref, got, want)
+			}
+		}
 	})
 }

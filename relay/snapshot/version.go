@@ -24,6 +24,16 @@ type Version struct {
 // ID names the version for Map.Find, on no other map and replica.
 func (v *Version) ID() string { return v.id }
 
+// Len is how many records the version has.
+func (v *Version) Len() int {
+	v.m.mu.Lock()
+	defer v.m.mu.Unlock()
+	if v.entries == nil { // expired
+		return 0
+	}
+	return v.entries.Len()
+}
+
 // Position is the next offset by partition: the version is every record before
 // it, and what changes since then begins there. It is not to be changed.
 func (v *Version) Position() []int64 { return v.position }
