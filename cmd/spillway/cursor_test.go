@@ -111,10 +111,17 @@ func TestSealedCursor(t *testing.T) {
 	}
 }
 
-// What relay publishes cannot be sealed, and it says so.
-func TestRelayRefusesCursorKey(t *testing.T) {
-	p := newProcess(t, `KAFKA_CONSUMER_CONFIG={"bootstrap.servers":"localhost:1","group.id":"g"}`, "GRIP_URL=http://localhost:1", "CURSOR_KEY=the key: of 32 bytes or more than that")
-	if code := p.run(t.Context(), "relay"); code != exitUsage || !strings.Contains(p.stderr.String(), "CURSOR_KEY: relay cannot seal cursors") {
-		t.Errorf("got %d: %s", code, p.stderr)
+// What relay publishes cannot be protected by settings that are for clients, and
+// it says so.
+func TestRelayRefusesProtections(t *testing.T) {
+	for setting, want := range map[string]string{
+		"CURSOR_KEY=the key: of 32 bytes or more than that": "CURSOR_KEY: relay cannot seal cursors",
+		"AUTH_URL=http://localhost:1":                       "AUTH_URL, JWT_ISSUER, JWT_JWKS_URL, JWT_KEY: relay publishes to proxies",
+		"JWT_KEY=the key: of 32 bytes or more than that":    "relay publishes to proxies and answers no client",
+	} {
+		p := newProcess(t, `KAFKA_CONSUMER_CONFIG={"bootstrap.servers":"localhost:1","group.id":"g"}`, "GRIP_URL=http://localhost:1", setting)
+		if code := p.run(t.Context(), "relay"); code != exitUsage || !strings.Contains(p.stderr.String(), want) {
+			t.Errorf("%s: got %d: %s, want %q", setting, code, p.stderr, want)
+		}
 	}
 }
