@@ -404,6 +404,9 @@ func refusal(resp *http.Response) (*Denied, error) {
 	if coding := resp.Header.Get("Content-Encoding"); len(body) > 0 && len(body) <= maxBody && (coding == "" || strings.EqualFold(coding, "identity")) {
 		d.Body = body
 		d.Header.Set("X-Content-Type-Options", "nosniff")
+		if d.Header.Get("Content-Type") == "" { // nobody is to guess that it is a page
+			d.Header.Set("Content-Type", "text/plain; charset=utf-8")
+		}
 	} else {
 		d.Header.Del("Content-Type")
 		d.Header.Del("Content-Language")

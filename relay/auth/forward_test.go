@@ -308,6 +308,11 @@ func TestRefusals(t *testing.T) {
 			w.Header().Set("Content-Type", "text/html")
 			w.WriteHeader(403)
 		}, 403, http.Header{}, ""},
+		{"of no type", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header()["Content-Type"] = nil
+			w.WriteHeader(403)
+			io.WriteString(w, "<script>")
+		}, 403, http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "X-Content-Type-Options": {"nosniff"}}, "<script>"},
 		{"as long as can be", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")
 			w.WriteHeader(403)

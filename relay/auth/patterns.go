@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"regexp/syntax"
 	"strings"
+	"unicode/utf8"
 )
 
 // Patterns say which topics may be read: regular expressions, each of which must
@@ -52,7 +53,7 @@ func newPatterns(texts []string) (p Patterns, broken int, err error) {
 		case text == everything:
 			l.all = true
 			continue
-		case regexp.QuoteMeta(text) == text:
+		case regexp.QuoteMeta(text) == text && utf8.ValidString(text):
 			l.names[text] = struct{}{}
 			continue
 		}
