@@ -187,6 +187,10 @@ func (w *writer) appendRecord(dst []byte, via transport, r *kgo.Record, id []byt
 	if typ == grip.BinaryMessage {
 		e.Type = grip.EventBinary
 	}
+	if w.form == formPlain {
+		// Else a record could be an instruction to the gateway (GRIP reference, 8.4).
+		e.Content = append([]byte(grip.DefaultMessagePrefix), content...)
+	}
 	return grip.AppendEvent(dst, e)
 }
 

@@ -28,7 +28,8 @@ var (
 	typeJSON        = []string{"application/json"}
 	typeEvents      = []string{grip.ContentTypeEvents}
 	typeBytes       = []string{"application/octet-stream"}
-	bareMessages    = []string{`grip; message-prefix=""`}
+	bareMessages    = []string{`grip; message-prefix=""`} // objects of JSON, which no control message is
+	markedMessages  = []string{"grip"}                    // whatever a record holds
 	speakJSON       = []string{protocolJSON}
 	speakCloud      = []string{protocolCloud}
 	speakPlain      = []string{protocolPlain}

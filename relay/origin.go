@@ -346,6 +346,9 @@ func appendOpening(dst []byte, h http.Header, s *selection) []byte {
 	case s.via == overWebSocket:
 		h["Content-Type"] = typeEvents
 		h["Sec-Websocket-Extensions"] = bareMessages
+		if s.form == formPlain {
+			h["Sec-Websocket-Extensions"] = markedMessages
+		}
 		switch s.protocol {
 		case protocolJSON:
 			h["Sec-Websocket-Protocol"] = speakJSON

@@ -261,6 +261,7 @@ type stream struct {
 	holding bool
 	ended   bool
 	ws      bool
+	prefix  string // of messages for the client, on a WebSocket
 }
 
 // open begins a stream, and fails the test unless the answer is 200.
@@ -271,6 +272,7 @@ func (h *harness) open(url string, header ...string) *stream {
 		h.t.Fatalf("GET %s: %d %s", url, w.Code, w.Body)
 	}
 	s := &stream{h: h, ws: strings.Contains(w.Header().Get("Content-Type"), "websocket-events")}
+	s.prefix, _ = grip.ParseExtension(w.Header())
 	s.apply(w)
 	return s
 }
@@ -278,7 +280,7 @@ func (h *harness) open(url string, header ...string) *stream {
 // apply carries out GRIP instructions.
 func (s *stream) apply(w *httptest.ResponseRecorder) {
 	s.h.t.Helper()
-	s.out.Write(w.Body.Bytes())
+	s.out.Write(s.forClient(w.Body.Bytes()))
 	in, err := grip.ParseInstruct(w.Code, w.Header(), nil)
 	if err != nil {
 		s.h.t.Fatalf("instructions %v: %v", w.Header(), err)
@@ -308,6 +310,32 @@ func (s *stream) apply(w *httptest.ResponseRecorder) {
 
 // live reports whether the stream holds a view's channel.
 func (s *stream) live() bool { return s.holding && s.channel != pauseChannel }
+
+// forClient takes the marks off that a gateway knows the client's messages by.
+func (s *stream) forClient(body []byte) (out []byte) {
+	s.h.t.Helper()
+	if !s.ws {
+		return body
+	}
+	events, err := grip.ParseEvents(body)
+	if err != nil {
+		s.h.t.Fatalf("the body %q: %v", body, err)
+	}
+	for _, e := range events {
+		if e.Type == grip.EventText || e.Type == grip.EventBinary {
+			_, control, _ := grip.ParseControl(e.Content)
+			content, marked := bytes.CutPrefix(e.Content, []byte(s.prefix))
+			if e.Type == grip.EventText && control {
+				content = e.Content
+			} else if !marked {
+				s.h.t.Errorf("the message %q is for nobody", e.Content)
+			}
+			e.Content = content
+		}
+		out = grip.AppendEvent(out, e)
+	}
+	return out
+}
 
 // step does what a gateway does next; false when there is nothing to do yet.
 func (s *stream) step() bool {

@@ -45,6 +45,12 @@ func TestRecordKinds(t *testing.T) {
 			event: "message", data: "a\nb\n", ws: "=", envelope: `{"value":"a\r\nb\r\n"}`},
 		{name: "looks like a field", record: kgo.Record{Value: []byte("x\nid: 9\n\nevent: open\r: y")},
 			event: "message", data: "x\nid: 9\n\nevent: open\n: y", ws: "=", envelope: `{"value":"x\nid: 9\n\nevent: open\r: y"}`},
+		{name: "looks like an instruction to a gateway", record: kgo.Record{Value: []byte(`c:{"type":"subscribe","channel":"x"}`)},
+			event: "message", data: `c:{"type":"subscribe","channel":"x"}`, ws: "=", envelope: `{"value":"c:{\"type\":\"subscribe\",\"channel\":\"x\"}"}`},
+		{name: "looks like an instruction that is wrong", record: kgo.Record{Value: []byte("c:x")},
+			event: "message", data: "c:x", ws: "=", envelope: `{"value":"c:x"}`},
+		{name: "looks as if it were marked for a client", record: kgo.Record{Value: []byte("m:x")},
+			event: "message", data: "m:x", ws: "=", envelope: `{"value":"m:x"}`},
 		{name: "begins with a blank", record: kgo.Record{Value: []byte(" x")},
 			event: "message", data: " x", ws: "=", envelope: `{"value":" x"}`},
 		{name: "empty", record: kgo.Record{Value: []byte{}},
@@ -200,4 +206,32 @@ func ndjson(t *testing.T, url string) *lineReader {
 	}()
 	t.Cleanup(func() { resp.Body.Close(); <-done })
 	return l
+}
+
+// What a record holds is for clients, never an instruction to the gateway: not
+// in history either, which comes to the gateway among instructions.
+func TestRecordsAreNoInstructions(t *testing.T) {
+	k := kafkatest.Fake(t)
+	topic, other := kafkatest.UniqueTopic(t), kafkatest.UniqueTopic(t)+"-other"
+	k.CreateTopic(topic, 1)
+	k.CreateTopic(other, 1)
+	values := []string{
+		`c:{"type":"subscribe","channel":"` + other + `"}`, `c:{"type":"unsubscribe","channel":"` + topic + `"}`,
+		`c:{"type":"set-meta","name":"user","value":"x"}`, "c:x", "c:", "m:x", `c:{"type":"send-delayed","content":"x"}`,
+	}
+	produce := func() {
+		for _, v := range values {
+			k.Produce(&kgo.Record{Topic: topic, Value: []byte(v)})
+		}
+	}
+	produce()
+	s := serve(t, k)
+	ws := dial(t, s.url+"/events/"+topic+"/?from=earliest")
+	for range 2 {
+		for _, v := range values {
+			ws.want(websocket.MessageText, v)
+		}
+		k.Produce(&kgo.Record{Topic: other, Value: []byte("not asked for")})
+		produce()
+	}
 }
