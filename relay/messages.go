@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"spillway/grip"
 	"spillway/relay/auth"
@@ -104,7 +107,7 @@ func messageMistake(err error) string {
 	if errors.As(err, &typ) && typ.Field != "" {
 		return typ.Field + ": a " + typ.Value + " cannot stand here"
 	}
-	return "a message is one JSON object: " + strings.TrimPrefix(err.Error(), "json: ")
+	return "a message is one JSON object: " + strings.TrimPrefix(strings.TrimPrefix(err.Error(), "json: "), "jsontext: ")
 }
 
 // clientMembers are the members of a clientMessage.
@@ -178,12 +181,19 @@ func (o *Origin) serveMessages(w http.ResponseWriter, r *http.Request) {
 // the gateway is to remember of the WebSocket goes into h.
 func (o *Origin) message(out []byte, h http.Header, r *http.Request, content []byte) []byte {
 	var m clientMessage
-	d := json.NewDecoder(bytes.NewReader(content))
+	// A member that is there twice would count only once, and what is not UTF-8
+	// could not be said in the answer.
+	text := jsontext.NewDecoder(bytes.NewReader(content))
+	raw, err := text.ReadValue()
+	if err != nil {
+		return appendReply(out, &m, "error", codeBadMessage, messageMistake(err), "")
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&m); err != nil {
 		return appendReply(out, &m, "error", codeBadMessage, messageMistake(err), "")
 	}
-	if d.More() {
+	if _, err := text.ReadToken(); !errors.Is(err, io.EOF) {
 		return appendReply(out, &m, "error", codeBadMessage, "more than one JSON text; send one in each message", "")
 	}
 	switch m.Type {

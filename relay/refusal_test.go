@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -200,6 +201,8 @@ func TestClientMessages(t *testing.T) {
 		{"a token, though nobody asks for one", `{"type":"auth","token":"eyJ","ref":"r"}`, `{"type":"error","ref":"r","code":"not-configured"`},
 		{"another type", `{"type":"publish","ref":1}`, `type must be subscribe, unsubscribe or auth`},
 		{"no object", `[1]`, `"code":"bad-message"`},
+		{"a member twice", `{"type":"unsubscribe","ref":1,"ref":2}`, `"code":"bad-message","message":"a message is one JSON object: duplicate object member name \"ref\"`},
+		{"not UTF-8", "{\"type\":\"unsubscribe\",\"ref\":\"\xff\"}", `a message is one JSON object: invalid UTF-8`},
 		{"a ref that is null", `{"type":"unsubscribe","ref":null}`, `ref must be`},
 		{"a ref that is an object", `{"type":"unsubscribe","ref":{"a":1}}`, `ref must be`},
 		{"a long ref", `{"type":"unsubscribe","ref":"` + strings.Repeat("x", 100) + `"}`, `longer than 64 bytes`},
@@ -222,4 +225,74 @@ func TestClientMessages(t *testing.T) {
 			t.Errorf("%s: %d, want 400", name, w.Code)
 		}
 	}
+}
+
+// FuzzClientMessage has a client say anything: what answers it is messages of
+// one JSON object each, with the client's ref as it was, and instructions that a
+// gateway can read.
+func FuzzClientMessage(f *testing.F) {
+	for _, m := range []string{
+		`{"type":"subscribe","topics":["orders"],"ref":1}`,
+		`{"type":"subscribe","topics":["orders","payments"],"ref":"a","last_event_id":"1-hi3hk-4fz1q.1.0","key":["a","b"],"partition":0,"header":{"type":"x","n":[1,true]}}`,
+		`{"type":"subscribe","topics":["orders"],"ref":-1.5e3,"filter":"value.n > 3","fields":["n","a.b"],"since":"15m","limit":3,"until":0}`,
+		`{"type":"subscribe","topics":["orders"],"ref":true,"from":"earliest","last":"5","marks":true,"id":"batch","schema":1,"heartbeat":"30s"}`,
+		`{"type":"subscribe","topics":["orders"],"ref":"\u003c\ud83d\ude00\n","from":"earliest","speed":2}`,
+		`{"type":"subscribe","topics":["orders"],"ref":2,"slow":"latest"}`, `{"type":"subscribe","topics":["orders"],"ref":2,"rate":"5/s"}`,
+		`{"type":"subscribe","topics":["compacted"],"ref":2,"from":"snapshot","last_event_id":""}`, `{"type":"subscribe","topics":["no such topic"],"ref":2}`,
+		`{"type":"unsubscribe","ref":"r"}`, `{"type":"auth","token":"e30","ref":3}`, `{"type":"publish"}`, `{}`, `null`, `[]`, `{"type":"unsubscribe","ref":1,"ref":2}`, "{\"ref\":\"\xff\"}", `{"ref":{}}`,
+	} {
+		f.Add([]byte(m))
+	}
+	k := kafkatest.Fake(f, kafkatest.Topic("orders", 2), kafkatest.Topic("payments", 1), kafkatest.Topic("compacted", 1, "cleanup.policy=compact"))
+	h := startRelay(f, k, func(c *Config) { c.MaxViews, c.TopicLinger = 1000, 0 })
+	f.Fuzz(func(t *testing.T, message []byte) {
+		r := httptest.NewRequest(http.MethodPost, "/events/orders/", nil)
+		out := h.r.origin.message(nil, make(http.Header), r, message)
+		events, err := grip.ParseEvents(out)
+		if err != nil || len(events) == 0 {
+			t.Fatalf("%q is answered by %q: %v", message, out, err)
+		}
+		var sent struct{ Ref any }
+		known := json.Unmarshal(message, &sent) == nil && sent.Ref != nil
+		replies := 0
+		for _, e := range events {
+			if e.Type != grip.EventText {
+				t.Fatalf("%q is answered by %q, which is not text", message, e.Content)
+			}
+			content := e.Content
+			if c, ok, err := grip.ParseControl(content); ok {
+				if err != nil || !strings.HasPrefix(c.Name, "ref ") {
+					t.Fatalf("%q is answered by the instruction %q: %v", message, content, err)
+				}
+				continue
+			}
+			m := members(t, content)
+			switch typ := string(m["type"]); typ {
+			case `"subscribed"`, `"unsubscribed"`, `"authenticated"`, `"error"`:
+				replies++
+			case `"gap"`, `"cursor"`, `"live"`, `"end"`, `"record"`:
+				if m["channel"] == nil || m["id"] == nil {
+					t.Fatalf("%q: %s does not say where it belongs", message, content)
+				}
+				continue
+			default:
+				t.Fatalf("%q is answered by %s", message, content)
+			}
+			var ref any
+			if m["ref"] != nil {
+				if err := json.Unmarshal(m["ref"], &ref); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if string(m["code"]) != `"bad-message"` && (!known || fmt.Sprint(ref) != fmt.Sprint(sent.Ref)) {
+				t.Fatalf("%q is answered by %s", message, content)
+			}
+			if string(m["code"]) == `"internal"` {
+				t.Fatalf("%q is answered by %s", message, content)
+			}
+		}
+		if replies != 1 {
+			t.Fatalf("%q has %d replies in %q, want one", message, replies, out)
+		}
+	})
 }

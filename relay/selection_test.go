@@ -150,14 +150,45 @@ func TestSelectionRefused(t *testing.T) {
 	}
 }
 
+// selectionSeeds name every parameter.
+var selectionSeeds = []struct{ path, query, accept, id string }{
+	{"a,b/", "since=1h&limit=3&topic=c", "text/event-stream", "1-hi3hk-4fz1q.1.0"},
+	{"a", "last=5&until=0&format=envelope&id=batch&schema=1", "application/json", ""},
+	{"", "topic=x&_=1&event_from=header:h&heartbeat=30s&wait=7", "application/websocket-events", "1e-hi3hk-4fz1q.1!"},
+	{"%2f", "since=9223372036854775807&until=9999-12-31T23:59:59Z", "a/b;q=1,,", "\x00"},
+	{"a", "key=k1&key=%ff&key=&partition=2&partition=0&header.type=x&header.type=y&header.a.b=", "", ""},
+	{"a", "filter=value.n%3E1+%26%26+has(headers.x)+||+key+in+['a',b'%5Cxff']&fields=id,customer.name,\"a.b\".c", "application/x-ndjson", ""},
+	{"a", "from=snapshot&filter=value.n==1&marks=1&padding=1&on_gap=fail", "", "1s-hi3hk-4fz1q.2.0.1"},
+	{"a", "from=earliest&speed=1.5&id=every&heartbeat=comment", "", ""},
+	{"a", "slow=latest&rate=30/m&event_from=topic", "*/*", ""},
+	{"a", "last_event_id=1-hi3hk-4fz1q.2.1_5.3_0&access_token=x&format=cloudevents", "application/cloudevents-batch+json", ""},
+	{"a", "lastEventId=1-hi3hk-4fz1q.1.0~bbbbb.2!", "", ""},
+}
+
 func FuzzSelection(f *testing.F) {
-	f.Add("a,b/", "since=1h&limit=3&topic=c", "text/event-stream", "1-hi3hk-4fz1q.1.0")
-	f.Add("a", "last=5&until=0&format=envelope&id=batch", "application/json", "")
-	f.Add("", "topic=x&_=1&event_from=header:h&heartbeat=30s&wait=7", "application/websocket-events", "1e-hi3hk-4fz1q.1!")
-	f.Add("%2f", "since=9223372036854775807&until=9999-12-31T23:59:59Z", "a/b;q=1,,", "\x00")
+	named := make(map[string]bool)
+	for _, seed := range selectionSeeds {
+		f.Add(seed.path, seed.query, seed.accept, seed.id)
+		query, err := url.ParseQuery(seed.query)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for name := range query {
+			if strings.HasPrefix(name, headerPrefix) {
+				name = "header.<name>"
+			}
+			named[name] = true
+		}
+	}
+	for name := range params {
+		if !named[name] {
+			f.Errorf("no seed has the parameter %s", name)
+		}
+	}
+	qs := testQueries()
 	f.Fuzz(func(t *testing.T, path, query, accept, id string) {
 		r := &http.Request{URL: &url.URL{RawQuery: query}, Header: http.Header{"Accept": {accept}, "Last-Event-Id": {id}}}
-		s, err := parseSelection(path, r, nil, testQueries(), nil, nil, noon)
+		s, err := parseSelection(path, r, nil, qs, nil, nil, noon)
 		var bad *badRequest
 		if err != nil {
 			if !errors.As(err, &bad) {
@@ -174,6 +205,16 @@ func FuzzSelection(f *testing.F) {
 		}
 		if s.start.kind == startCursor && s.start.cursor.String() != firstOf(id, r.URL.Query().Get("last_event_id"), r.URL.Query().Get("lastEventId")) {
 			t.Errorf("cursor %s was not what was sent", s.start.cursor)
+		}
+		if s.query == nil {
+			return
+		}
+		// What a link says of the query is the query, made by whoever opens the
+		// link: here one that has not seen the request.
+		other := &queries{compiler: qs.compiler}
+		q, err := other.of(s.query.textOf())
+		if err != nil || q.key != s.query.key || q.changing != s.query.changing || !slices.Equal(q.partsOf(), s.query.partsOf()) {
+			t.Errorf("%q has the link %+v: %+v, %v, want %+v", query, s.query.text, q, err, s.query)
 		}
 	})
 }
