@@ -30,6 +30,7 @@ install() {
 install "curl" curl
 install "kcat kafkacat" kcat
 install "pip3 pip" python3-pip
+install "openssl" openssl
 install "npm" npm
 install "chromium chromium-browser google-chrome" chromium
 if [ "$(uname -s)" = Linux ]; then install "buildah" buildah; fi

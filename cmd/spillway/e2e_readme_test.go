@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,18 +21,29 @@ import (
 	"spillway/relay/kafkatest"
 )
 
-// readmeCommands are the ```sh blocks of a README.
-func readmeCommands(t *testing.T) []string {
+// readme is README.md: the recipes for auth, which stand for themselves, and all
+// else.
+func readme(t *testing.T) (all, recipes string) {
 	t.Helper()
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var commands []string
-	for _, m := range regexp.MustCompile("(?ms)^```sh\n(.*?)\n```$").FindAllStringSubmatch(string(text), -1) {
-		commands = append(commands, m[1])
+	before, rest, ok := strings.Cut(string(text), "\n## Auth in five minutes\n")
+	recipes, after, there := strings.Cut(rest, "\n### ")
+	if !ok || !there {
+		t.Fatal("README.md has lost the section about auth")
 	}
-	return commands
+	return before + "\n" + after, recipes
+}
+
+// blocksOf are the blocks of a language in a README.
+func blocksOf(text, language string) []string {
+	var blocks []string
+	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)\n```$").FindAllStringSubmatch(text, -1) {
+		blocks = append(blocks, m[1])
+	}
+	return blocks
 }
 
 // A reader is somebody who follows the README.
@@ -69,9 +81,9 @@ func (r *reader) run(command string) string {
 	return string(out)
 }
 
-// start runs a command that goes on until the test ends, with SIGINT as Ctrl-C
-// sends it, and waits until its port answers.
-func (r *reader) start(command, port string) {
+// start runs a command that goes on until it is stopped, or the test ends, with
+// SIGINT as Ctrl-C sends it, and waits until its port answers.
+func (r *reader) start(command, port string) (stop func()) {
 	r.t.Helper()
 	log := &logBuffer{}
 	cmd := r.shell(command)
@@ -81,7 +93,7 @@ func (r *reader) start(command, port string) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }() // ends with the process, which is ended below
-	r.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
 		select {
 		case <-done:
@@ -93,12 +105,13 @@ func (r *reader) start(command, port string) {
 			r.t.Logf("%s:\n%s", command, log)
 		}
 	})
+	r.t.Cleanup(stop)
 	deadline := time.Now().Add(2 * time.Minute) // it may have to build first
 	for {
 		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
 		if err == nil {
 			conn.Close()
-			return
+			return stop
 		}
 		select {
 		case err := <-done:
@@ -267,7 +280,8 @@ curl -N 'http://localhost:7999/events/orders/?from=earliest&limit=2&speed=10'`
 		},
 		"make test": func(string) {}, // you are looking at it
 	}
-	for _, command := range readmeCommands(t) {
+	all, _ := readme(t)
+	for _, command := range blocksOf(all, "sh") {
 		step, ok := steps[command]
 		if !ok {
 			t.Errorf("README.md has a command that no test runs: %s", command)
@@ -279,4 +293,71 @@ curl -N 'http://localhost:7999/events/orders/?from=earliest&limit=2&speed=10'`
 	for command := range steps {
 		t.Errorf("README.md has lost the command %s", command)
 	}
+}
+
+// The recipes for auth, one after the other, against an API that is given there.
+func TestReadmeRecipes(t *testing.T) {
+	if !kafkatest.Full() {
+		t.Skip("needs curl, python3 and openssl: SPILLWAY_E2E=full")
+	}
+	for _, tool := range []string{"bash", "curl", "python3", "openssl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			kafkatest.Skip(t, tool+" is not installed")
+		}
+	}
+	_, recipes := readme(t)
+	programs, commands := blocksOf(recipes, "python"), blocksOf(recipes, "sh")
+	if len(programs) != 1 || len(commands) != 7 {
+		t.Fatalf("%d programs and %d commands, want 1 and 7", len(programs), len(commands))
+	}
+	httpPort, apiPort := port(t), port(t)
+	r := &reader{
+		t: t, dir: t.TempDir(), ports: map[string]string{"7999": httpPort, "8000": apiPort},
+		env: []string{"HTTP_ADDR=127.0.0.1:" + httpPort, "OPS_ADDR=127.0.0.1:" + port(t), "CONTROL_ADDR=127.0.0.1:" + port(t)},
+	}
+	api := strings.ReplaceAll(programs[0], `("localhost", 8000)`, `("127.0.0.1", `+apiPort+`)`)
+	if err := os.WriteFile(filepath.Join(r.dir, "api.py"), []byte(api), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(r.dir, "bin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	bin, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(bin, filepath.Join(r.dir, "bin", "spillway")); err != nil {
+		t.Fatal(err)
+	}
+	status := func(want, path string, header ...string) {
+		t.Helper()
+		resp, body := fetch(t, "http://127.0.0.1:"+httpPort+path, header...)
+		if got := fmt.Sprint(resp.StatusCode); got != want {
+			t.Errorf("GET %s with %q: got %s %q, want %s", path, header, got, body, want)
+		}
+	}
+	const ann = "Authorization: Bearer ann"
+
+	r.start(commands[0], apiPort)
+	stop := r.start(commands[1], httpPort)
+	r.watch(commands[2], "event: message\nid: 1-", `"status":"paid"`)
+	if out := r.run(strings.Replace(commands[2], "/orders/", "/orders/?last=5\\&limit=5", 1)); strings.Count(out, `"status":"paid"`) != 5 {
+		t.Errorf("ann gets %s, want 5 orders that are paid", out)
+	}
+	status("404", "/events/prices/", ann)
+	status("404", "/events/none/", ann)
+	status("401", "/events/orders/")
+	stop()
+
+	stop = r.start(commands[3], httpPort)
+	r.watch(commands[4], "event: message\nid: 1-", `"status":`)
+	r.run(strings.NewReplacer("curl -N", "! curl -sf", "/orders/", "/prices/").Replace(commands[4]))
+	status("401", "/events/orders/")
+	status("401", "/events/orders/?access_token=abc")
+	stop()
+
+	stop = r.start(commands[5], httpPort)
+	r.watch(commands[6], "event: message\nid: 1-", `"status":`)
+	status("401", "/events/orders/")
+	stop()
 }
