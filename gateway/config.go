@@ -308,6 +308,11 @@ type Config struct {
 	// Secrets say when a file of a secret has changed; nil: none does.
 	Secrets *secret.Source `ignored:"true"`
 
+	// AuditLog is where a line of JSON goes for each stream that is opened or
+	// closed: who, when, why, from where, which topics. A file, which is opened again
+	// on SIGHUP, or - for standard error. Not set, nothing is kept.
+	AuditLog string `envconfig:"AUDIT_LOG"`
+
 	// OtherMemory is what others in the process may take of MEMORY_LIMIT.
 	OtherMemory bytesize.Bytes `ignored:"true"`
 

@@ -73,6 +73,7 @@ type Gateway struct {
 	drain      drain
 	services   *services  // of filters
 	farewells  *farewells // of sessions that have ended
+	audit      *audit     // nil: none
 	links      *links     // that streams ask together
 
 	compression compression
@@ -110,6 +111,9 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 	g.compression, _ = parseCompression(cfg.Compression) // it was validated
 	g.proxied = newProxiedRules(int(cfg.MessageMaxBytes))
 	var err error
+	if g.audit, err = newAudit(&g.cfg, log.With("part", "audit"), reg); err != nil {
+		return nil, err
+	}
 	if g.routes, err = newRoutes(&g.cfg, log, reg); err != nil {
 		return nil, err
 	}
@@ -350,6 +354,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			"max_connections", g.cfg.MaxConnections, "max_descriptors", most)
 	}
 	engineCtx, stopEngine := context.WithCancel(ctx)
+	g.audit.start()
 	var group errgroup.Group
 	group.Go(func() error { return g.engine.Run(engineCtx) })
 	group.Go(func() error { return g.routes.watch(engineCtx) })
@@ -374,6 +379,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	err := group.Wait()
 	g.close()
 	g.drain.wait(context.Background()) // handlers end at once: their contexts have
+	g.audit.finish()
 	return err
 }
 

@@ -62,6 +62,7 @@ type held struct {
 	visit  visit
 	client address
 	conn   *fanout.Conn
+	record *audited      // of AUDIT_LOG; nil: none
 	gone   chan struct{} // closed in the end; nil where the connection was taken over
 
 	mu     sync.Mutex
@@ -136,6 +137,7 @@ func (h *held) left(why fanout.Ending) {
 		e.reason = closedAborted
 	}
 	h.g.metrics.closed[e.reason].Inc()
+	h.record.closed(e.reason, h.conn)
 	if e.err != nil {
 		h.g.log.Debug("stream ended", "reason", e.reason, "err", e.err)
 	}

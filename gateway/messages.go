@@ -23,6 +23,7 @@ type partner interface {
 // A reply is what a partner says to what it was given.
 type reply struct {
 	events   []grip.Event
+	told     *told         // for AUDIT_LOG; nil: nothing
 	accepted int           // how many bytes of content were taken
 	askAfter time.Duration // when to give it nothing, if there is nothing new; 0: never
 }
@@ -197,6 +198,7 @@ func (s *session) post() {
 		}
 		switch {
 		case answered && s.carryOut(nil, re.events):
+			s.record.subscribed(re.told)
 			s.unanswered(t)
 		case !s.relays: // the socket has ended, and with it all that counts
 			return

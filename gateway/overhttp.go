@@ -67,7 +67,7 @@ func (d *dialogue) give(ctx context.Context, said []grip.Event, replayed int) (r
 			return reply{}, errors.New("events: a second OPEN")
 		}
 	}
-	re := reply{events: events, accepted: contentOf(said), askAfter: d.askAfter}
+	re := reply{told: p.told, events: events, accepted: contentOf(said), askAfter: d.askAfter}
 	if v := p.ins.Header.Get("Content-Bytes-Accepted"); v != "" {
 		if re.accepted, err = strconv.Atoi(v); err != nil || re.accepted < 0 {
 			return reply{}, fmt.Errorf("Content-Bytes-Accepted: %q is not a number of bytes", v)

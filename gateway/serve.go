@@ -36,6 +36,9 @@ func (g *Gateway) serveLocal(out *output, r *http.Request) {
 		out.text(http.StatusInternalServerError, "Internal error.")
 		return
 	}
+	if p.ins.Hold != grip.HoldStream && p.ins.Next == nil || p.ins.Hold == grip.HoldResponse {
+		g.auditRead(r, localSource{g}, p.told)
+	}
 	g.deliver(out, r, p, localSource{g}, nil)
 }
 

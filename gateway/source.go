@@ -30,6 +30,9 @@ type page struct {
 	// is all. Who takes the page closes it.
 	rest io.ReadCloser
 
+	// told is what the origin in this process says for AUDIT_LOG; nil: nothing.
+	told *told
+
 	// marks are where in the logs the page's first hold begins, of an answer that
 	// came before now; nil: where they end.
 	marks []fanout.Want
@@ -108,7 +111,7 @@ func (g *Gateway) call(r *http.Request) (*page, error) {
 	if rec.head == nil {
 		rec.head = rec.header
 	}
-	p := &page{status: rec.status}
+	p := &page{status: rec.status, told: g.takeTold(rec.status, rec.head)}
 	if !grip.IsInstruct(rec.head) {
 		p.ins = grip.Instruct{Header: rec.head, Body: rec.body.Bytes()}
 		return p, nil

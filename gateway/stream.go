@@ -76,6 +76,7 @@ func (g *Gateway) stream(out *output, r *http.Request, p *page, status int, from
 	s.follow = follow{held: &s.held, source: from, sink: s}
 	o.Owner = s
 	wait := s.take(out, o)
+	s.record = g.auditOpened(r, byStream, s.conn, from, p.told, attach)
 	s.conn.Start()
 	s.begin(&p.ins, attach)
 	if wait == nil {

@@ -55,7 +55,7 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 	attach := g.marks(&p.ins, from)
 	d := &dialogue{origin: &localEvents{g, r, header}}
 	d.note(p.ins.Header)
-	s := &session{from: from, speech: speechOf(p.ins.Header), talk: &talk{partner: d, manners: &localManners}, posting: true}
+	s := &session{told: p.told, from: from, speech: speechOf(p.ins.Header), talk: &talk{partner: d, manners: &localManners}, posting: true}
 	rules := &plainRules
 	if g.compression.frames {
 		rules = &deflateRules
@@ -94,6 +94,7 @@ func (s *session) take(g *Gateway, out *output, r *http.Request, answer http.Hea
 		o.Rules = &plainRules
 	}
 	s.takeOver(out, nc, o)
+	s.record, s.told = g.auditOpened(r, byWebSocket, s.conn, s.from, s.told, nil), nil
 	s.conn.Start()
 	return true
 }
@@ -173,7 +174,8 @@ type session struct {
 	held
 	from   source
 	speech *speech
-	relays bool // the origin also hears pings, pongs and the end
+	relays bool  // the origin also hears pings, pongs and the end
+	told   *told // of the first answer, until it was recorded
 
 	mu      sync.Mutex
 	streams []*substream // guarded by mu

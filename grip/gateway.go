@@ -100,6 +100,13 @@ type IDs interface {
 	Seq(id string) (seq uint64, ok bool)
 }
 
+// What an origin in the same process says of an answer that lets somebody read,
+// for the gateway's records. They go no further than the gateway.
+const (
+	SubjectField = "Spillway-Subject" // who it is; not there: nobody says
+	TopicsField  = "Spillway-Topics"  // which topics, a value for each
+)
+
 type linkKey struct{}
 
 // WithLink marks a request that a gateway makes for itself, to follow a next

@@ -229,6 +229,27 @@ func (o *Origin) keep(h http.Header, c *caller) {
 	h["Set-Meta-"+metaGrant] = []string{sealed}
 }
 
+// tellReader tells the gateway who reads topics, for its records.
+func (o *Origin) tellReader(h http.Header, topics []string, c *caller) {
+	if !o.audited {
+		return
+	}
+	for _, topic := range topics {
+		if !slices.Contains(h[grip.TopicsField], topic) {
+			h[grip.TopicsField] = append(h[grip.TopicsField], topic)
+		}
+	}
+	if c != nil && c.Subject != "" {
+		h[grip.SubjectField] = []string{c.Subject}
+	}
+}
+
+// tellNobody takes that back.
+func tellNobody(h http.Header) {
+	delete(h, grip.TopicsField)
+	delete(h, grip.SubjectField)
+}
+
 // kept is who opened the WebSocket that a request came by.
 func (o *Origin) kept(r *http.Request) (*caller, error) {
 	if o.auth == nil {

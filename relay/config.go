@@ -150,6 +150,9 @@ type Config struct {
 	// Secrets say when a file of a secret has changed; nil: none does.
 	Secrets *secret.Source `ignored:"true"`
 
+	// Audited says that the gateway keeps records of who reads which topics.
+	Audited bool `ignored:"true"`
+
 	// Instance tells this process apart from others with the same
 	// group.instance.id: <hostname>-<short hash of HTTP_ADDR>. The wiring makes it.
 	Instance string `ignored:"true"`

@@ -198,7 +198,7 @@ func (o *Origin) message(out []byte, h http.Header, r *http.Request, content []b
 	}
 	switch m.Type {
 	case "subscribe":
-		return o.subscribe(out, r, &m)
+		return o.subscribe(out, h, r, &m)
 	case "unsubscribe":
 		name, err := m.refName()
 		if err != nil {
@@ -252,7 +252,7 @@ func (o *Origin) refuseMessage(out []byte, m *clientMessage, err error) []byte {
 	return appendReply(out, m, "error", code, detail, "")
 }
 
-func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte {
+func (o *Origin) subscribe(out []byte, h http.Header, r *http.Request, m *clientMessage) []byte {
 	refuse := func(err error) []byte { return o.refuseMessage(out, m, err) }
 	name, err := m.refName()
 	if err != nil {
@@ -303,6 +303,7 @@ func (o *Origin) subscribe(out []byte, r *http.Request, m *clientMessage) []byte
 	if err != nil {
 		return refuse(err)
 	}
+	o.tellReader(h, s.topics, c)
 	return grip.AppendControlEvent(out, grip.Control{Type: grip.ControlSubscribe, Name: name, Link: o.path + sealed})
 }
 

@@ -56,6 +56,7 @@ type Origin struct {
 	renewals renewals
 
 	keepAlives *keepAlives
+	audited    bool // the gateway is told who reads what
 }
 
 // ServeHTTP answers one request of a client, of a gateway that follows a link,
@@ -129,6 +130,7 @@ func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string
 		o.serveHead(w, r, &s)
 		return
 	}
+	o.tellReader(w.Header(), s.topics, c)
 	if o.serveNow(w, &s) {
 		return
 	}

@@ -52,6 +52,7 @@ func (o *Origin) notFound(w http.ResponseWriter, r *http.Request) {
 
 // fail turns an error of one request into its answer.
 func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
+	tellNobody(w.Header())
 	var bad *badRequest
 	var missing *noPartitionError
 	var forbidden *forbiddenError

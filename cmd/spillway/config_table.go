@@ -251,6 +251,8 @@ var configTable = []setting{
 		doc: "The addresses or networks, comma separated, of proxies whose X-Forwarded-* headers are believed, such as 10.0.0.0/8. With them HTTP_ADDR also speaks HTTP/2 without TLS (h2c, prior knowledge)."},
 	{part: "Gateway", name: "PROXY_PROTOCOL", deflt: "false", twin: false,
 		doc: "Says that all connections to HTTP_ADDR are made by TRUSTED_PROXIES, and begin with a header of the PROXY protocol (version 1 or 2), which names the client. Others are refused."},
+	{part: "Gateway", name: "AUDIT_LOG", deflt: "", twin: false,
+		doc: "Where a line of JSON goes for each stream that is opened or closed: who, when, why, from where, which topics. A file, which is opened again on SIGHUP, or - for standard error. Not set, nothing is kept."},
 	{part: "Gateway", name: "PROMETHEUS_PREFIX", deflt: "", twin: false,
 		doc: "Put before the names of the metrics that are Pushpin's (request_received, message_sent and others), as its prometheus_prefix."},
 	{part: "Program", name: "OPS_ADDR", deflt: "127.0.0.1:9464", twin: false,

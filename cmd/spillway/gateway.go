@@ -75,6 +75,6 @@ func runGateway(ctx context.Context, p *process) error {
 		part{"gateway", gw.Run, gw.Drain},
 		part{"ops", ops.Run, ops.Shutdown},
 		part{"secrets", cfg.Secrets.Watch(log.With("part", "secrets"), reg), nil},
-		part{"hangups", hangups(gw.ReloadRoutes, cfg.Secrets.Reload), nil},
+		part{"hangups", hangups(gw.ReloadRoutes, gw.ReopenAudit, cfg.Secrets.Reload), nil},
 	)
 }

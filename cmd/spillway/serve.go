@@ -92,7 +92,7 @@ func (s *settings) load(p *process) (warnings []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.relay.EventsPath = s.gateway.NormalEventsPath()
+	s.relay.EventsPath, s.relay.Audited = s.gateway.NormalEventsPath(), s.gateway.AuditLog != ""
 	s.relay.Instance = instanceName(s.gateway.HTTPAddr)
 	return warnings, nil
 }
@@ -200,7 +200,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func(httpAdd
 		part{"kafka", nil, rl.Close},       // commit, then leave the group: never the other way round
 		part{"ops", ops.Run, ops.Shutdown}, // metrics and probes answer to the very end
 		part{"secrets", s.program.Secrets.Watch(log.With("part", "secrets"), reg), nil},
-		part{"hangups", hangups(gw.ReloadRoutes, s.program.Secrets.Reload), nil},
+		part{"hangups", hangups(gw.ReloadRoutes, gw.ReopenAudit, s.program.Secrets.Reload), nil},
 	)
 }
 

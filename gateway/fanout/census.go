@@ -55,6 +55,16 @@ func (c *Conn) info() (ConnInfo, bool) {
 	return info, true
 }
 
+// ID is that of ConnInfo.
+func (c *Conn) ID() uint64 { return c.id }
+
+// Sent is how many bytes have been written, and since when.
+func (c *Conn) Sent() (bytes uint64, since time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bytes, c.engine().started.Add(time.Duration(c.since) * time.Second)
+}
+
 // A census is one step of a list of a loop's connections, which the loop makes:
 // only it knows them.
 type census struct {
