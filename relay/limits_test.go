@@ -8,6 +8,7 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 
+	"spillway/grip/bytesize"
 	"spillway/relay/kafkatest"
 )
 
@@ -134,6 +135,10 @@ func TestLimitsOfViewsAreChecked(t *testing.T) {
 		{"FILTER_MAX_BYTES=0: must be between 1 and 65536", func(c *Config) { c.FilterMaxBytes = 0 }},
 		{"FILTER_MAX_COST=0: must be between 1 and 1000000000", func(c *Config) { c.FilterMaxCost = 0 }},
 		{"MAX_VIEWS=-1: must be between 0 and 1000000000", func(c *Config) { c.MaxViews = -1 }},
+		{"SNAPSHOT_MAX_BYTES=65535: must be between 65536 and 1099511627776", func(c *Config) { c.SnapshotMaxBytes = 64<<10 - 1 }},
+		{"SNAPSHOT_MAX_BYTES=1099511627777: must be between 65536 and 1099511627776", func(c *Config) { c.SnapshotMaxBytes = 1<<40 + 1 }},
+		{"SNAPSHOT_MEMORY=1048575: must be 0 or at least 1MiB", func(c *Config) { c.SnapshotMemory = 1<<20 - 1 }},
+		{"SNAPSHOT_MEMORY=-1: must be 0 or at least 1MiB", func(c *Config) { c.SnapshotMemory = -1 }},
 	} {
 		c := testConfig("127.0.0.1:9092")
 		if tt.set(&c); c.Validate() == nil || c.Validate().Error() != tt.want {
@@ -141,8 +146,10 @@ func TestLimitsOfViewsAreChecked(t *testing.T) {
 		}
 	}
 	c := testConfig("127.0.0.1:9092")
-	c.HeartbeatInterval, c.MaxViews = time.Second, 0
-	if err := c.Validate(); err != nil {
-		t.Errorf("MAX_VIEWS=0: %v", err)
+	c.HeartbeatInterval, c.MaxViews, c.SnapshotMaxBytes = time.Second, 0, 64<<10
+	for _, c.SnapshotMemory = range []bytesize.Bytes{0, 1 << 20} {
+		if err := c.Validate(); err != nil {
+			t.Errorf("MAX_VIEWS=0, SNAPSHOT_MAX_BYTES=64KiB, SNAPSHOT_MEMORY=%v: %v", c.SnapshotMemory, err)
+		}
 	}
 }

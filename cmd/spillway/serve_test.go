@@ -23,6 +23,9 @@ func TestSettings(t *testing.T) {
 		{"connections are a share", []string{someKafka, "MEMORY_LIMIT=1GiB", "MAX_CONNECTIONS=90000"}, []string{"MEMORY_LIMIT: ", "MAX_CONNECTIONS at 8192 each (737280000)"}},
 		{"a share that is left", []string{someKafka, "MEMORY_LIMIT=128MiB"}, nil},
 		{"none is left", []string{someKafka, "MEMORY_LIMIT=112MiB"}, []string{"MAX_CONNECTIONS at 8192 each (8388608)"}},
+		{"snapshots are a share", []string{someKafka, "MEMORY_LIMIT=1GiB", "SNAPSHOT_MEMORY=1GiB"}, []string{"MEMORY_LIMIT: ", "SNAPSHOT_MEMORY (1073741824)"}},
+		{"snapshots that need a unit more", []string{someKafka, "SNAPSHOT_MAX_BYTES=64", "SNAPSHOT_MEMORY=64KiB"},
+			[]string{"SNAPSHOT_MAX_BYTES=64: must be between 65536", "SNAPSHOT_MEMORY=64KiB: must be 0 or at least 1MiB"}},
 		{"shares that fit", []string{someKafka, "MEMORY_LIMIT=64MiB", "HISTORY_CACHE_BYTES=8MiB"}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
