@@ -37,6 +37,9 @@ type tailOptions struct {
 	n                 int
 	since, from, last string
 	resume            string
+	keys              flagList
+	filter, fields    string
+	format            string
 	headers           flagList
 }
 
@@ -56,9 +59,13 @@ it was until interrupted, or until the server says that there is no more.
   -n N          stop after N records
   -json         print a JSON object per event: {"event":…,"id":…,"data":…}
   -since TIME   begin with the records since then: 15m, 24h, RFC 3339, epoch ms
-  -from PLACE   begin at earliest or latest
+  -from PLACE   begin at earliest, latest or snapshot
   -last N       begin with the newest N records
   -resume ID    begin after the event with this id
+  -key KEY      only records with this key; repeatable: any of them
+  -filter EXPR  only records that match, such as 'value.total > 100'
+  -fields PATHS only these parts of JSON values, such as id,customer.name
+  -format NAME  plain, envelope or cloudevents
   -H 'NAME: V'  send a header, such as 'Authorization: Bearer …'; repeatable
 `,
 		flags: func(fs *flag.FlagSet) {
@@ -68,6 +75,10 @@ it was until interrupted, or until the server says that there is no more.
 			fs.StringVar(&o.from, "from", "", "")
 			fs.StringVar(&o.last, "last", "", "")
 			fs.StringVar(&o.resume, "resume", "", "")
+			fs.Var(&o.keys, "key", "")
+			fs.StringVar(&o.filter, "filter", "", "")
+			fs.StringVar(&o.fields, "fields", "", "")
+			fs.StringVar(&o.format, "format", "", "")
 			fs.Var(&o.headers, "H", "")
 		},
 		run: func(ctx context.Context, p *process, args []string) error {
@@ -120,15 +131,7 @@ func newTail(p *process, o tailOptions, rawURL string) (*tail, error) {
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("%q is not a URL of a stream; write http://localhost:7999/events/test/", rawURL)
 	}
-	query := u.Query()
-	for _, param := range []struct{ name, value string }{{"since", o.since}, {"from", o.from}, {"last", o.last}} {
-		if param.value != "" {
-			query.Set(param.name, param.value)
-		}
-	}
-	if o.since != "" || o.from != "" || o.last != "" {
-		u.RawQuery = query.Encode()
-	}
+	u.RawQuery = o.query(u.RawQuery)
 	t := &tail{
 		opts:   o,
 		url:    u.String(),
@@ -154,6 +157,27 @@ func newTail(p *process, o tailOptions, rawURL string) (*tail, error) {
 	transport.DisableCompression = true // a compressed stream arrives in lumps
 	t.client = &http.Client{Transport: wholeEvents{transport}}
 	return t, nil
+}
+
+// query is what a URL asks for, with the options in the place of what it says.
+func (o *tailOptions) query(raw string) string {
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return raw // the server says what is wrong with it
+	}
+	asked := false
+	for name, values := range map[string][]string{
+		"since": {o.since}, "from": {o.from}, "last": {o.last},
+		"key": o.keys, "filter": {o.filter}, "fields": {o.fields}, "format": {o.format},
+	} {
+		if len(values) > 0 && (values[0] != "" || name == "key") { // there are empty keys
+			query[name], asked = values, true
+		}
+	}
+	if !asked {
+		return raw
+	}
+	return query.Encode()
 }
 
 // run connects until there is no more to come or ctx ends.

@@ -276,6 +276,10 @@ func TestTailRequest(t *testing.T) {
 		{"as given", []string{"/events/a,b/?key=x%20y&_=1"}, "key=x%20y&_=1"},
 		{"positions", []string{"-since", "15m", "-last", "5", "/events/a/?from=latest"}, "from=latest&last=5&since=15m"},
 		{"from", []string{"/events/a/?from=latest", "-from", "earliest"}, "from=earliest"},
+		{"records", []string{"-key", "a b", "-key", "", "-filter", "value.n > 1 && key != 'x'", "/events/a/?key=c&limit=2"},
+			"filter=value.n+%3E+1+%26%26+key+%21%3D+%27x%27&key=a+b&key=&limit=2"},
+		{"form", []string{"-fields", "id,customer.name", "-format", "envelope", "/events/a/"}, "fields=id%2Ccustomer.name&format=envelope"},
+		{"what is no query", []string{"-last", "5", "/events/a/?a=%zz"}, "a=%zz"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStream(t)
