@@ -135,7 +135,7 @@ func TestIssuerGoesAway(t *testing.T) {
 		func() { p.status = http.StatusBadGateway },
 		func() { p.status, p.text = 0, "no JSON" },
 		func() { p.text = `{"error":"no keys"}` },
-		func() { p.text = `{"keys":[` + strings.Repeat(" ", maxKeysBytes) + `]}` },
+		func() { p.text = `{"keys":[]}` + strings.Repeat(" ", maxKeysBytes) },
 	} {
 		p.change(trouble)
 		f.advance(unknownEvery)

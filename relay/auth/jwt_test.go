@@ -270,6 +270,17 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// What is too long is not looked at, though it is signed.
+func TestLongToken(t *testing.T) {
+	k := keysOfTests()
+	f := authenticator(t, func(c *Config) { c.Key = string(k.secret) })
+	of := func(n int) *http.Request {
+		return of(sign(t, jwt.SigningMethodHS256, k.secret, claimsOf(map[string]any{"pad": strings.Repeat("a", n)}), nil))
+	}
+	f.wantOK(t, of(maxTokenBytes/2))
+	f.wantDenied(t, of(maxTokenBytes), 401, "it is longer than 16384 bytes")
+}
+
 func TestTopicsClaim(t *testing.T) {
 	k := keysOfTests()
 	type m = map[string]any
