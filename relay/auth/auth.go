@@ -113,7 +113,7 @@ func newAuthenticator(cfg Config, log *slog.Logger, reg prometheus.Registerer, n
 		a.api.metrics = a.metrics
 	}
 	if cfg.ByJWT() {
-		a.tokens, err = newTokens(&a.cfg, now, func(name, set string) *issuer {
+		a.tokens, err = newTokens(&a.cfg, log, now, func(name, set string) *issuer {
 			return &issuer{
 				name: name, set: set, client: a.client, timeout: cfg.Timeout, log: log, metrics: a.metrics, now: now, calls: &a.calls,
 				unknown: make(map[string]time.Time), limit: rate.NewLimiter(rate.Every(unknownEvery), unknownBurst),

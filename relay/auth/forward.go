@@ -380,7 +380,7 @@ func (a *api) read(h http.Header) (*Identity, error) {
 		return nil, err
 	}
 	if !id.Expires.IsZero() && !id.Expires.After(a.now()) {
-		return nil, &Denied{Status: http.StatusUnauthorized, Reason: "the right to read has expired"}
+		return nil, invalid(reasonExpired)
 	}
 	return id, nil
 }

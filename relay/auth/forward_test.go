@@ -423,6 +423,7 @@ func TestCacheKeys(t *testing.T) {
 	for _, q := range []Question{
 		{}, {Method: "GET"}, {Method: "G", Proto: "ET"}, {Proto: "GET"}, {Host: "GET"}, {URI: "GET"}, {IP: "GET"}, {Authorization: "GET"}, {Cookie: "GET"},
 		{Authorization: "a", Cookie: "b"}, {Authorization: "ab"}, {Cookie: "ab"},
+		{Header: map[string][]string{"A": {"b", "C", "d"}}}, {Header: map[string][]string{"A": {"b"}, "C": {"d"}}},
 		{Header: map[string][]string{"A": {"b", "c"}}}, {Header: map[string][]string{"A": {"b"}, "C": nil}}, {Header: map[string][]string{"A": {"bc"}}},
 		{Header: map[string][]string{"A": {"b"}, "C": {""}}}, {Header: map[string][]string{"A": nil}}, {Header: map[string][]string{"A": {""}}},
 	} {

@@ -100,6 +100,24 @@ func TestUnknownKeysAreBounded(t *testing.T) {
 	}
 }
 
+// An issuer in trouble is asked once in failedFor, whoever comes.
+func TestIssuerInTroubleIsLeftAlone(t *testing.T) {
+	k := keysOfTests()
+	p := newIDP(t)
+	p.change(func() { p.status = http.StatusInternalServerError })
+	f := authenticator(t, func(c *Config) { c.JWKSURLs = []string{p.jwks()} })
+	r := of(sign(t, jwt.SigningMethodRS256, k.rsa, claimsOf(nil), map[string]any{"kid": "1"}))
+	for want := range 3 {
+		for range 5 {
+			f.wantUnavailable(t, r, "500")
+		}
+		if got := p.fetched(); got != want+1 {
+			t.Errorf("the set was fetched %d times, want %d", got, want+1)
+		}
+		f.advance(failedFor)
+	}
+}
+
 // An issuer that is not there yet lets nobody in, and keeps nothing from
 // starting.
 func TestIssuerComesLater(t *testing.T) {

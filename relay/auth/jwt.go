@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -30,12 +32,14 @@ type tokens struct {
 	keys    *secret.Value[[]key] // nil: they are fetched
 	issuers map[string]*issuer   // by iss; "" for any
 	parser  *jwt.Parser
+	log     *slog.Logger
+	broken  sync.Once // says that a token lists what is no pattern
 	now     func() time.Time
 }
 
 // newTokens makes what verifies tokens, and asks nobody. fetching makes an issuer.
-func newTokens(cfg *Config, now func() time.Time, fetching func(name, set string) *issuer) (*tokens, error) {
-	t := &tokens{cfg: cfg, issuers: make(map[string]*issuer), now: now}
+func newTokens(cfg *Config, log *slog.Logger, now func() time.Time, fetching func(name, set string) *issuer) (*tokens, error) {
+	t := &tokens{cfg: cfg, issuers: make(map[string]*issuer), log: log, now: now}
 	switch {
 	case cfg.Key != "":
 		var err error
@@ -157,9 +161,15 @@ func (t *tokens) identity(claims Claims) (*Identity, error) {
 		return id, nil
 	}
 	v, _ := claims.at(t.cfg.TopicsClaim)
+	var broken int
 	var err error
-	if id.Topics, _, err = newPatterns(listed(v)); err != nil {
+	if id.Topics, broken, err = newPatterns(listed(v)); err != nil {
 		return nil, &Denied{Status: http.StatusForbidden, Reason: "the token lists " + err.Error()}
+	}
+	if broken > 0 {
+		t.broken.Do(func() {
+			t.log.Warn("a token lists what is no regular expression, which matches no topic; * is none, .* is", "claim", t.cfg.TopicsClaim, "subject", id.Subject)
+		})
 	}
 	return id, nil
 }

@@ -342,6 +342,17 @@ func TestTopicsClaim(t *testing.T) {
 	}
 }
 
+func TestBrokenPatternsAreTold(t *testing.T) {
+	k := keysOfTests()
+	f := authenticator(t, func(c *Config) { c.Key = string(k.secret) })
+	for range 3 {
+		f.wantOK(t, of(sign(t, jwt.SigningMethodHS256, k.secret, claimsOf(map[string]any{"topics": "*"}), nil)))
+	}
+	if got := strings.Count(f.log.String(), "no regular expression"); got != 1 {
+		t.Errorf("it was logged %d times, want once: %s", got, f.log)
+	}
+}
+
 func TestTooManyPatterns(t *testing.T) {
 	k := keysOfTests()
 	f := authenticator(t, func(c *Config) { c.Key = string(k.secret) })
