@@ -31,6 +31,7 @@ install "curl" curl
 install "kcat kafkacat" kcat
 install "pip3 pip" python3-pip
 install "openssl" openssl
+if ! command -v nginx >/dev/null 2>&1 && [ ! -x /usr/sbin/nginx ]; then tools/peers.sh nginx >&2 || true; fi # the tests say so themselves
 install "npm" npm
 install "chromium chromium-browser google-chrome" chromium
 if [ "$(uname -s)" = Linux ]; then install "buildah" buildah; fi

@@ -50,24 +50,7 @@ type appConfig struct {
 // both. The test is skipped where its libraries cannot be had.
 func behindGateway(t *testing.T, c appConfig) *application {
 	t.Helper()
-	if !kafkatest.Full() {
-		t.Skip("libraries of others run with SPILLWAY_E2E=full")
-	}
-	origins, err := filepath.Abs("../../testdata/origins")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := exec.LookPath(c.command[0]); err != nil {
-		kafkatest.Skip(t, c.command[0]+" is not installed")
-	}
-	out, err := exec.Command(filepath.Join(origins, "origins.sh"), "fetch", c.dir).CombinedOutput()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit) && exit.ExitCode() == 3:
-		kafkatest.Skip(t, fmt.Sprintf("the libraries of testdata/origins/%s cannot be had: %s", c.dir, out))
-	case err != nil:
-		t.Fatalf("origins.sh fetch %s: %v: %s", c.dir, err, out)
-	}
+	home := librariesOf(t, c.dir, c.command[0])
 
 	addr := func() string { return fmt.Sprintf("127.0.0.1:%d", kafkatest.FreePort(t)) }
 	control, origin := addr(), addr()
@@ -78,7 +61,7 @@ func behindGateway(t *testing.T, c appConfig) *application {
 	}
 	a := &application{server: newServer(t, env...), control: "http://" + control, key: c.key}
 	a.command = "gateway"
-	a.home = filepath.Join(origins, c.dir)
+	a.home = home
 	a.env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(),
 		"PYTHONPATH=target", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1",
@@ -97,15 +80,47 @@ func behindGateway(t *testing.T, c appConfig) *application {
 		command[last] = port
 	}
 	a.run(command...)
-	eventually(t, "the application listens", func() (bool, string) {
-		conn, err := net.Dial("tcp", origin)
+	awaitListener(t, origin)
+	a.start()
+	return a
+}
+
+// librariesOf brings the libraries of an application of testdata/origins, and
+// returns its directory. The test is skipped where they, or the command that runs
+// the application, cannot be had.
+func librariesOf(t *testing.T, dir, command string) (home string) {
+	t.Helper()
+	if !kafkatest.Full() {
+		t.Skip("libraries of others run with SPILLWAY_E2E=full")
+	}
+	origins, err := filepath.Abs("../../testdata/origins")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := exec.LookPath(command); err != nil {
+		kafkatest.Skip(t, command+" is not installed")
+	}
+	out, err := exec.Command(filepath.Join(origins, "origins.sh"), "fetch", dir).CombinedOutput()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() == 3:
+		kafkatest.Skip(t, fmt.Sprintf("the libraries of testdata/origins/%s cannot be had: %s", dir, out))
+	case err != nil:
+		t.Fatalf("origins.sh fetch %s: %v: %s", dir, err, out)
+	}
+	return filepath.Join(origins, dir)
+}
+
+// awaitListener waits until somebody listens at an address.
+func awaitListener(t *testing.T, addr string) {
+	t.Helper()
+	eventually(t, "somebody listens at "+addr, func() (bool, string) {
+		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			return false, err.Error()
 		}
 		return true, fmt.Sprint(conn.Close())
 	})
-	a.start()
-	return a
 }
 
 // process is a command in the application's directory.
@@ -118,11 +133,16 @@ func (a *application) process(command ...string) *exec.Cmd {
 // run starts a process of the application; it ends with stop, or with the test.
 func (a *application) run(command ...string) (stop func()) {
 	a.t.Helper()
-	cmd := a.process(command...)
+	return background(a.t, a.process(command...))
+}
+
+// background starts a process; it ends with stop, or with the test.
+func background(t *testing.T, cmd *exec.Cmd) (stop func()) {
+	t.Helper()
 	log := &logBuffer{}
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
-		a.t.Fatal(err)
+		t.Fatal(err)
 	}
 	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
@@ -130,10 +150,10 @@ func (a *application) run(command ...string) (stop func()) {
 		_ = cmd.Wait() // by the signal
 		timer.Stop()
 	})
-	a.t.Cleanup(func() {
+	t.Cleanup(func() {
 		stop()
-		if a.t.Failed() {
-			a.t.Logf("log of %q:\n%s", command, log)
+		if t.Failed() {
+			t.Logf("log of %q:\n%s", cmd.Args, log)
 		}
 	})
 	return stop
