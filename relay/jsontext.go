@@ -6,12 +6,13 @@ import (
 	"strings"
 )
 
-// maxJSONDepth is how deep arrays and objects may be nested, as for
-// encoding/json, which is what many a reader of the envelope has.
-const maxJSONDepth = 10_000
+// maxJSONDepth is how deep arrays and objects of a value may be nested. For
+// encoding/json, which is what many a reader of envelopes has, it is 10,000 in
+// all, and the answer to a long poll is three around the value.
+const maxJSONDepth = 10_000 - 3
 
 // isJSON reports whether text is one JSON text (RFC 8259): what json.Valid
-// does, several times as fast. Every record of an envelope goes through it.
+// does, but for texts that are too deep, several times as fast. Every record of an envelope goes through it.
 func isJSON(text []byte) bool {
 	var few [64]byte
 	open := few[:0] // the brackets that are open

@@ -3,8 +3,11 @@ package relay
 import (
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 var jsonTexts = []string{
@@ -16,13 +19,31 @@ var jsonTexts = []string{
 
 func TestIsJSON(t *testing.T) {
 	texts := append([]string{}, jsonTexts...)
-	for _, depth := range []int{63, 64, 65, maxJSONDepth, maxJSONDepth + 1} {
+	for _, depth := range []int{63, 64, 65, maxJSONDepth, 10_002} {
 		texts = append(texts, strings.Repeat("[", depth)+strings.Repeat("]", depth), strings.Repeat(`{"a":`, depth)+"1"+strings.Repeat("}", depth),
 			strings.Repeat(`[{"a":`, depth/2)+"1"+strings.Repeat("}]", depth/2))
 	}
 	for _, text := range texts {
 		if got, want := isJSON([]byte(text)), json.Valid([]byte(text)); got != want {
 			t.Errorf("%.60q is JSON: %v, want %v", text, got, want)
+		}
+	}
+}
+
+// The deepest value is one that clients can read wherever it is sent.
+func TestDeepestJSON(t *testing.T) {
+	for depth, want := range map[int]bool{maxJSONDepth: true, maxJSONDepth + 1: false} {
+		value := strings.Repeat("[", depth) + strings.Repeat("]", depth)
+		if got := isJSON([]byte(value)); got != want {
+			t.Errorf("depth %d: got %v, want %v", depth, got, want)
+		}
+		r := &kgo.Record{Topic: "t", Value: []byte(value)}
+		p := page{w: &writer{rendering: rendering{form: formNDJSON}, maxBytes: 1 << 20}, link: link{LongPoll: true}}
+		p.add(func(dst []byte) []byte { return p.w.appendRecord(dst, overHTTP, r, nil) })
+		w := httptest.NewRecorder()
+		writeEvents(w, &p)
+		if !json.Valid(w.Body.Bytes()) {
+			t.Errorf("depth %d: the answer to a long poll is not JSON", depth)
 		}
 	}
 }
