@@ -24,6 +24,7 @@ type comingBody struct {
 	deadline time.Time // the newest that was set; guarded by mu
 	ended    bool      // nothing more comes; guarded by mu
 	late     bool      // since nothing came in time; guarded by mu
+	broken   bool      // since what came is no body; guarded by mu
 	over     bool      // the handler has returned: the deadlines are net/http's; guarded by mu
 }
 
@@ -49,7 +50,7 @@ func (b *comingBody) Read(p []byte) (int, error) {
 		b.ended, b.late = true, true
 		b.stalled.Inc()
 	case err != nil:
-		b.ended = true
+		b.ended, b.broken = true, !errors.Is(err, io.EOF)
 		b.wait(time.Time{}) // what becomes of the connection has nothing to do with it
 	case b.shared:
 		b.wait(time.Time{}) // a stream is reset when its time is over, reading or not
@@ -72,6 +73,13 @@ func (b *comingBody) wait(until time.Time) {
 	if !b.over {
 		_ = b.control.SetReadDeadline(until)
 	}
+}
+
+// isBroken reports whether the client has sent something that is no body, or left.
+func (b *comingBody) isBroken() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.broken
 }
 
 // leave is called when the handler returns, and reports whether it was for want of a

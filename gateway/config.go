@@ -275,7 +275,7 @@ type Config struct {
 
 	// MaxIdleConnections is how many connections may be open on which no request is
 	// being served: beyond it those are closed that have been idle longest, but none
-	// within a second. 0 means a quarter of MAX_CONNECTIONS and 64.
+	// that has only just come. 0 means a quarter of MAX_CONNECTIONS and 64.
 	MaxIdleConnections int `envconfig:"MAX_IDLE_CONNECTIONS" default:"0"`
 
 	// MessageMaxBytes is the largest message that passes between a client and an

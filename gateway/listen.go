@@ -243,6 +243,7 @@ func (l *lobby) changed(nc net.Conn, state http.ConnState) {
 // been there longest is closed.
 type lobby struct {
 	most   int
+	grace  time.Duration // how long a connection may be there in any case
 	closed prometheus.Counter
 	room   chan struct{} // has one when somebody has left
 	over   chan struct{} // closed in the end
@@ -253,12 +254,14 @@ type lobby struct {
 	first, last *cappedConn // by how long they have been there; guarded by mu
 }
 
-// grace is how long a connection may be in the lobby in any case. When many clients
-// come at once, they are slow because we are, and new ones wait.
-const grace = time.Second
+// requestTime is what it takes, at worst, to begin with a request that is there.
+const requestTime = 200 * time.Microsecond
 
 func newLobby(most int, closed prometheus.Counter) *lobby {
-	return &lobby{most: most, closed: closed, room: make(chan struct{}, 1), over: make(chan struct{})}
+	// When many clients come at once, they are slow because we are: new ones wait as
+	// long as we may take for those who are here.
+	grace := min(max(time.Duration(most)*requestTime, 100*time.Millisecond), 2*time.Second)
+	return &lobby{most: most, grace: grace, closed: closed, room: make(chan struct{}, 1), over: make(chan struct{})}
 }
 
 // wait lets a new connection in when there is room for it.
@@ -272,7 +275,7 @@ func (l *lobby) wait(c *cappedConn) {
 			return
 		}
 		oldest := l.first
-		rest := grace - now.Sub(oldest.since)
+		rest := l.grace - now.Sub(oldest.since)
 		if rest <= 0 {
 			l.remove(oldest)
 		}

@@ -126,6 +126,11 @@ func (g *Gateway) badGateway(out *output, r *http.Request, rt *route.Route, err 
 	if r.Context().Err() != nil {
 		return // the client left, and so did the request to the origin
 	}
+	if out.coming != nil && out.coming.isBroken() {
+		out.Header().Set("Connection", "close")
+		out.text(http.StatusBadRequest, "The request's body is malformed.")
+		return
+	}
 	if !errors.Is(err, upstream.ErrUnreachable) { // that is logged already, with a limit
 		g.log.Debug("error while proxying", "route", rt.String(), "err", err)
 	}

@@ -238,7 +238,7 @@ var configTable = []setting{
 	{part: "Gateway", name: "CONNECT_RATE_PER_IP", deflt: "0", twin: false,
 		doc: "The same for new connections, but those of TRUSTED_PROXIES."},
 	{part: "Gateway", name: "MAX_IDLE_CONNECTIONS", deflt: "0", twin: false,
-		doc: "How many connections may be open on which no request is being served: beyond it those are closed that have been idle longest, but none within a second. 0 means a quarter of MAX_CONNECTIONS and 64."},
+		doc: "How many connections may be open on which no request is being served: beyond it those are closed that have been idle longest, but none that has only just come. 0 means a quarter of MAX_CONNECTIONS and 64."},
 	{part: "Gateway", name: "MESSAGE_MAX_BYTES", deflt: "1MiB", twin: false,
 		doc: "The largest message that passes between a client and an HTTP origin, in either direction, on a WebSocket that is not over_http. 1KiB to 64MiB."},
 	{part: "Gateway", name: "TLS_CERT_FILE", deflt: "", twin: false,
