@@ -283,6 +283,15 @@ type Config struct {
 	// to 64MiB.
 	MessageMaxBytes bytesize.Bytes `envconfig:"MESSAGE_MAX_BYTES" default:"1MiB"`
 
+	// EventsMessageMaxBytes is the largest message of a client on a WebSocket of
+	// EVENTS_PATH, inflated. 1KiB to 1MiB.
+	EventsMessageMaxBytes bytesize.Bytes `envconfig:"EVENTS_MESSAGE_MAX_BYTES" default:"64KiB"`
+
+	// EventsMessageRate is how many messages a client may send a second on a
+	// WebSocket of EVENTS_PATH, twice as many at once; more close it. 0 means any
+	// number.
+	EventsMessageRate int `envconfig:"EVENTS_MESSAGE_RATE" default:"100"`
+
 	// TLSCertFile is a PEM file with the certificate for HTTP_ADDR and its
 	// chain. It is read again when it changes. With it clients can use HTTP/2.
 	TLSCertFile string `envconfig:"TLS_CERT_FILE"`
@@ -450,6 +459,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	between("MESSAGE_MAX_BYTES", c.MessageMaxBytes, 1<<10, 64<<20)
+	between("EVENTS_MESSAGE_MAX_BYTES", c.EventsMessageMaxBytes, 1<<10, 1<<20)
 	between("MAX_HEADER_BYTES", c.MaxHeaderBytes, 1<<10, 1<<20)
 	c.checkPatience(bad)
 	between("MAX_URL_BYTES", c.MaxURLBytes, 256, 1<<20)
@@ -486,7 +496,7 @@ func (c *Config) checkPatience(bad func(env string, got any, want string)) {
 		bad("BODY_TIMEOUT", d, "must be between 100ms and 1h")
 	}
 	const most = 1_000_000
-	for env, n := range map[string]int{"REQUEST_RATE_PER_IP": c.RequestRatePerIP, "CONNECT_RATE_PER_IP": c.ConnectRatePerIP} {
+	for env, n := range map[string]int{"REQUEST_RATE_PER_IP": c.RequestRatePerIP, "CONNECT_RATE_PER_IP": c.ConnectRatePerIP, "EVENTS_MESSAGE_RATE": c.EventsMessageRate} {
 		if n < 0 || n > most {
 			bad(env, n, fmt.Sprintf("must be between 0 and %d", most))
 		}

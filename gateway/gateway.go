@@ -78,6 +78,7 @@ type Gateway struct {
 
 	compression compression
 	proxied     proxiedRules
+	eventsRules eventsRules
 	again       atomic.Int64 // requests with events that wait to be made once more
 
 	clients *http.Server
@@ -110,6 +111,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 	g.metrics.asPushpin(cfg.PrometheusPrefix, engine, reg)
 	g.compression, _ = parseCompression(cfg.Compression) // it was validated
 	g.proxied = newProxiedRules(int(cfg.MessageMaxBytes))
+	g.eventsRules = newEventsRules(int(cfg.EventsMessageMaxBytes))
 	var err error
 	if g.audit, err = newAudit(&g.cfg, log.With("part", "audit"), reg); err != nil {
 		return nil, err

@@ -34,13 +34,16 @@ type fixture struct {
 	done   chan error  // Run's
 }
 
-const testMessageMax = 1 << 20
+const (
+	testMessageMax   = 1 << 20
+	maxClientMessage = 64 << 10
+)
 
 func testConfig() Config {
 	return Config{
 		HTTPAddr: "127.0.0.1:0", EventsPath: "/events/", SigKey: "changeme", SigIss: "pushpin", ControlAddr: "127.0.0.1:0",
 		ControlMaxBody: 1e6, ChannelLogBytes: 4 << 20, ChannelLogAge: time.Minute, MaxSubscriptions: 3, MessageWait: 50 * time.Millisecond, MessageWaitMemory: 1 << 20,
-		MessageMaxBytes: testMessageMax, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, MaxHeaders: 100, MaxURLBytes: 8 << 10, HeaderTimeout: patience, BodyTimeout: patience,
+		MessageMaxBytes: testMessageMax, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, MaxHeaders: 100, MaxURLBytes: 8 << 10, EventsMessageMaxBytes: maxClientMessage, HeaderTimeout: patience, BodyTimeout: patience,
 		UpstreamConnectTimeout: patience, UpstreamTimeout: patience, SetXForwardedProtocol: "proto-only",
 		CacheMaxAnswer: 1 << 20, CachePublishInterval: 50 * time.Millisecond,
 		SockJSURL: "/sockjs.js", SockJSHeartbeat: 25 * time.Second, SockJSSessionTimeout: 5 * time.Second,

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/pires/go-proxyproto"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -313,6 +314,29 @@ func TestRates(t *testing.T) {
 		}
 		eventually(t, "no socket", func() bool { return f.sockets() == 0 })
 	})
+}
+
+// Who says too much on a WebSocket is closed with 1008, and the origin has not heard
+// all of it.
+func TestMessageRate(t *testing.T) {
+	f := start(t, func(c *Config) { c.EventsMessageRate = 5 })
+	c := f.dial(t, "/events/list/")
+	go func() { // ends with the connection
+		for range 10_000 {
+			if c.conn.Write(c.ctx, websocket.MessageText, []byte("x")) != nil {
+				return
+			}
+		}
+	}()
+	for {
+		if _, _, err := c.conn.Read(c.ctx); err != nil {
+			if got := websocket.CloseStatus(err); got != websocket.StatusPolicyViolation {
+				t.Errorf("got %v, want 1008", err)
+			}
+			break
+		}
+	}
+	f.wantMetric(t, "spillway_connections_closed_total", prometheus.Labels{"reason": "message_rate"}, 1)
 }
 
 func TestPaces(t *testing.T) {

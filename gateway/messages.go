@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"spillway/grip"
 )
 
@@ -52,6 +54,7 @@ type talk struct {
 	over     bool          // what the partner says is of no interest any more
 	askAfter time.Duration // of the newest reply
 	code     int           // of the client's close, which waits for its answer; 0: it has said none
+	pace     *rate.Limiter // of messages; nil: the client has said none, or may say any number
 }
 
 // eventWeight is what an event counts besides its content, in bytes: empty ones
@@ -144,6 +147,10 @@ func (s *session) Received(typ grip.MessageType, content []byte) {
 	if t == nil || t.closed {
 		return
 	}
+	if s.hurries(t) {
+		s.finish(ending{reason: closedMessageRate, code: 1008, text: "too many messages"})
+		return
+	}
 	t.add(grip.Event{Type: eventTypes[typ], Content: bytes.Clone(content)})
 	if s.posting && s.g.engine.Crowded() {
 		s.finish(ending{reason: closedForMemory, code: 1013, text: "try again later"})
@@ -152,6 +159,19 @@ func (s *session) Received(typ grip.MessageType, content []byte) {
 		s.conn.Pause()
 	}
 	s.give()
+}
+
+// hurries reports whether the client says more than it may. HTTP origins have
+// opinions of their own. It is called with s.mu.
+func (s *session) hurries(t *talk) bool {
+	most := s.g.cfg.EventsMessageRate
+	if most == 0 || !s.from.local() {
+		return false
+	}
+	if t.pace == nil {
+		t.pace = rate.NewLimiter(rate.Limit(most), 2*most)
+	}
+	return !t.pace.Allow()
 }
 
 // give makes a goroutine give the partner what is pending, or nothing. It is called

@@ -28,13 +28,14 @@ const (
 	closedAnswered      closeReason = "answered"      // a long poll got its answer
 	closedTimeout       closeReason = "poll_timeout"  // a long poll got none in time
 	closedMessageTooBig closeReason = "message_size"  // a WebSocket message of the client was too large
+	closedMessageRate   closeReason = "message_rate"  // a client sent too many WebSocket messages
 	closedForMemory     closeReason = "memory"        // more was waiting for single clients than there is memory for
 	closedOriginError   closeReason = "origin_error"  // a page could not be had, or was not understood
 	closedAborted       closeReason = "aborted"       // cut off at the end of the drain window
 )
 
 var closeReasons = []closeReason{closedByClient, closedByOrigin, closedByPublisher, closedTooSlow, closedStalled, closedMaxAge,
-	closedDraining, closedAnswered, closedTimeout, closedMessageTooBig, closedForMemory, closedOriginError, closedAborted}
+	closedDraining, closedAnswered, closedTimeout, closedMessageTooBig, closedMessageRate, closedForMemory, closedOriginError, closedAborted}
 
 // An askReason is why a held stream asked its next link.
 type askReason string

@@ -327,7 +327,9 @@ func TestProxiedSecondTarget(t *testing.T) {
 // A quiet WebSocket takes no goroutine but the one that listens to the origin.
 func TestProxiedIdle(t *testing.T) {
 	f, o := startProxied(t, "* ORIGIN")
-	o.both(f)
+	first, origin := o.both(f)
+	origin.say(ws.OpText, "b")
+	first.want(ws.OpText, "b") // so that all it takes is running
 	before := runtime.NumGoroutine()
 	const n = 50
 	for range n {

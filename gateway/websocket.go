@@ -56,9 +56,9 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 	d := &dialogue{origin: &localEvents{g, r, header}}
 	d.note(p.ins.Header)
 	s := &session{told: p.told, from: from, speech: speechOf(p.ins.Header), talk: &talk{partner: d, manners: &localManners}, posting: true}
-	rules := &plainRules
+	rules := &g.eventsRules.plain
 	if g.compression.frames {
-		rules = &deflateRules
+		rules = &g.eventsRules.deflate
 	}
 	if s.take(g, out, r, p.ins.Header, fanout.Options{EndAt: g.endOfAge(time.Now()), Rules: rules}) {
 		s.begin(&p.ins, events[1:], attach)
@@ -88,10 +88,10 @@ func (s *session) take(g *Gateway, out *output, r *http.Request, answer http.Hea
 	s.held = held{g: g, client: out.client}
 	o.Owner, o.Relay, o.Framing, o.WriteTimeout, o.Early = s, s.relays, fanout.Framed, g.cfg.WriteTimeout, early
 	switch {
-	case compressed && o.Rules == &deflateRules:
+	case compressed && o.Rules == &g.eventsRules.deflate:
 		o.Coding = fanout.Deflate
-	case o.Rules == &deflateRules:
-		o.Rules = &plainRules
+	case o.Rules == &g.eventsRules.deflate:
+		o.Rules = &g.eventsRules.plain
 	}
 	s.takeOver(out, nc, o)
 	s.record, s.told = g.auditOpened(r, byWebSocket, s.conn, s.from, s.told, nil), nil
@@ -112,14 +112,13 @@ func malformed(r *http.Request) (status int, text string) {
 	return 0, ""
 }
 
-// maxClientMessage bounds a message of a client, in bytes.
-const maxClientMessage = 64 << 10
+// eventsRules are what clients of EVENTS_PATH must keep to, without
+// permessage-deflate and with it.
+type eventsRules struct{ plain, deflate ws.Rules }
 
-// What clients must keep to, without permessage-deflate and with it.
-var (
-	plainRules   = ws.Rules{Limit: maxClientMessage}
-	deflateRules = ws.Rules{Limit: maxClientMessage, Inflate: compress.Inflate}
-)
+func newEventsRules(limit int) eventsRules {
+	return eventsRules{plain: ws.Rules{Limit: limit}, deflate: ws.Rules{Limit: limit, Inflate: compress.Inflate}}
+}
 
 // handshakeHeader is what of a handshake every request of the WebSocket
 // carries. Connection-Id and Meta-* are ours to say.
