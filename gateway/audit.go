@@ -215,7 +215,7 @@ type told struct {
 // takeTold takes it out of an answer; nil where there is nothing, or the answer
 // let nobody read.
 func (g *Gateway) takeTold(status int, h http.Header) (t *told) {
-	if topics := h[grip.TopicsField]; g.audit != nil && status == http.StatusOK && len(topics) > 0 {
+	if topics := h[grip.TopicsField]; (g.audit != nil || g.limits.mostPerSubject > 0) && status == http.StatusOK && len(topics) > 0 {
 		t = &told{topics: topics}
 		if subject := h[grip.SubjectField]; len(subject) > 0 {
 			t.subject = subject[0]
@@ -281,7 +281,7 @@ func (c *audited) closed(why closeReason, conn *fanout.Conn) {
 
 // auditRead notes a long poll of the origin in this process.
 func (g *Gateway) auditRead(r *http.Request, from source, t *told) {
-	if t != nil {
+	if t != nil && g.audit != nil {
 		g.audit.add(auditLine{Event: auditRead, Transport: transportNames[byPoll], Address: g.auditAddress(r), Subject: t.subject, Route: g.routeOf(from), Topics: t.topics})
 	}
 }

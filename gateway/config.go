@@ -226,6 +226,10 @@ type Config struct {
 	// network). Behind a proxy it needs TRUSTED_PROXIES. 0 means any number.
 	MaxConnectionsPerIP int `envconfig:"MAX_CONNECTIONS_PER_IP" default:"0"`
 
+	// MaxConnectionsPerSubject is the same for one subject of EVENTS_PATH: who a
+	// token, or the answer of AUTH_URL, says that it is. 0 means any number.
+	MaxConnectionsPerSubject int `envconfig:"MAX_CONNECTIONS_PER_SUBJECT" default:"0"`
+
 	// MaxSubscriptions is how many streams one WebSocket may carry. 1 to 1000.
 	MaxSubscriptions int `envconfig:"MAX_SUBSCRIPTIONS" default:"20"`
 
@@ -412,6 +416,9 @@ func (c *Config) Validate() error {
 	c.checkMemory(bad)
 	if c.MaxConnectionsPerIP < 0 {
 		bad("MAX_CONNECTIONS_PER_IP", c.MaxConnectionsPerIP, "must be 0 or more")
+	}
+	if c.MaxConnectionsPerSubject < 0 {
+		bad("MAX_CONNECTIONS_PER_SUBJECT", c.MaxConnectionsPerSubject, "must be 0 or more")
 	}
 	if n := c.MaxSubscriptions; n < 1 || n > 1000 {
 		bad("MAX_SUBSCRIPTIONS", n, "must be between 1 and 1000")

@@ -122,7 +122,7 @@ func New(cfg Config, engine *fanout.Engine, origin Origin, log *slog.Logger, reg
 	if g.trusted, err = cfg.trustedProxies(); err != nil {
 		return nil, err
 	}
-	g.limits = newLimits(cfg.capacity(maxDescriptors()), cfg.MaxConnectionsPerIP)
+	g.limits = newLimits(cfg.capacity(maxDescriptors()), cfg.MaxConnectionsPerIP, cfg.MaxConnectionsPerSubject)
 	g.metrics.limit.Set(float64(g.limits.most))
 	g.idle = newLobby(g.limits.idle, g.metrics.refused[refusedIdle])
 	g.metrics.countIdle(g.idle, reg)
@@ -570,6 +570,7 @@ var refusals = map[refusal]struct {
 	refusedTotal:       {http.StatusServiceUnavailable, "too-many-connections", "this server has as many connections as it may have; try again later"},
 	refusedMemory:      {http.StatusServiceUnavailable, "too-many-connections", "too much waits for clients of this server that are slow; try again later"},
 	refusedPerIP:       {http.StatusTooManyRequests, "too-many-connections", "your address has as many connections as it may have; close some"},
+	refusedSubject:     {http.StatusTooManyRequests, "too-many-connections", "you have as many connections as you may have; close some"},
 	refusedRate:        {http.StatusTooManyRequests, "too-many-connections", "your address makes more requests than it may; wait a little"},
 	refusedConnectRate: {http.StatusTooManyRequests, "too-many-connections", "your address opens more connections than it may; wait a little"},
 }

@@ -16,6 +16,7 @@ import (
 type visit struct {
 	g        *Gateway
 	peer     *peer // whose requests are limited; nil: they are not
+	reader   *reader
 	seat     *seat // of the connection, once it is not net/http's; nil: not counted
 	as       transport
 	admitted bool // limits count it
@@ -49,6 +50,7 @@ func (v *visit) leave() {
 	if v.admitted {
 		g.limits.leave(v.peer)
 	}
+	g.limits.leaveSubject(v.reader)
 	if v.seat != nil {
 		v.seat.leave()
 	}

@@ -10,11 +10,13 @@ import (
 // limits counts the requests that are being served.
 type limits struct {
 	capacity
-	mostPerIP int // 0: any number
+	mostPerIP      int // 0: any number
+	mostPerSubject int // 0: any number
 
-	mu    sync.Mutex
-	total int                  // guarded by mu
-	perIP map[netip.Addr]*peer // guarded by mu; only with mostPerIP
+	mu         sync.Mutex
+	total      int                  // guarded by mu
+	perIP      map[netip.Addr]*peer // guarded by mu; only with mostPerIP
+	perSubject map[string]*reader   // guarded by mu; only with mostPerSubject
 }
 
 // A peer is a client's address that there are requests from.
@@ -23,8 +25,17 @@ type peer struct {
 	requests int // guarded by limits.mu
 }
 
-func newLimits(c capacity, mostPerIP int) *limits {
-	return &limits{capacity: c, mostPerIP: mostPerIP, perIP: make(map[netip.Addr]*peer)}
+// A reader is a subject that requests are answered for.
+type reader struct {
+	subject  string
+	requests int // guarded by limits.mu
+}
+
+func newLimits(c capacity, mostPerIP, mostPerSubject int) *limits {
+	return &limits{
+		capacity: c, mostPerIP: mostPerIP, mostPerSubject: mostPerSubject,
+		perIP: make(map[netip.Addr]*peer), perSubject: make(map[string]*reader),
+	}
 }
 
 // enter counts a request of a client in, or says which limit it met. Without a
@@ -59,6 +70,37 @@ func (l *limits) leave(p *peer) {
 	}
 	if p.requests--; p.requests == 0 {
 		delete(l.perIP, p.address)
+	}
+}
+
+// enterSubject counts a request for who it is, or reports that there are as many
+// as there may be.
+func (l *limits) enterSubject(subject string) (*reader, bool) {
+	if l.mostPerSubject == 0 || subject == "" {
+		return nil, true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.perSubject[subject]
+	if r == nil {
+		r = &reader{subject: subject}
+		l.perSubject[subject] = r
+	}
+	if r.requests >= l.mostPerSubject {
+		return nil, false
+	}
+	r.requests++
+	return r, true
+}
+
+func (l *limits) leaveSubject(r *reader) {
+	if r == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.requests--; r.requests == 0 {
+		delete(l.perSubject, r.subject)
 	}
 }
 

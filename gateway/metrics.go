@@ -73,6 +73,7 @@ const (
 	refusedDraining refusal = "draining"
 	refusedTotal    refusal = "max_connections"
 	refusedPerIP    refusal = "max_connections_per_ip"
+	refusedSubject  refusal = "max_connections_per_subject"
 	refusedMemory   refusal = "memory"  // too much waits for single clients
 	refusedSocket   refusal = "sockets" // far too many connections: closed without an answer
 
@@ -87,7 +88,7 @@ const (
 	refusedHTTP2       refusal = "http2_without_tls"   // not from TRUSTED_PROXIES
 )
 
-var allRefusals = []refusal{refusedDraining, refusedTotal, refusedPerIP, refusedMemory, refusedSocket, refusedIdle, refusedConnectRate,
+var allRefusals = []refusal{refusedDraining, refusedTotal, refusedPerIP, refusedSubject, refusedMemory, refusedSocket, refusedIdle, refusedConnectRate,
 	refusedRate, refusedHeadTime, refusedHeaders, refusedURL, refusedBodyTime, refusedPresented, refusedHTTP2}
 
 type metrics struct {

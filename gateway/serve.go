@@ -36,10 +36,26 @@ func (g *Gateway) serveLocal(out *output, r *http.Request) {
 		out.text(http.StatusInternalServerError, "Internal error.")
 		return
 	}
+	if !g.admitReader(out, r, p) {
+		return
+	}
 	if p.ins.Hold != grip.HoldStream && p.ins.Next == nil || p.ins.Hold == grip.HoldResponse {
 		g.auditRead(r, localSource{g}, p.told)
 	}
 	g.deliver(out, r, p, localSource{g}, nil)
+}
+
+// admitReader counts an answer for who it is for, or refuses it.
+func (g *Gateway) admitReader(out *output, r *http.Request, p *page) bool {
+	if p.told == nil {
+		return true
+	}
+	var ok bool
+	if out.visit.reader, ok = g.limits.enterSubject(p.told.subject); !ok {
+		g.metrics.refused[refusedSubject].Inc()
+		g.refuse(out, r, true, refusedSubject)
+	}
+	return ok
 }
 
 // serveRoute answers a client's request by an HTTP origin.

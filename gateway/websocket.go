@@ -51,6 +51,9 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 		return
 	}
 
+	if !g.admitReader(out, r, p) {
+		return
+	}
 	from := localSource{g}
 	attach := g.marks(&p.ins, from)
 	d := &dialogue{origin: &localEvents{g, r, header}}

@@ -26,9 +26,7 @@ type caller struct {
 	Socket string `json:",omitempty"`
 }
 
-// mayRead reports whether the caller may know of a topic.
-func (c *caller) mayRead(topic string) bool { return c == nil || c.MayRead(topic) }
-
+// mayReadAll reports whether the caller may know of topics.
 func (c *caller) mayReadAll(topics []string) bool {
 	return c == nil || !slices.ContainsFunc(topics, func(t string) bool { return !c.MayRead(t) })
 }
@@ -229,9 +227,9 @@ func (o *Origin) keep(h http.Header, c *caller) {
 	h["Set-Meta-"+metaGrant] = []string{sealed}
 }
 
-// tellReader tells the gateway who reads topics, for its records.
+// tellReader tells the gateway who reads topics, for its records and limits.
 func (o *Origin) tellReader(h http.Header, topics []string, c *caller) {
-	if !o.audited {
+	if !o.tells {
 		return
 	}
 	for _, topic := range topics {

@@ -150,8 +150,8 @@ type Config struct {
 	// Secrets say when a file of a secret has changed; nil: none does.
 	Secrets *secret.Source `ignored:"true"`
 
-	// Audited says that the gateway keeps records of who reads which topics.
-	Audited bool `ignored:"true"`
+	// TellReaders says that the gateway wants to know who reads which topics.
+	TellReaders bool `ignored:"true"`
 
 	// Instance tells this process apart from others with the same
 	// group.instance.id: <hostname>-<short hash of HTTP_ADDR>. The wiring makes it.

@@ -56,7 +56,7 @@ type Origin struct {
 	renewals renewals
 
 	keepAlives *keepAlives
-	audited    bool // the gateway is told who reads what
+	tells      bool // the gateway is told who reads what
 }
 
 // ServeHTTP answers one request of a client, of a gateway that follows a link,

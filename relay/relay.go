@@ -133,7 +133,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		policies:   newPolicies(admin),
 		keepAlives: newKeepAlives(cfg.HeartbeatInterval), maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
 		replayBytes: int64(cfg.ReplayMaxBytes), lagBytes: int64(cfg.CatchupMaxBytes), lagAge: cfg.CatchupMaxAge,
-		metrics: newOriginMetrics(reg, &r.hub.metrics), now: time.Now, audited: cfg.Audited,
+		metrics: newOriginMetrics(reg, &r.hub.metrics), now: time.Now, tells: cfg.TellReaders,
 		away: func(*http.Request, string) bool { return false },
 	}
 	if cfg.Auth.Enabled() {

@@ -215,6 +215,8 @@ var configTable = []setting{
 		doc: "How many streams, WebSockets and other requests are served at once; more are refused, so that clients try again. 0 means as many as a quarter of MEMORY_LIMIT holds at 8KiB each (48KiB with TLS), and as there may be sockets open; the log says at start how many those are. For more than that, raise MEMORY_LIMIT as well."},
 	{part: "Gateway", name: "MAX_CONNECTIONS_PER_IP", deflt: "0", twin: false,
 		doc: "The same for one client address (of IPv6, one /64 network). Behind a proxy it needs TRUSTED_PROXIES. 0 means any number."},
+	{part: "Gateway", name: "MAX_CONNECTIONS_PER_SUBJECT", deflt: "0", twin: false,
+		doc: "The same for one subject of EVENTS_PATH: who a token, or the answer of AUTH_URL, says that it is. 0 means any number."},
 	{part: "Gateway", name: "MAX_SUBSCRIPTIONS", deflt: "20", twin: false,
 		doc: "How many streams one WebSocket may carry. 1 to 1000."},
 	{part: "Gateway", name: "WRITE_TIMEOUT", deflt: "30s", twin: false,

@@ -181,3 +181,46 @@ func TestForwardAuth(t *testing.T) {
 		}
 	})
 }
+
+// TestConnectionsOfASubject lets nobody have more streams than there may be for
+// one, however they are opened.
+func TestConnectionsOfASubject(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	s := serve(t, k, "JWT_KEY="+tokenKey, "MAX_CONNECTIONS_PER_SUBJECT=2")
+	url := s.url + "/events/" + topic + "/"
+	alice, bob := tokenFor(t, "alice", topic, time.Hour), tokenFor(t, "bob", topic, time.Hour)
+	eventually(t, "the topic is there", func() (bool, string) {
+		resp := get(t, t.Context(), url, "Authorization: Bearer "+bob)
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK, resp.Status
+	})
+
+	sse := subscribe(t, url, "Authorization: Bearer "+alice, "Accept: text/event-stream")
+	ws := dial(t, url, "spillway.v1.json", asSubprotocol(alice))
+	if _, body := fetch(t, url+"?access_token="+alice, "Accept: text/event-stream"); !strings.Contains(body, `{"code":"too-many-connections"`) {
+		t.Errorf("a third, for an EventSource: %s", body)
+	}
+	if resp, body := fetch(t, url, "Authorization: Bearer "+alice, "Accept: application/x-ndjson"); resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("a third: %s %s", resp.Status, body)
+	}
+	_, resp, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{Subprotocols: []string{"spillway.v1.json", asSubprotocol(alice)}})
+	if err == nil || resp.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("a third WebSocket: %v %v", resp, err)
+	}
+	if n := s.metric(`spillway_refused_total{reason="max_connections_per_subject"}`); n != 3 {
+		t.Errorf("%v refusals were counted, want 3", n)
+	}
+	dial(t, url, "spillway.v1.json", asSubprotocol(bob))
+
+	sse.cancel()
+	eventually(t, "there is room again", func() (bool, string) {
+		resp := get(t, t.Context(), url, "Authorization: Bearer "+alice, "Accept: application/x-ndjson")
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK, resp.Status
+	})
+	k.Produce(values(topic, 0, "v")...)
+	ws.message(func(m string) bool { return strings.Contains(m, `"value":"v"`) })
+}

@@ -92,7 +92,8 @@ func (s *settings) load(p *process) (warnings []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.relay.EventsPath, s.relay.Audited = s.gateway.NormalEventsPath(), s.gateway.AuditLog != ""
+	s.relay.EventsPath = s.gateway.NormalEventsPath()
+	s.relay.TellReaders = s.gateway.AuditLog != "" || s.gateway.MaxConnectionsPerSubject > 0
 	s.relay.Instance = instanceName(s.gateway.HTTPAddr)
 	return warnings, nil
 }
