@@ -33,9 +33,10 @@ const (
 	// memory, so that readers with neighbouring offsets share one. For whoever
 	// wants a few records about so much is read too many.
 	blockGridBytes = 128 << 10
-	// blockMaxBytes is about how much memory a block takes at most, or a quarter
-	// of the cache.
+	// blockMaxBytes is about how much memory a block takes at most, or one of
+	// blocksInCache parts of the cache.
 	blockMaxBytes = 4 << 20
+	blocksInCache = 16
 	// blockFetchMaxBytes bounds the answer for all partitions of one broker.
 	blockFetchMaxBytes = 16 << 20
 	// undecodableRest is how long a block is shared that has records which
@@ -213,6 +214,20 @@ func (b *blocks) have(wants []blockWant, got []*block) bool {
 	return true
 }
 
+// reach is about how many offsets of topics fit half of the cache.
+func (b *blocks) reach(topics []*topicInfo) int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, info := range topics {
+		for p := range min(info.partitions(), mergeWidth) {
+			if l := b.byPart[blockKey{info.id, info.name, int32(p)}]; l != nil && l.offset.kept > 0 {
+				return int64(float64(b.maxBytes/2) / l.offset.kept)
+			}
+		}
+	}
+	return 0
+}
+
 // sharedLooks is how often a reader waits for what others fetch, which may turn
 // out to end before what it wants.
 const sharedLooks = 2
@@ -345,7 +360,7 @@ func (l *blockList) plan(w blockWant, i int, alone bool, maxBytes int64) (fetch 
 			}
 			w.offset = min(from, w.offset)
 		}
-		most := max(int64(float64(min(blockMaxBytes, maxBytes/4))/l.offset.kept), grid)
+		most := max(int64(float64(min(blockMaxBytes, maxBytes/blocksInCache))/l.offset.kept), grid)
 		w.end = min((w.end-1)&^(grid-1)+grid, w.offset+most)
 	}
 	if i < len(l.entries) {

@@ -94,7 +94,8 @@ type Config struct {
 	HistoryPageBytes bytesize.Bytes `envconfig:"HISTORY_PAGE_BYTES" default:"64KiB"`
 
 	// CatchupPages bounds the pages of history that are made at the same
-	// time. Requests beyond it wait their turn.
+	// time; for each there must be 256KiB of HISTORY_CACHE_BYTES. Requests
+	// beyond it wait their turn.
 	CatchupPages int `envconfig:"CATCHUP_PAGES" default:"256"`
 
 	// CatchupMaxBytes bounds how many bytes of records a stream that had caught

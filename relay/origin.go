@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"spillway/grip"
 	"spillway/relay/auth"
 	"spillway/relay/cursor"
@@ -31,7 +29,7 @@ type Origin struct {
 	decoder   *decoder
 	resolver  *resolver
 	sealer    *sealer
-	pages     *semaphore.Weighted
+	turns     *turns // of pages
 	memory    pageMemory
 	cors      cors
 	ignore    []string

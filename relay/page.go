@@ -300,10 +300,10 @@ func (o *Origin) follow(ctx context.Context, p *page) (ch *channel, held bool, e
 	if err != nil {
 		return nil, false, err
 	}
-	if err := o.pages.Acquire(ctx, 1); err != nil {
+	if err := o.turns.take(ctx, spotOf(p.link.Topics, p.pos, o.blocks.reach(p.topics))); err != nil {
 		return nil, false, unavailable("wait for a page", err)
 	}
-	defer o.pages.Release(1)
+	defer o.turns.giveBack()
 	o.metrics.pages.Inc()
 	defer o.metrics.pages.Dec()
 	snapshots := p.link.Stage == stageSnapshot
@@ -394,10 +394,10 @@ const firstPageBytes, firstRecordBytes = 16 << 10, 8 << 10
 // addAtHand adds what lies before to, as far as it is at hand, to the opening of
 // a stream, which saves the gateway a link.
 func (o *Origin) addAtHand(p *page, to vector) {
-	if !p.link.sparing.none() || p.query.isChanging() || !o.pages.TryAcquire(1) {
+	if !p.link.sparing.none() || p.query.isChanging() || !o.turns.tryTake() {
 		return
 	}
-	defer o.pages.Release(1)
+	defer o.turns.giveBack()
 	o.metrics.pages.Inc()
 	defer o.metrics.pages.Dec()
 	p.first, p.maxBytes = true, min(p.maxBytes, firstPageBytes)

@@ -18,7 +18,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 
 	"spillway/grip"
 	"spillway/relay/auth"
@@ -129,7 +128,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 			catalog: r.catalog, offsets: offsets, blocks: r.blocks, decoder: r.decoder, slack: cfg.CursorTimeSlack,
 			maxRecs: cfg.ReplayMaxRecords, maxAge: cfg.ReplayMaxAge, now: time.Now,
 		},
-		pages: semaphore.NewWeighted(int64(cfg.CatchupPages)), cors: newCORS(cfg.CORSOrigins, cfg.Auth.Enabled()), ignore: cfg.IgnoreParams, queries: queries,
+		turns: newTurns(pagesAtOnce(&cfg), time.Now, reg), cors: newCORS(cfg.CORSOrigins, cfg.Auth.Enabled()), ignore: cfg.IgnoreParams, queries: queries,
 		policies:   newPolicies(admin),
 		keepAlives: newKeepAlives(cfg.HeartbeatInterval), maxBytes: int(cfg.EventMaxBytes), pageBytes: int(cfg.HistoryPageBytes),
 		replayBytes: int64(cfg.ReplayMaxBytes), lagBytes: int64(cfg.CatchupMaxBytes), lagAge: cfg.CatchupMaxAge,

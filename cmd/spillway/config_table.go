@@ -40,7 +40,7 @@ var configTable = []setting{
 	{part: "Kafka and events", name: "HISTORY_PAGE_BYTES", deflt: "64KiB", twin: false,
 		doc: "Bounds one page of history, in bytes of frames; one larger record still makes a page. 4KiB to 4MiB."},
 	{part: "Kafka and events", name: "CATCHUP_PAGES", deflt: "256", twin: false,
-		doc: "Bounds the pages of history that are made at the same time. Requests beyond it wait their turn."},
+		doc: "Bounds the pages of history that are made at the same time; for each there must be 256KiB of HISTORY_CACHE_BYTES. Requests beyond it wait their turn."},
 	{part: "Kafka and events", name: "CATCHUP_MAX_BYTES", deflt: "1GiB", twin: false,
 		doc: "Bounds how many bytes of records a stream that had caught up may fall behind; further, it ends with too-slow. 0 means no bound."},
 	{part: "Kafka and events", name: "CATCHUP_MAX_AGE", deflt: "1h", twin: false,
