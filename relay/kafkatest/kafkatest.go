@@ -246,36 +246,65 @@ func (c *Cluster) Produce(records ...*kgo.Record) []int64 {
 // partition, take the next offsets: they are written when it returns.
 func (c *Cluster) ProduceTxn(commit bool, records ...*kgo.Record) []int64 {
 	c.tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	id := "kafkatest-" + rand.Text()
-	cl, err := c.newClient(kgo.TransactionalID(id))
-	if err != nil {
+	txn := c.Begin()
+	offsets := txn.Produce(records...)
+	txn.End(commit)
+	return offsets
+}
+
+// A Txn is a transaction that is open until End. Until then nobody who reads
+// committed records sees what came after its first one.
+type Txn struct {
+	c  *Cluster
+	id string
+	cl *kgo.Client
+}
+
+// Begin begins a transaction, with a producer of its own that End closes.
+func (c *Cluster) Begin() *Txn {
+	c.tb.Helper()
+	t := &Txn{c: c, id: "kafkatest-" + rand.Text()}
+	var err error
+	if t.cl, err = c.newClient(kgo.TransactionalID(t.id)); err != nil {
 		c.tb.Fatalf("%s: new client: %v", c.Name(), err)
 	}
-	defer cl.Close()
-	if err := cl.BeginTransaction(); err != nil {
+	if err := t.cl.BeginTransaction(); err != nil {
 		c.tb.Fatalf("%s: begin transaction: %v", c.Name(), err)
 	}
-	offsets := c.acknowledged(cl.ProduceSync(ctx, records...), records)
-	if err := cl.EndTransaction(ctx, kgo.TransactionEndTry(commit)); err != nil {
-		c.tb.Fatalf("%s: end transaction, commit %v: %v", c.Name(), commit, err)
+	return t
+}
+
+// Produce is the Cluster's, within the transaction.
+func (t *Txn) Produce(records ...*kgo.Record) []int64 {
+	t.c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return t.c.acknowledged(t.cl.ProduceSync(ctx, records...), records)
+}
+
+// End commits or aborts the transaction. Its markers are written when it returns.
+func (t *Txn) End(commit bool) {
+	t.c.tb.Helper()
+	defer t.cl.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := t.cl.EndTransaction(ctx, kgo.TransactionEndTry(commit)); err != nil {
+		t.c.tb.Fatalf("%s: end transaction, commit %v: %v", t.c.Name(), commit, err)
 	}
 	// The coordinator answers before it writes the markers.
-	c.do("transaction markers", func(ctx context.Context, adm *kadm.Client) error {
+	t.c.do("transaction markers", func(ctx context.Context, adm *kadm.Client) error {
 		return poll(ctx, func() (bool, error) {
-			txns, err := adm.DescribeTransactions(ctx, id)
+			txns, err := adm.DescribeTransactions(ctx, t.id)
 			if err != nil {
 				return false, err
 			}
-			switch txns[id].State {
+			switch txns[t.id].State {
 			case "Ongoing", "PrepareCommit", "PrepareAbort":
 				return false, nil
 			}
-			return true, txns[id].Err // CompleteCommit, CompleteAbort; the fake says Empty
+			return true, txns[t.id].Err // CompleteCommit, CompleteAbort; the fake says Empty
 		})
 	})
-	return offsets
 }
 
 // acknowledged returns the offsets that produced records have got. It reads

@@ -150,6 +150,12 @@ func TestTransactions(t *testing.T) {
 		k.ProduceTxn(true, record(topic, 0, "committed"))
 		// Each transaction takes two offsets, its record and its marker.
 		wantRecords(t, k, topic, "0/2 committed")
+
+		open := k.Begin()
+		open.Produce(record(topic, 0, "open"))
+		k.Produce(record(topic, 0, "behind it"))
+		open.End(true)
+		wantRecords(t, k, topic, "0/2 committed", "0/4 open", "0/5 behind it")
 	})
 }
 
