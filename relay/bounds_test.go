@@ -10,7 +10,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"spillway/grip"
+
 	"spillway/relay/kafkatest"
 )
 
@@ -151,6 +153,31 @@ func TestUntilSoon(t *testing.T) {
 	if time.Now().Before(until) {
 		t.Error("it ended too early")
 	}
+}
+
+// A page that is late may find records from after the end.
+func TestUntilPassesWhileAPageIsMade(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	until := time.Now().Add(-time.Minute).Truncate(time.Second)
+	for i, at := range []time.Time{until.Add(-time.Second), until} {
+		k.Produce(&kgo.Record{Topic: topic, Value: fmt.Appendf(nil, "v%d", i), Timestamp: at})
+	}
+	h := startRelay(t, k)
+	looks := 0 // at the clock: by the check of the link, and the beginning of the page
+	now := func() time.Time { return until.Add(-time.Second) }
+	h.r.origin.now = func() time.Time { return now() }
+	s := h.open(fmt.Sprintf("/events/%s/?from=earliest&until=%d", topic, until.UnixMilli()))
+	now = func() time.Time {
+		if looks++; looks <= 2 {
+			return until.Add(-time.Millisecond)
+		}
+		return until.Add(time.Second)
+	}
+	s.until("end", func(string) bool { return s.ended })
+	s.wantData("v0", `end {"reason":"until"}`)
 }
 
 func TestLongPollWithBounds(t *testing.T) {

@@ -457,6 +457,10 @@ func (o *Origin) target(ctx context.Context, p *page) (*channel, vector, error) 
 			return nil, nil, err
 		}
 	}
+	if now := o.now(); p.link.Until > 0 && p.until == nil && now.UnixMilli() >= p.link.Until {
+		p.now = now // it has passed meanwhile, so this position may lie behind the end
+		return o.target(ctx, p)
+	}
 	return ch, to, o.resolver.complete(ctx, p.scope, p.pos, to)
 }
 
