@@ -53,6 +53,15 @@ func timeGap(topic string, reason gapReason, resumed time.Time) gap {
 	return gap{Topic: topic, Reason: reason, Time: resumed.UTC().Format(time.RFC3339)}
 }
 
+// around are the positions of a client that has not heard of a gap in a partition,
+// and of one that has.
+func (g gap) around() (before, after int64) {
+	if g.Reason == gapTruncated {
+		return *g.To, *g.From
+	}
+	return *g.From, *g.To
+}
+
 func (g gap) event() controlEvent { return controlEvent{name: "gap", data: g} }
 
 type liveData struct {

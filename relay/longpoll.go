@@ -12,9 +12,7 @@ import (
 // is or the time is up; the gateway then asks the link.
 func (o *Origin) longPoll(w http.ResponseWriter, r *http.Request, p *page, gaps []gap, wait time.Duration) {
 	h := w.Header()
-	for _, g := range gaps {
-		p.control(g.event(), 0)
-	}
+	p.gaps(gaps)
 	begin := p.internalID()
 	ch, live, err := o.follow(r.Context(), p)
 	if err != nil {

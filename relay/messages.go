@@ -293,9 +293,7 @@ func (o *Origin) subscribe(out []byte, h http.Header, r *http.Request, m *client
 	}
 	p.link.Subscription = true
 	out = appendReply(out, m, "subscribed", "", "", p.w.channel)
-	for _, g := range gaps {
-		p.control(g.event(), 0)
-	}
+	p.gaps(gaps)
 	out = append(out, p.out...)
 	l := p.link
 	l.Cursor = p.internalID()

@@ -138,9 +138,7 @@ func (o *Origin) replayInstead(ctx context.Context, p *page) error {
 		return err
 	}
 	p.link.newest, p.pos = newest{Stage: stageReplay}, pos
-	for _, g := range gaps {
-		p.control(g.event(), 0)
-	}
+	p.gaps(gaps)
 	return nil
 }
 

@@ -307,9 +307,7 @@ func (o *Origin) openStream(w http.ResponseWriter, r *http.Request, s *selection
 	}
 	h := w.Header()
 	p.out = appendOpening(p.out, h, s)
-	for _, g := range gaps {
-		p.control(g.event(), 0)
-	}
+	p.gaps(gaps)
 	switch {
 	case ch == nil:
 	case !p.pos.covers(to):
@@ -624,9 +622,7 @@ func (o *Origin) resumeWith(r *http.Request, l *link, topics []*topicInfo) (*pag
 	if err != nil {
 		return nil, err
 	}
-	for _, g := range gaps {
-		p.control(g.event(), 0)
-	}
+	p.gaps(gaps)
 	return p, nil
 }
 

@@ -215,14 +215,54 @@ func (p *page) missing(t int, partition int32, from, to int64) {
 
 // control adds a control event, with the id of where the page is now.
 func (p *page) control(e controlEvent, phase cursor.Phase) {
+	p.event(e, p.visibleID(phase))
+}
+
+// event adds a control event.
+func (p *page) event(e controlEvent, id []byte) {
 	if g, ok := e.data.(gap); ok {
 		p.metrics.gaps[g.Reason].Inc()
 		e.data = p.w.veil.shown(g)
 	}
-	id := p.visibleID(phase)
 	p.tell(id)
 	p.add(func(dst []byte) []byte { return p.w.appendControl(dst, p.link.Via, e, id) })
 	p.sinceID = 0
+}
+
+// gaps announces what is missing before the page's position. The id of each says
+// that those up to it were announced, and no more: who loses the connection in
+// between hears of the others again. Of a topic that is another one now there is
+// no position before the gap, so these come first, and only the last has an id.
+func (p *page) gaps(all []gap) {
+	var timed, placed []gap
+	for _, g := range all {
+		if g.Partition == nil {
+			timed = append(timed, g)
+		} else {
+			placed = append(placed, g)
+		}
+	}
+	here := p.pos
+	p.pos = here.clone()
+	at := func(g gap) *int64 {
+		t := slices.IndexFunc(p.topics, func(t *topicInfo) bool { return t.name == g.Topic })
+		return &p.pos[t][*g.Partition]
+	}
+	for _, g := range slices.Backward(placed) {
+		*at(g), _ = g.around()
+	}
+	for i, g := range timed {
+		if i+1 < len(timed) {
+			p.event(g.event(), nil)
+		} else {
+			p.control(g.event(), 0)
+		}
+	}
+	for _, g := range placed {
+		_, *at(g) = g.around()
+		p.control(g.event(), 0)
+	}
+	p.pos = here
 }
 
 // mark gives the page's last event the id that it was spared, so that a
