@@ -418,8 +418,10 @@ func (g *Gateway) Drain(ctx context.Context) error {
 	if left > 0 {
 		errs = append(errs, fmt.Errorf("%d connections were cut off: %w", left, context.Cause(ctx)))
 	}
-	// What is not a stream gets to finish its answer.
-	if err := g.clients.Shutdown(ctx); err != nil && left == 0 {
+	// What is not a stream gets to finish its answer. A connection on which nobody
+	// has asked for anything is not cut off from it: browsers and others open some
+	// to have them, and Shutdown waits five seconds for what they may say.
+	if err := g.clients.Shutdown(ctx); err != nil && left == 0 && g.drain.wait(ctx) > 0 {
 		errs = append(errs, fmt.Errorf("stop listening: %w", err))
 	}
 	_ = g.clients.Close()

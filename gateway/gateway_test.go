@@ -338,3 +338,22 @@ func TestMetricsExistFromTheStart(t *testing.T) {
 		f.metric(t, name, nil)
 	}
 }
+
+func TestDrainDoesNotMissConnectionsWithoutARequest(t *testing.T) {
+	f := start(t, nil)
+	conn, err := net.Dial("tcp", f.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	listener, ok := f.clientListener.(*cappedListener)
+	if !ok {
+		t.Fatalf("listener: got %T", f.clientListener)
+	}
+	eventually(t, "the connection is accepted", func() bool { return listener.open.Load() == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := f.Drain(ctx); err != nil {
+		t.Errorf("drain: %v", err)
+	}
+}
