@@ -16,6 +16,8 @@ COUNT     ?= 1
 # Options and scenarios of spillway-load (bin/spillway-load --help); empty: none.
 # With all scenarios, LOAD=-all, it takes most of an hour.
 LOAD      ?= -pairs 9
+# How long make model lasts.
+MODEL     ?= 10m
 
 # Tools of development, built from modules of their own into bin/.
 TOOLS := helm helm-docs helm-unittest benchstat kubectl-validate golangci-lint apidiff
@@ -51,6 +53,10 @@ unit: ## the tests that need nothing but Go, fast
 .PHONY: race
 race: ## the same under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race $(TESTFLAGS) $(PACKAGES)
+
+.PHONY: model
+model: ## random things to topics and servers for MODEL (10m), checked record by record
+	SPILLWAY_E2E=full SPILLWAY_MODEL=$(MODEL) go test -count=1 -timeout 0 -v -run '^TestModel$$' ./cmd/spillway
 
 .PHONY: fuzz
 fuzz: ## each fuzz test for FUZZTIME (5s)

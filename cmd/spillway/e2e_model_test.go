@@ -14,188 +14,177 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/relay/kafkatest"
 )
 
-// TestModel does what it likes to two topics, one thing after the other, while
-// clients come and go at two servers that keep next to nothing in memory, and
-// holds what each client gets against a list of what was produced: no loss, no
-// repetition, each partition in its order, what is gone is announced, and every
-// id leads on, on either server and by every way out.
+// TestModel does what it likes to three topics and two servers, one thing after
+// the other, while clients come and go at the servers, which keep next to nothing
+// in memory, and holds what each client gets against a list of what was produced:
+// no loss, no repetition, each partition in its order, what is gone is announced,
+// and every id leads on, on either server and by every way out.
 //
-// It runs on demand, for as long as SPILLWAY_MODEL says (10m). SPILLWAY_MODEL_SEED
-// repeats the choices of a run, not what the scheduler made of them.
+// It lasts as long as SPILLWAY_MODEL says (2h). SPILLWAY_MODEL_SEED repeats the
+// choices of a run, not what the scheduler made of them.
 func TestModel(t *testing.T) {
-	text := os.Getenv("SPILLWAY_MODEL")
-	if text == "" {
-		t.Skip("the model runs for as long as SPILLWAY_MODEL says, such as 1m")
-	}
-	lasting, err := time.ParseDuration(text)
-	if err != nil {
-		t.Fatalf("SPILLWAY_MODEL=%s: want a duration such as 10m", text)
-	}
-	kafkatest.Each(t, func(t *testing.T, k *kafkatest.Cluster) {
-		seed := uint64(time.Now().UnixNano())
-		if text := os.Getenv("SPILLWAY_MODEL_SEED"); text != "" {
-			var err error
-			if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-				t.Fatalf("SPILLWAY_MODEL_SEED=%s: want a number", text)
-			}
+	seed, lasting := uint64(time.Now().UnixNano()), time.Duration(0)
+	var err error
+	if text := os.Getenv("SPILLWAY_MODEL_SEED"); text != "" {
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("SPILLWAY_MODEL_SEED=%s: want a number", text)
 		}
-		t.Logf("SPILLWAY_MODEL_SEED=%d", seed)
-		runModel(t, k, seed, lasting)
+	}
+	if text := os.Getenv("SPILLWAY_MODEL"); text != "" {
+		if lasting, err = time.ParseDuration(text); err != nil || lasting <= 0 {
+			t.Fatalf("SPILLWAY_MODEL=%s: want a duration such as 10m", text)
+		}
+	}
+	t.Logf("SPILLWAY_MODEL_SEED=%d", seed)
+	// Both at once: neither needs a whole machine.
+	t.Run("kfake", func(t *testing.T) {
+		t.Parallel()
+		newModelRun(t, kafkatest.Fake(t), seed).run(max(lasting, 6*time.Second))
+	})
+	t.Run("kafka", func(t *testing.T) {
+		t.Parallel()
+		newModelRun(t, kafkatest.Real(t), seed).run(max(lasting, time.Minute))
 	})
 }
 
-// A model is what Kafka has, as far as clients may know.
-type model struct {
-	mu     sync.Mutex
-	topics []*modelTopic
-	log    []string // the newest things done, for the report of a fault
-}
-
-// A modelTopic is all lives of a topic: it is deleted and created again.
-type modelTopic struct {
-	name  string
-	lives [][]*modelPartition
-	born  time.Time // when the newest began
-}
-
-type modelPartition struct {
-	records []modelRecord // those that were committed, in the order of offsets
-	number  int           // of the next record, aborted ones included
-	start   int64         // where the log begins
-	end     int64         // the offset after all that was produced
-}
-
-type modelRecord struct {
-	offset int64
-	modelValue
-}
-
-// A modelValue is the value of a record. Its key is k<N modulo 4>.
-type modelValue struct {
-	T   int    `json:"t"` // which topic,
-	L   int    `json:"l"` // which life of it
-	P   int    `json:"p"` // and which partition
-	N   int    `json:"n"`
-	Pad string `json:"pad,omitempty"`
-}
-
-func (mt *modelTopic) now() []*modelPartition { return mt.lives[len(mt.lives)-1] }
-
-// did notes a thing done. Call with mu held.
-func (m *model) did(format string, args ...any) {
-	m.log = append(m.log, time.Now().Format("05.000 ")+fmt.Sprintf(format, args...))
-	if len(m.log) > 40 {
-		m.log = m.log[1:]
-	}
-}
-
-// A modelView is what a client asks for, and which records that is.
-type modelView struct {
-	topics []int
-	query  string
-	has    func(v modelValue) bool
-}
-
-var modelSelections = []struct {
-	query string
-	has   func(v modelValue) bool
-}{
-	{"", func(modelValue) bool { return true }},
-	{"", func(modelValue) bool { return true }},
-	{"&key=k1", func(v modelValue) bool { return v.N%4 == 1 }},
-	{"&key=k0&key=k3&fields=t,l,p,n", func(v modelValue) bool { return v.N%4 == 0 || v.N%4 == 3 }},
-	{"&partition=0", func(v modelValue) bool { return v.P == 0 }},
-	{"&partition=1&partition=0&filter=value.n%252==1", func(v modelValue) bool { return v.P < 2 && v.N%2 == 1 }},
-	{"&filter=value.n%257==3", func(v modelValue) bool { return v.N%7 == 3 }},
-	{"&header.odd=1&filter=value.p!=1", func(v modelValue) bool { return v.N%2 == 1 && v.P != 1 }},
-}
-
-// A modelClient is one that has been told to disconnect now and then.
-type modelClient struct {
-	m       *model
-	view    modelView
+// A modelRun is what TestModel does to one Kafka and its servers.
+type modelRun struct {
+	model
+	t       *testing.T
+	k       *kafkatest.Cluster
+	seed    uint64
 	rand    *rand.Rand
 	servers []*server
+	clients []*modelClient
+	wrong   chan error // what clients found
 
-	id          string
-	places      map[[2]int]*modelPlace // by topic and partition
-	lives       map[int]int            // by topic; -1: the next record says
-	connections int
-	got         int
-	gaps        int
-	story       []string // of the newest events
+	open    *kafkatest.Txn // nil: none
+	pending []*modelRecord // of open
+	away    *server        // nil: all are there
+	killed  bool           // away did not stop by itself
+	settled map[settledAt]bool
+	done    map[string]int // how often each card was played
 }
 
-// A modelPlace is where a client is in a partition.
-type modelPlace struct {
-	known bool  // it has had a record, or was told of a gap, in this life
-	next  int64 // the first offset that it must not miss; before it, if known, none may come
+// A settledAt says that a server knows a topic as it is.
+type settledAt struct {
+	s *server
+	t int
 }
 
-// errModel is a fault; any other error is one of a connection.
-type errModel struct{ what string }
+// modelCards are what is done: one after the other, in another order each time.
+// Each is called with mu held.
+var modelCards = []struct {
+	name  string
+	times int
+	play  func(m *modelRun)
+}{
+	{"produce", 26, func(m *modelRun) { m.produce(m.rand.IntN(len(m.topics)), 1+m.rand.IntN(30)) }},
+	{"transaction", 6, (*modelRun).transact},
+	{"open transaction", 6, (*modelRun).openOrEnd},
+	{"delete records", 4, (*modelRun).deleteRecords},
+	{"grow", 1, (*modelRun).grow},
+	{"create again", 1, (*modelRun).createAgain},
+	{"compact", 2, (*modelRun).compact},
+	{"probe", 5, (*modelRun).probe},
+	{"restart", 1, (*modelRun).restart},
+}
 
-func (e *errModel) Error() string { return e.what }
+// modelSelections are of records with the keys k0 to k3.
+var modelSelections = []modelView{
+	{has: func(*modelRecord) bool { return true }},
+	{params: []string{"key=k1"}, has: func(r *modelRecord) bool { return r.N%4 == 1 }},
+	{params: []string{"key=k0", "key=k3", "fields=t,l,p,n"}, has: func(r *modelRecord) bool { return r.N%4 == 0 || r.N%4 == 3 }, bare: true},
+	{params: []string{"partition=0"}, has: func(r *modelRecord) bool { return r.P == 0 }},
+	{params: []string{"partition=1", "partition=0", "filter=value.n % 2 == 1"}, has: func(r *modelRecord) bool { return r.P < 2 && r.N%2 == 1 }},
+	{params: []string{"filter=value.n % 7 == 3"}, has: func(r *modelRecord) bool { return r.N%7 == 3 }},
+	{params: []string{"filter=value.p == 1 && headers.odd == '0'"}, has: func(r *modelRecord) bool { return r.P == 1 && r.N%2 == 0 }},
+	{params: []string{"header.odd=1", "filter=value.p != 1"}, has: func(r *modelRecord) bool { return r.N%2 == 1 && r.P != 1 }},
+}
 
-func faultf(format string, args ...any) error { return &errModel{fmt.Sprintf(format, args...)} }
+// compactedSelections are of the compacted topic, whose keys are c0.0 to c11.0 in
+// partition 0, and so on. Only keys, headers and partitions find tombstones.
+var compactedSelections = []modelView{
+	{has: func(*modelRecord) bool { return true }},
+	{params: []string{"key=c1.0", "key=c2.0", "key=c1.1", "key=anchor.1"}, has: func(r *modelRecord) bool {
+		return slices.Contains([]string{"c1.0", "c2.0", "c1.1", "anchor.1"}, r.key)
+	}},
+	{params: []string{"filter=value.n % 2 == 0"}, has: func(r *modelRecord) bool { return !r.deletes && r.N%2 == 0 }},
+	{params: []string{"partition=1", "header.odd=1"}, has: func(r *modelRecord) bool { return r.P == 1 && r.N%2 == 1 }},
+	{params: []string{"partition=0", "fields=t,l,p,n"}, has: func(r *modelRecord) bool { return r.P == 0 }, bare: true},
+}
 
-func runModel(t *testing.T, k *kafkatest.Cluster, seed uint64, lasting time.Duration) {
-	rnd := rand.New(rand.NewPCG(seed, 0))
-	m := &model{}
-	for i := range 2 {
-		mt := &modelTopic{name: kafkatest.UniqueTopic(t) + strconv.Itoa(i)}
-		m.topics = append(m.topics, mt)
-		m.create(k, mt, 2+i)
+func newModelRun(t *testing.T, k *kafkatest.Cluster, seed uint64) *modelRun {
+	m := &modelRun{
+		t: t, k: k, seed: seed, rand: rand.New(rand.NewPCG(seed, 0)), wrong: make(chan error, 100),
+		settled: make(map[settledAt]bool), done: make(map[string]int),
 	}
-	var servers []*server
+	for i := range 3 {
+		m.topics = append(m.topics, &modelTopic{name: kafkatest.UniqueTopic(t) + strconv.Itoa(i), compacted: i == 2})
+		m.create(i, 2+i%2)
+	}
 	for range 2 {
-		s := serve(t, k, "CHANNEL_LOG_BYTES=4KiB", "CHANNEL_LOG_MIN_AGE=0s", "HISTORY_PAGE_BYTES=4KiB", "HISTORY_CACHE_BYTES=1MiB",
-			"HEARTBEAT_INTERVAL=1s", "TOPIC_LINGER=1s", "LOG_LEVEL=warn")
-		servers = append(servers, s)
+		m.servers = append(m.servers, serve(t, k, "CHANNEL_LOG_BYTES=4KiB", "CHANNEL_LOG_MIN_AGE=0s", "HISTORY_PAGE_BYTES=4KiB", "HISTORY_CACHE_BYTES=1MiB",
+			"HEARTBEAT_INTERVAL=1s", "TOPIC_LINGER=1s", "DRAIN_TIMEOUT=3s", "LOG_LEVEL=warn"))
 	}
+	view := func(v modelView, topics ...int) modelView {
+		v.topics = topics
+		return v
+	}
+	snapshot := func(v modelView) modelView {
+		v.snapshot = true
+		return view(v, 2)
+	}
+	n := len(modelSelections)
+	for i, v := range modelSelections {
+		m.client(view(v, 0))
+		m.client(view(v, 1), view(modelSelections[(i+1)%n], 0), snapshot(compactedSelections[i%5]))
+		m.client(view(v, 0, 1), view(modelSelections[(i+2)%n], 1), view(modelSelections[(i+3)%n], 0, 1))
+	}
+	for i, v := range compactedSelections {
+		m.client(view(v, 2))
+		m.client(snapshot(v), view(modelSelections[i], 1), view(compactedSelections[(i+1)%5], 2))
+	}
+	m.client(view(modelSelections[0], 0, 1, 2))
+	return m
+}
 
-	finish := make(chan struct{}) // closed when nothing more is done: clients stay until they have it all
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
+// client adds a client whose first view is that of its URLs.
+func (m *modelRun) client(views ...modelView) {
+	c := &modelClient{m: &m.model, rand: rand.New(rand.NewPCG(m.seed, uint64(len(m.clients)+1)))}
+	for _, s := range m.servers {
+		c.urls = append(c.urls, s.url)
+	}
+	for _, v := range views {
+		c.readers = append(c.readers, newModelReader(&m.model, v))
+	}
+	m.clients = append(m.clients, c)
+}
+
+func (m *modelRun) run(lasting time.Duration) {
+	ctx, cancel := context.WithCancel(m.t.Context())
 	var running sync.WaitGroup
-	var clients []*modelClient
-	faults := make(chan error, 100)
-	for i := range 24 {
-		v := modelView{topics: [][]int{{0}, {1}, {0, 1}}[i%3]}
-		s := modelSelections[i/3%len(modelSelections)]
-		v.query, v.has = s.query, s.has
-		c := &modelClient{
-			m: m, view: v, servers: servers, rand: rand.New(rand.NewPCG(seed, uint64(i+1))),
-			places: make(map[[2]int]*modelPlace), lives: make(map[int]int),
-		}
-		clients = append(clients, c)
+	defer running.Wait()
+	defer cancel()
+	finish := make(chan struct{}) // closed when nothing more is done: clients stay until they have it all
+	for i, c := range m.clients {
 		running.Go(func() { // ends with its first fault, when it has all in the end, or with ctx
 			if err := c.run(ctx, finish); err != nil {
-				m.mu.Lock()
-				faults <- fmt.Errorf("client %d of %s%s, connection %d, %d records so far: %w\nits newest events:\n  %s\nwhat was done:\n  %s",
-					i, v.names(m), v.query, c.connections, c.got, err, strings.Join(c.story, "\n  "), strings.Join(m.log, "\n  "))
-				m.mu.Unlock()
+				m.wrong <- m.report(i, c, err)
 			}
 		})
 	}
-
-	pace := time.NewTicker(25 * time.Millisecond)
-	defer pace.Stop()
-	steps := 0
-	for end := time.Now().Add(lasting); time.Now().Before(end) && len(faults) == 0; steps++ {
-		m.step(k, rnd)
-		<-pace.C
-	}
-	m.fence(k)
+	m.play(lasting)
+	m.fence()
 	close(finish)
 	done := make(chan struct{})
 	go func() { // ends with the clients
@@ -208,591 +197,535 @@ func runModel(t *testing.T, k *kafkatest.Cluster, seed uint64, lasting time.Dura
 		cancel()
 		<-done
 	}
-	close(faults)
-	for err := range faults {
-		t.Error(err)
+	close(m.wrong)
+	for err := range m.wrong {
+		m.t.Error(err)
 	}
-	got, gaps, connections := 0, 0, 0
-	for _, c := range clients {
-		got, gaps, connections = got+c.got, gaps+c.gaps, connections+c.connections
-	}
-	t.Logf("%d steps, %d lives of topics, %d connections, %d records and %d gaps seen", steps, len(m.topics[0].lives)+len(m.topics[1].lives), connections, got, gaps)
-	if got == 0 || connections < 2*len(clients) {
-		t.Errorf("%d records over %d connections: nothing has been tried", got, connections)
+	m.summary()
+}
+
+// play plays cards until time is up, or somebody has found a fault.
+func (m *modelRun) play(lasting time.Duration) {
+	pace := time.NewTicker(25 * time.Millisecond)
+	defer pace.Stop()
+	var deck []int
+	for end := time.Now().Add(lasting); time.Now().Before(end) && len(m.wrong) == 0; {
+		if len(deck) == 0 {
+			for i, card := range modelCards {
+				deck = append(deck, slices.Repeat([]int{i}, card.times)...)
+			}
+			m.rand.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+		}
+		card := modelCards[deck[0]]
+		deck = deck[1:]
+		m.locked(func() { card.play(m) })
+		m.done[card.name]++
+		<-pace.C
 	}
 }
 
-// create begins a life of a topic. Call with mu held, or alone.
-func (m *model) create(k *kafkatest.Cluster, mt *modelTopic, partitions int) {
-	k.CreateTopic(mt.name, partitions)
-	var life []*modelPartition
-	for range partitions {
-		life = append(life, &modelPartition{})
-	}
-	mt.lives, mt.born = append(mt.lives, life), time.Now()
-}
-
-// step does one thing.
-func (m *model) step(k *kafkatest.Cluster, rnd *rand.Rand) {
+func (m *modelRun) locked(f func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := rnd.IntN(len(m.topics))
-	mt := m.topics[t]
-	switch n := rnd.IntN(1000); {
-	case n < 6 && len(mt.lives) < 20:
-		partitions := 2 + rnd.IntN(3)
-		m.did("topic %d is created again with %d partitions, life %d", t, partitions, len(mt.lives))
-		k.DeleteTopic(mt.name)
-		m.create(k, mt, partitions)
-	case n < 20 && len(mt.now()) < 6:
-		m.did("topic %d gets partition %d", t, len(mt.now()))
-		k.AddPartitions(mt.name, 1)
-		mt.lives[len(mt.lives)-1] = append(mt.now(), &modelPartition{})
-	case n < 60:
-		p := rnd.IntN(len(mt.now()))
-		if mp := mt.now()[p]; mp.end > mp.start {
-			before := mp.start + 1 + rnd.Int64N(mp.end-mp.start)
-			m.did("topic %d partition %d is deleted before %d", t, p, before)
-			k.DeleteRecords(mt.name, int32(p), before)
-			mp.start = before
+	f()
+}
+
+// report says all that helps to find what went wrong.
+func (m *modelRun) report(i int, c *modelClient, err error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var b strings.Builder
+	for _, r := range c.readers {
+		fmt.Fprintf(&b, "\n%s %v, %d records, now at %s; its newest requests:\n  %s\nand events:\n  %s",
+			strings.Join(r.names(), ","), r.view.params, r.got, r.id, strings.Join(r.asks, "\n  "), strings.Join(r.story, "\n  "))
+	}
+	return fmt.Errorf("SPILLWAY_MODEL_SEED=%d, client %d, connection %d: %w%s\nwhat was done:\n  %s", m.seed, i, c.connections, err, b.String(), strings.Join(m.log, "\n  "))
+}
+
+func (m *modelRun) summary() {
+	got, gaps, passed, connections, subscriptions, lives := 0, 0, 0, 0, 0, 0
+	for _, c := range m.clients {
+		connections, subscriptions = connections+c.connections, subscriptions+c.ref
+		for _, r := range c.readers {
+			got, gaps, passed = got+r.got, gaps+r.gaps, passed+r.passed
 		}
-	case n < 130:
-		m.produce(k, rnd, t, 1+rnd.IntN(8), true, rnd.IntN(2) == 0)
-	default:
-		m.produce(k, rnd, t, rnd.IntN(30), false, true)
+	}
+	for _, mt := range m.topics {
+		lives += len(mt.lives)
+	}
+	m.t.Logf("%v; %d lives of topics; %d connections, %d subscriptions, %d records, %d gaps; %d records were passed over that are compacted",
+		m.done, lives, connections, subscriptions, got, gaps, passed)
+	if !m.t.Failed() && (gaps == 0 || subscriptions == 0 || connections < 2*len(m.clients)) {
+		m.t.Error("something has not been tried")
 	}
 }
 
-// produce produces n records to a topic, in a transaction or not. Call with mu held.
-func (m *model) produce(k *kafkatest.Cluster, rnd *rand.Rand, t, n int, txn, commit bool) {
-	if n == 0 {
+// create begins a life of a topic.
+func (m *modelRun) create(t, partitions int) {
+	mt := m.topics[t]
+	var configs []string
+	if mt.compacted { // at once, as far as there is a new segment
+		configs = []string{"cleanup.policy=compact", "segment.ms=200", "min.cleanable.dirty.ratio=0.01", "max.compaction.lag.ms=200"}
+	}
+	m.k.CreateTopic(mt.name, partitions, configs...)
+	mt.lives = append(mt.lives, nil)
+	if old := len(mt.lives) - 5; old >= 0 {
+		mt.lives[old] = nil
+	}
+	m.changed(t)
+	for range partitions {
+		m.add(t)
+	}
+}
+
+// add notes a new partition.
+func (m *modelRun) add(t int) *modelPartition {
+	mt := m.topics[t]
+	life := &mt.lives[len(mt.lives)-1]
+	mp := &modelPartition{open: -1, newest: make(map[string]*modelRecord)}
+	*life = append(*life, mp)
+	if mt.compacted {
+		// It stays, so that the log begins at 0 on kfake too, which would have it
+		// begin with the first record that is left.
+		m.commit(m.make(t, len(*life)-1))
+	}
+	return mp
+}
+
+func (m *modelRun) changed(t int) {
+	m.topics[t].changed = time.Now()
+	for _, s := range m.servers {
+		delete(m.settled, settledAt{s, t})
+	}
+}
+
+// make makes a record of a partition of a topic; -1: of any.
+func (m *modelRun) make(t, p int) (*kgo.Record, *modelRecord) {
+	mt := m.topics[t]
+	if p < 0 {
+		p = m.rand.IntN(len(mt.now()))
+	}
+	mp := mt.now()[p]
+	r := &modelRecord{
+		modelValue: modelValue{T: t, L: len(mt.lives) - 1, P: p, N: mp.number, Pad: modelPads[:m.rand.IntN(len(modelPads))]},
+		time:       time.Now().Truncate(time.Millisecond),
+	}
+	mp.number++
+	switch {
+	case !mt.compacted:
+		r.key = fmt.Sprintf("k%d", r.N%4)
+	case r.N == 0:
+		r.key = fmt.Sprintf("anchor.%d", p)
+	default:
+		r.key = fmt.Sprintf("c%d.%d", r.N%12, p)
+		r.deletes = m.rand.IntN(5) == 0
+	}
+	kr := &kgo.Record{
+		Topic: mt.name, Partition: int32(p), Key: []byte(r.key), Timestamp: r.time,
+		Headers: []kgo.RecordHeader{{Key: "odd", Value: strconv.AppendInt(nil, int64(r.N%2), 10)}, {Key: "life", Value: strconv.AppendInt(nil, int64(r.L), 10)}},
+	}
+	if !r.deletes {
+		value, err := json.Marshal(r.modelValue)
+		if err != nil {
+			panic(err) // our own type
+		}
+		kr.Value = value
+	}
+	return kr, r
+}
+
+var modelPads = strings.Repeat("x", 300)
+
+// batch makes n records of a topic.
+func (m *modelRun) batch(t, n int) (krs []*kgo.Record, rs []*modelRecord) {
+	for range n {
+		kr, r := m.make(t, -1)
+		krs, rs = append(krs, kr), append(rs, r)
+	}
+	return krs, rs
+}
+
+func (m *modelRun) partition(r *modelRecord) *modelPartition { return m.topics[r.T].lives[r.L][r.P] }
+
+// written notes where records are.
+func (m *modelRun) written(rs []*modelRecord, offsets []int64) {
+	for i, r := range rs {
+		r.offset = offsets[i]
+		m.partition(r).end = offsets[i] + 1
+	}
+}
+
+func (m *modelRun) committed(rs []*modelRecord) {
+	for _, r := range rs {
+		m.partition(r).commit(r)
+	}
+}
+
+// commit produces one record.
+func (m *modelRun) commit(kr *kgo.Record, r *modelRecord) {
+	m.written([]*modelRecord{r}, m.k.Produce(kr))
+	m.committed([]*modelRecord{r})
+}
+
+func (m *modelRun) produce(t, n int) {
+	krs, rs := m.batch(t, n)
+	m.did("topic %d gets %d records", t, n)
+	m.written(rs, m.k.Produce(krs...))
+	m.committed(rs)
+}
+
+func (m *modelRun) transact() {
+	t, n, commit := m.rand.IntN(len(m.topics)), 1+m.rand.IntN(8), m.rand.IntN(2) == 0
+	krs, rs := m.batch(t, n)
+	m.did("topic %d gets %d records in a transaction, committed %v", t, n, commit)
+	m.written(rs, m.k.ProduceTxn(commit, krs...))
+	if commit {
+		m.committed(rs)
+	}
+}
+
+// openOrEnd begins a transaction that stays open, goes on with it, or ends it.
+func (m *modelRun) openOrEnd() {
+	if m.open != nil && m.rand.IntN(2) == 0 {
+		m.end()
 		return
 	}
-	mt, life := m.topics[t], len(m.topics[t].lives)-1
-	var records []*kgo.Record
-	var of []modelValue
-	for range n {
-		p := rnd.IntN(len(mt.now()))
-		records, of = m.add(records, of, t, life, p, strings.Repeat("x", rnd.IntN(300)))
+	if m.open == nil {
+		m.open = m.k.Begin()
 	}
-	m.did("topic %d gets %d records, in a transaction %v, committed %v", t, n, txn, commit)
-	m.keep(records, of, txn, commit, k)
-}
-
-// add makes the next record of a partition.
-func (m *model) add(records []*kgo.Record, of []modelValue, t, life, p int, pad string) ([]*kgo.Record, []modelValue) {
-	mp := m.topics[t].lives[life][p]
-	v := modelValue{T: t, L: life, P: p, N: mp.number, Pad: pad}
-	mp.number++
-	value, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // our own type
-	}
-	r := &kgo.Record{
-		Topic: m.topics[t].name, Partition: int32(p), Key: fmt.Appendf(nil, "k%d", v.N%4), Value: value,
-		Headers: []kgo.RecordHeader{{Key: "odd", Value: strconv.AppendInt(nil, int64(v.N%2), 10)}},
-	}
-	return append(records, r), append(of, v)
-}
-
-// keep produces records and notes those that are to be seen.
-func (m *model) keep(records []*kgo.Record, of []modelValue, txn, commit bool, k *kafkatest.Cluster) {
-	var offsets []int64
-	if txn {
-		offsets = k.ProduceTxn(commit, records...)
-	} else {
-		offsets = k.Produce(records...)
-	}
-	for i, v := range of {
-		mp := m.topics[v.T].lives[v.L][v.P]
-		if commit {
-			mp.records = append(mp.records, modelRecord{offsets[i], v})
+	t, n := m.rand.IntN(len(m.topics)), 1+m.rand.IntN(8)
+	krs, rs := m.batch(t, n)
+	m.did("topic %d gets %d records in the transaction that is open", t, n)
+	m.written(rs, m.open.Produce(krs...))
+	for _, r := range rs {
+		if mp := m.partition(r); mp.open < 0 {
+			mp.open = r.offset
 		}
-		mp.end = offsets[i] + 1
 	}
+	m.pending = append(m.pending, rs...)
+}
+
+func (m *modelRun) end() {
+	if m.open == nil {
+		return
+	}
+	commit := m.rand.IntN(2) == 0
+	m.did("the open transaction ends, committed %v", commit)
+	m.open.End(commit)
+	for _, r := range m.pending {
+		m.partition(r).open = -1
+	}
+	if commit {
+		m.committed(m.pending)
+	}
+	m.open, m.pending = nil, nil
+}
+
+// deleteRecords deletes from the beginning of a partition; a compacted topic does
+// not allow it.
+func (m *modelRun) deleteRecords() {
+	t := m.rand.IntN(2)
+	mt := m.topics[t]
+	p := m.rand.IntN(len(mt.now()))
+	mp := mt.now()[p]
+	if mp.stable() <= mp.start {
+		return
+	}
+	before := mp.start + 1 + m.rand.Int64N(mp.stable()-mp.start)
+	m.did("topic %d partition %d is deleted before %d", t, p, before)
+	m.k.DeleteRecords(mt.name, int32(p), before)
+	mp.start = before
+}
+
+func (m *modelRun) grow() {
+	t := m.rand.IntN(len(m.topics))
+	mt := m.topics[t]
+	if len(mt.now()) >= 6 {
+		return
+	}
+	if slices.ContainsFunc(m.pending, func(r *modelRecord) bool { return r.T == t }) {
+		m.end() // its producer would not hear of the partition
+	}
+	m.did("topic %d gets partition %d", t, len(mt.now()))
+	m.k.AddPartitions(mt.name, 1)
+	m.changed(t)
+	m.add(t).added = time.Now()
+}
+
+// createAgain deletes a topic, most often the same, and creates it again.
+func (m *modelRun) createAgain() {
+	t := 1
+	if m.rand.IntN(6) == 0 {
+		t = m.rand.IntN(len(m.topics))
+	}
+	m.end() // it would never end without its topic
+	partitions := 2 + m.rand.IntN(3)
+	m.did("topic %d is created again with %d partitions, life %d", t, partitions, len(m.topics[t].lives))
+	m.k.DeleteTopic(m.topics[t].name)
+	m.create(t, partitions)
+}
+
+// compact makes kfake compact; a real broker does so by itself.
+func (m *modelRun) compact() {
+	// It would take records for the newest that are not committed.
+	if fake := m.k.Fake(); fake != nil && m.open == nil {
+		m.did("compact")
+		fake.Compact()
+	}
+}
+
+// restart ends a server, or starts the one that was ended.
+func (m *modelRun) restart() {
+	if m.away == nil {
+		s := m.rand.IntN(len(m.servers))
+		m.away, m.killed = m.servers[s], m.rand.IntN(4) > 0
+		m.did("server %d goes away, killed %v", s, m.killed)
+		if m.killed {
+			m.away.kill()
+		} else {
+			m.away.signal(syscall.SIGTERM)
+		}
+		return
+	}
+	if code := m.away.wait(); code != 0 && !m.killed {
+		m.t.Errorf("exit code after SIGTERM: got %d, want 0", code)
+	}
+	m.did("the server comes back")
+	m.away.start()
+	m.away = nil
 }
 
 // fence ends it all with records that every view has some of, in each partition,
 // so that whatever went missing before them is noticed.
-func (m *model) fence(k *kafkatest.Cluster) {
+func (m *modelRun) fence() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.end()
+	if m.away != nil {
+		m.restart()
+	}
 	m.did("the last records")
 	for t, mt := range m.topics {
-		var records []*kgo.Record
-		var of []modelValue
 		for p := range mt.now() {
-			for range 28 { // all remainders of 4, of 2 and of 7
-				records, of = m.add(records, of, t, len(mt.lives)-1, p, "")
+			var krs []*kgo.Record
+			var rs []*modelRecord
+			for range 84 { // all remainders of 12 and of 7
+				kr, r := m.make(t, p)
+				krs, rs = append(krs, kr), append(rs, r)
+			}
+			m.written(rs, m.k.Produce(krs...))
+			m.committed(rs)
+		}
+	}
+	for t := range m.topics {
+		m.probeOf(t, m.servers[t%2])
+	}
+}
+
+// probe asks a server for a replay that ends now, while nothing is produced.
+func (m *modelRun) probe() {
+	s := m.servers[m.rand.IntN(len(m.servers))]
+	if t := m.rand.IntN(len(m.topics)); s != m.away && m.open == nil {
+		m.probeOf(t, s)
+	}
+}
+
+// A modelQuestion is a bounded request of which it is known exactly what the
+// answer is.
+type modelQuestion struct {
+	view   modelView
+	params []string
+	all    []*modelRecord // that the view has, in the order of time
+	limit  int            // 0: none
+	last   int            // 0: it begins with the first of all
+}
+
+// probeOf holds the answer against the list, record by record. What is younger
+// than what a server has read, or has heard of, may change it for a moment.
+func (m *modelRun) probeOf(t int, s *server) {
+	mt := m.topics[t]
+	now := time.Now().Truncate(time.Millisecond).Add(time.Millisecond)
+	q := modelQuestion{params: []string{"until=" + strconv.FormatInt(now.UnixMilli(), 10)}}
+	q.view = modelSelections[m.rand.IntN(len(modelSelections))]
+	if mt.compacted {
+		q.view = compactedSelections[m.rand.IntN(len(compactedSelections))]
+	}
+	var since time.Time
+	switch n := m.rand.IntN(3); {
+	case n == 0 && !mt.compacted:
+		q.last = 1 + m.rand.IntN(200)
+		q.params = append(q.params, "last="+strconv.Itoa(q.last))
+	case n == 1:
+		since = now.Add(-time.Duration(m.rand.IntN(3000)) * time.Millisecond)
+		q.params = append(q.params, "since="+strconv.FormatInt(since.UnixMilli(), 10))
+	default:
+		q.params = append(q.params, "from=earliest")
+	}
+	if m.rand.IntN(3) == 0 {
+		q.limit = 1 + m.rand.IntN(200)
+		q.params = append(q.params, "limit="+strconv.Itoa(q.limit))
+	}
+	for _, mp := range mt.now() {
+		for _, r := range mp.records[mp.from(mp.start):] {
+			if q.view.has(r) && !r.time.Before(since) && !(mt.compacted && mp.superseded(r)) {
+				q.all = append(q.all, r)
 			}
 		}
-		m.keep(records, of, false, true, k)
 	}
-}
-
-func (v modelView) names(m *model) string {
-	var names []string
-	for _, t := range v.topics {
-		names = append(names, m.topics[t].name)
-	}
-	return strings.Join(names, ",")
-}
-
-// run connects again and again, and in the end stays until it has everything.
-func (c *modelClient) run(ctx context.Context, finish chan struct{}) error {
-	for ctx.Err() == nil {
-		last := false
-		select {
-		case <-finish:
-			last = true
-		default:
+	slices.SortStableFunc(q.all, func(a, b *modelRecord) int { return a.time.Compare(b.time) })
+	q.params = append(q.params, q.view.params...)
+	m.did("probe of topic %d at %s: %v", t, s.url, q.params)
+	for deadline := time.Now().Add(patience); ; {
+		lost, err := m.answer(t, s, &q)
+		if err == nil {
+			m.settled[settledAt{s, t}] = true
+			return
 		}
-		err := c.connect(ctx, last)
-		c.connections++
-		var fault *errModel
+		if lost && m.settled[settledAt{s, t}] || time.Now().After(deadline) {
+			m.wrong <- fmt.Errorf("SPILLWAY_MODEL_SEED=%d, probe of topic %d at %s: %v: %w\nwhat was done:\n  %s", m.seed, t, s.url, q.params, err, strings.Join(m.log, "\n  "))
+			return
+		}
+		time.Sleep(20 * time.Millisecond) // between two looks, not instead of one
+	}
+}
+
+// answer asks the question. lost says that something did not come that was to be
+// read before the server was asked.
+func (m *modelRun) answer(t int, s *server, q *modelQuestion) (lost bool, err error) {
+	mt := m.topics[t]
+	reader := newModelReader(&m.model, q.view)
+	reader.view.topics = []int{t}
+	values := make(url.Values)
+	for _, param := range q.params {
+		name, value, _ := strings.Cut(param, "=")
+		values.Add(name, value)
+	}
+	address := s.url + "/events/" + mt.name + "/?" + values.Encode()
+	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
+	defer cancel()
+	events, status, err := readLines(ctx, address, "")
+	if err != nil || status != http.StatusOK {
+		return false, fmt.Errorf("got status %d, %w", status, err)
+	}
+	var got []*modelRecord
+	next := make([]int64, len(mt.now()))
+	for i, e := range events {
 		switch {
-		case errors.As(err, &fault):
-			return err
-		case last && c.complete():
-			return nil
-		case err != nil: // transient: a real client waits for the retry time
-			select {
-			case <-ctx.Done():
-			case <-time.After(100 * time.Millisecond):
+		case e.name == "record" || e.name == "delete":
+			_, r, err := reader.find(e)
+			if err != nil {
+				return false, err
 			}
+			if r.L != len(mt.lives)-1 {
+				return false, fmt.Errorf("got %v, which is of an old life", r)
+			}
+			if !q.view.has(r) || r.offset < next[r.P] || r.offset < mt.now()[r.P].start {
+				return true, fmt.Errorf("got %v, want offset %d or later", r, next[r.P])
+			}
+			next[r.P] = r.offset + 1
+			if !mt.compacted || !mt.now()[r.P].superseded(r) {
+				got = append(got, r)
+			}
+		case e.name == "end" && i == len(events)-1:
+			if _, status, err := readLines(ctx, address, e.id); err != nil || status != http.StatusNoContent {
+				return false, fmt.Errorf("after the end: got status %d, %v, want 204", status, err)
+			}
+		default:
+			return false, fmt.Errorf("got %s %s", e.name, e.data)
 		}
 	}
-	return faultf("it did not get everything in time: %s", c.missing())
+	if len(events) == 0 || events[len(events)-1].name != "end" {
+		return false, errors.New("got no end")
+	}
+	return q.compare(mt, got, len(events)-1)
 }
 
-// missing says what the client still has to get.
-func (c *modelClient) missing() string {
-	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
-	var owed []string
-	for _, t := range c.view.topics {
-		lives := c.m.topics[t].lives
-		if life, ok := c.lives[t]; !ok || life >= 0 && life < len(lives)-1 {
-			owed = append(owed, fmt.Sprintf("topic %d: it is in life %d of %d", t, life, len(lives)-1))
-			continue
-		}
-		for p, mp := range c.m.topics[t].now() {
-			next := int64(0)
-			if at := c.places[[2]int{t, p}]; at != nil {
-				next = at.next
-			}
-			for _, r := range mp.records {
-				if r.offset >= next && r.offset >= mp.start && c.view.has(r.modelValue) {
-					owed = append(owed, fmt.Sprintf("topic %d partition %d from %d on", t, p, r.offset))
-					break
+// compare holds the records that came against those that had to. Of a compacted
+// topic got and all are without those that may have been removed, and came is how
+// many came with them.
+func (q *modelQuestion) compare(mt *modelTopic, got []*modelRecord, came int) (lost bool, err error) {
+	want := len(q.all)
+	if q.last > 0 {
+		want = min(want, q.last)
+	}
+	if q.limit > 0 && came > q.limit {
+		return true, fmt.Errorf("got %d records", came)
+	}
+	if q.limit > 0 && mt.compacted && came == q.limit {
+		return false, nil // which of them is not known
+	}
+	if q.limit > 0 {
+		want = min(want, q.limit)
+	}
+	if len(got) < want {
+		return true, fmt.Errorf("got %d records, want %d", len(got), want)
+	}
+	if len(got) > want {
+		return false, fmt.Errorf("got %d records, want %d", len(got), want)
+	}
+	// Of each partition all, the first of all, or the last of all. How partitions
+	// share in what there is of limit and last, only time says.
+	for p := range mt.now() {
+		of := func(rs []*modelRecord) (out []*modelRecord) {
+			for _, r := range rs {
+				if r.P == p {
+					out = append(out, r)
 				}
 			}
+			return out
+		}
+		all, some := of(q.all), of(got)
+		switch {
+		case q.last > 0 && q.limit > 0: // from the middle
+			first := slices.IndexFunc(all, func(r *modelRecord) bool { return len(some) > 0 && r == some[0] })
+			all = all[max(first, 0):]
+			fallthrough
+		case q.last == 0:
+			all = all[:min(len(some), len(all))]
+		default:
+			all = all[max(len(all)-len(some), 0):]
+		}
+		if !slices.Equal(some, all) {
+			return true, fmt.Errorf("partition %d: got %v, want %v", p, some, all)
 		}
 	}
-	return strings.Join(owed, "; ")
+	if q.last > 0 && q.limit == 0 && want > 0 {
+		oldest := slices.MinFunc(got, func(a, b *modelRecord) int { return a.time.Compare(b.time) })
+		if newer := q.all[len(q.all)-want]; oldest.time.Before(newer.time) {
+			return false, fmt.Errorf("got %v of %v, want none before %v", oldest, oldest.time, newer.time)
+		}
+	}
+	return false, nil
 }
 
-func (c *modelClient) complete() bool { return c.missing() == "" }
-
-// begin notes what a request without an id, answered a moment ago, must get at
-// least. lives are those of the topics before the request; it returns false
-// where one has ended since.
-func (c *modelClient) begin(start string, lives map[int]int) bool {
-	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
-	clear(c.places)
-	for _, t := range c.view.topics {
-		mt := c.m.topics[t]
-		if lives[t] != len(mt.lives)-1 {
-			return false
-		}
-		c.lives[t] = lives[t]
-		for p, mp := range mt.now() {
-			at := &modelPlace{next: mp.end}
-			if start == "earliest" {
-				at.next = mp.start
-			}
-			c.places[[2]int{t, p}] = at
-		}
-	}
-	return true
-}
-
-func (c *modelClient) livesNow() map[int]int {
-	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
-	lives := make(map[int]int)
-	for _, t := range c.view.topics {
-		lives[t] = len(c.m.topics[t].lives) - 1
-	}
-	return lives
-}
-
-// record holds a record that came against what had to come.
-func (c *modelClient) record(v modelValue) error {
-	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
-	c.story = append(c.story, fmt.Sprintf("record %d/%d/%d number %d", v.T, v.L, v.P, v.N))
-	if len(c.story) > 12 {
-		c.story = c.story[1:]
-	}
-	if !slices.Contains(c.view.topics, v.T) || !c.view.has(v) {
-		return faultf("got a record that was not asked for")
-	}
-	life, ok := c.lives[v.T]
-	if !ok || v.L >= len(c.m.topics[v.T].lives) || v.P >= len(c.m.topics[v.T].lives[v.L]) {
-		return faultf("got a record that nobody has made")
-	}
-	if life == -1 {
-		life = v.L
-		c.lives[v.T] = life
-	}
-	if v.L != life {
-		return faultf("got a record of life %d without a word, in life %d", v.L, life)
-	}
-	mp := c.m.topics[v.T].lives[v.L][v.P]
-	i := slices.IndexFunc(mp.records, func(r modelRecord) bool { return r.N == v.N })
-	if i < 0 {
-		return faultf("got a record of an aborted transaction")
-	}
-	offset := mp.records[i].offset
-	at := c.place(v.T, v.P)
-	if at.known && offset < at.next {
-		return faultf("repeated: got offset %d, want %d or later", offset, at.next)
-	}
-	if err := c.passOver(mp, at, offset); err != nil {
-		return err
-	}
-	at.known, at.next = true, offset+1
-	c.got++
-	return nil
-}
-
-func (c *modelClient) place(t, p int) *modelPlace {
-	at := c.places[[2]int{t, p}]
-	if at == nil { // a partition that was added, or all of a new life
-		at = &modelPlace{}
-		c.places[[2]int{t, p}] = at
-	}
-	return at
-}
-
-// passOver looks for records that should have come before offset. Where the
-// client knows nothing of a partition yet, it begins with what there still is.
-func (c *modelClient) passOver(mp *modelPartition, at *modelPlace, offset int64) error {
-	for _, r := range mp.records {
-		if r.offset >= at.next && r.offset < offset && c.view.has(r.modelValue) && (at.known || r.offset >= mp.start) {
-			return faultf("lost: offset %d did not come before %d, and the log begins at %d", r.offset, offset, mp.start)
-		}
-	}
-	return nil
-}
-
-// gap takes the client past records that it was told are gone.
-func (c *modelClient) gap(data string) error {
-	var g struct {
-		Topic, Reason string
-		Partition     int
-		From, To      int64
-	}
-	if err := json.Unmarshal([]byte(data), &g); err != nil {
-		return faultf("gap %s: %v", data, err)
-	}
-	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
-	c.story = append(c.story, "gap "+data)
-	c.gaps++
-	t := slices.IndexFunc(c.m.topics, func(mt *modelTopic) bool { return mt.name == g.Topic })
-	if !slices.Contains(c.view.topics, t) {
-		return faultf("gap of a topic that was not asked for")
-	}
-	switch g.Reason {
-	case "topic-changed":
-		// The server that it came from may have heard of the new life before
-		// the one that it came to.
-		if mt := c.m.topics[t]; c.lives[t] == len(mt.lives)-1 && c.placed(t) && time.Since(mt.born) > 10*time.Second {
-			return faultf("the topic did not change")
-		}
-		c.lives[t] = -1
-		for place := range c.places {
-			if place[0] == t {
-				delete(c.places, place)
-			}
-		}
-		return nil
-	case "retention":
-		life := c.lives[t]
-		if life == -1 {
-			return nil // of which one is not known
-		}
-		if g.Partition >= len(c.m.topics[t].lives[life]) {
-			return faultf("gap: there is no such partition in life %d", life)
-		}
-		mp := c.m.topics[t].lives[life][g.Partition]
-		if g.To > mp.start {
-			return faultf("gap: offsets up to %d are said to be gone, and the log begins at %d", g.To, mp.start)
-		}
-		at := c.place(t, g.Partition)
-		if at.known && g.From < at.next {
-			return faultf("gap: from %d, and offset %d came already", g.From, at.next-1)
-		}
-		if err := c.passOver(mp, at, g.From); err != nil {
-			return err
-		}
-		at.known, at.next = true, g.To
-		return nil
-	}
-	return faultf("gap: nothing happened that would be the reason")
-}
-
-// placed reports whether the client has had anything of the topic in its life.
-func (c *modelClient) placed(t int) bool {
-	for place, at := range c.places {
-		if place[0] == t && at.known {
-			return true
-		}
-	}
-	return false
-}
-
-// connect reads from one connection until it has had enough of it, or it ends.
-// The last one it leaves when it has everything.
-func (c *modelClient) connect(ctx context.Context, last bool) error {
-	patient := time.Duration(20+c.rand.IntN(700)) * time.Millisecond
-	if last {
-		patient = 5 * time.Second // then it looks again from where it is
-	}
-	ctx, cancel := context.WithTimeout(ctx, patient)
-	defer cancel()
-	base := c.servers[c.rand.IntN(len(c.servers))].url + "/events/" + c.view.names(c.m) + "/?_=1" + c.view.query
-	enough := 1 + c.rand.IntN(400)
-	if last {
-		enough = 1 << 30
-	}
-	header := make(http.Header)
-	start, lives := "", c.livesNow()
-	switch {
-	case c.id != "" && c.rand.IntN(2) == 0:
-		header.Set("Last-Event-ID", c.id)
-	case c.id != "":
-		base += "&last_event_id=" + url.QueryEscape(c.id)
-	case c.rand.IntN(2) == 0:
-		start = "earliest"
-		base += "&from=earliest"
-	}
-	answered := func() error {
-		if c.id == "" && !c.begin(start, lives) {
-			return errors.New("a topic was created again meanwhile")
-		}
-		return nil
-	}
-	if last && c.complete() && c.id != "" {
-		return nil
-	}
-	switch n := c.rand.IntN(10); {
-	case n < 4:
-		return c.stream(ctx, base, header, enough, last, answered)
-	case n < 6:
-		return c.lines(ctx, base, header, enough, last, answered)
-	case n < 8:
-		return c.poll(ctx, base, header, answered)
-	default:
-		return c.socket(ctx, base, header, enough, last, answered)
-	}
-}
-
-// ask makes a request that must be answered 200, or by something transient.
-func (c *modelClient) ask(ctx context.Context, url string, header http.Header) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// readLines reads a bounded stream to its end.
+func readLines(ctx context.Context, address, id string) (events []*modelEvent, status int, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	req.Header = header
+	req.Header.Set("Accept", "application/x-ndjson")
+	if id != "" {
+		req.Header.Set("Last-Event-ID", id)
+	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, err
-	}
-	switch resp.StatusCode {
-	case http.StatusOK:
-		return resp, nil
-	case http.StatusServiceUnavailable, http.StatusNotFound: // between two lives
-		resp.Body.Close()
-		return nil, errors.New(resp.Status)
-	}
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
-	resp.Body.Close()
-	return nil, faultf("%s: got %s %s", url, resp.Status, body)
-}
-
-// event takes one event of any form, after which id is where the client is.
-func (c *modelClient) event(name, data, id string) error {
-	var err error
-	switch name {
-	case "message", "record":
-		var v struct {
-			modelValue
-			Value *modelValue `json:"value"` // in an envelope
-		}
-		if e := json.Unmarshal([]byte(data), &v); e != nil {
-			return faultf("record %s: %v", data, e)
-		}
-		if v.Value != nil {
-			v.modelValue = *v.Value
-		}
-		err = c.record(v.modelValue)
-	case "gap":
-		err = c.gap(data)
-	case "live", "cursor":
-	case "stream-error", "error":
-		if strings.Contains(data, `"internal"`) {
-			return faultf("stream-error %s", data)
-		}
-		return errors.New(data)
-	default:
-		return faultf("unexpected event %s %s", name, data)
-	}
-	if err != nil {
-		return err
-	}
-	if id != "" {
-		c.id = id
-	} else if name == "message" || name == "record" || name == "gap" {
-		return faultf("%s %s has no id", name, data)
-	}
-	return nil
-}
-
-// line takes an event that is a JSON object with a type, but for records.
-func (c *modelClient) line(text string) error {
-	var e struct{ Type, ID string }
-	if err := json.Unmarshal([]byte(text), &e); err != nil {
-		return faultf("%q is no JSON object: %v", text, err)
-	}
-	if e.Type == "" {
-		e.Type = "record"
-	}
-	return c.event(e.Type, text, e.ID)
-}
-
-func (c *modelClient) stream(ctx context.Context, url string, header http.Header, enough int, last bool, answered func() error) error {
-	header.Set("Accept", "text/event-stream")
-	if c.rand.IntN(3) == 0 {
-		url += "&format=envelope"
-	}
-	resp, err := c.ask(ctx, url, header)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if err := answered(); err != nil {
-		return err
-	}
-	for r := newEventReader(resp.Body); enough > 0 && !(last && c.complete()); enough-- {
-		b, err := r.next()
-		if err != nil {
-			return err
-		}
-		if !b.fires {
-			if b.id != "" {
-				c.id = b.id
-			}
-			continue
-		}
-		if err := c.event(b.name, b.data, b.id); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c *modelClient) lines(ctx context.Context, url string, header http.Header, enough int, last bool, answered func() error) error {
-	header.Set("Accept", "application/x-ndjson")
-	resp, err := c.ask(ctx, url, header)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if err := answered(); err != nil {
-		return err
-	}
-	l := &lineReader{lines: make(chan string)}
-	go l.read(resp.Body) // ends with the response, whose rest is read below
-	defer func() {
-		resp.Body.Close()
-		for range l.lines {
-		}
-	}()
-	for line := range l.lines {
-		if line != "" {
-			if err := c.line(line); err != nil {
-				return err
-			}
-		}
-		if enough--; enough <= 0 || last && c.complete() {
-			return nil
-		}
-	}
-	return io.ErrUnexpectedEOF
-}
-
-func (c *modelClient) poll(ctx context.Context, url string, header http.Header, answered func() error) error {
-	header.Set("Accept", "application/json")
-	resp, err := c.ask(ctx, url+"&wait=1s", header)
-	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return nil, resp.StatusCode, err
 	}
-	if err := answered(); err != nil {
-		return err
-	}
-	var answer struct {
-		Events []json.RawMessage
-		ID     string
-	}
-	if err := json.Unmarshal(body, &answer); err != nil || answer.ID == "" {
-		return faultf("poll: got %s: %v", body, err)
-	}
-	for _, e := range answer.Events {
-		var typ struct{ Type string }
-		if err := json.Unmarshal(e, &typ); err != nil {
-			return faultf("poll: event %s: %v", e, err)
+	for line := range strings.Lines(string(body)) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
 		}
-		if typ.Type == "" {
-			typ.Type = "record"
-		}
-		if err := c.event(typ.Type, string(e), answer.ID); err != nil {
-			return err
-		}
-	}
-	c.id = answer.ID
-	return nil
-}
-
-func (c *modelClient) socket(ctx context.Context, url string, header http.Header, enough int, last bool, answered func() error) error {
-	conn, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{Subprotocols: []string{"spillway.v1.json"}, HTTPHeader: header})
-	if err != nil {
-		if resp != nil && resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusSwitchingProtocols {
-			return faultf("%s: got %s", url, resp.Status)
-		}
-		return err
-	}
-	defer conn.CloseNow()
-	conn.SetReadLimit(8 << 20)
-	if err := answered(); err != nil {
-		return err
-	}
-	for ; enough > 0 && !(last && c.complete()); enough-- {
-		_, text, err := conn.Read(ctx)
+		e, err := parseModelEvent("", line, "")
 		if err != nil {
-			return err
+			return nil, resp.StatusCode, err
 		}
-		if err := c.line(string(text)); err != nil {
-			return err
-		}
+		events = append(events, e)
 	}
-	return nil
+	return events, resp.StatusCode, nil
 }
