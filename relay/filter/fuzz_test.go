@@ -17,7 +17,13 @@ func FuzzCompile(f *testing.F) {
 		`key == 'a' && value.a in [1, 2u, 1.5, "x", b"\x00", null]`, `!(value.a == 1) || -value.b < -(5) + 3 * (2 - 1) % 4 / 5`, `value.a ? value.b : value.c ? true : false`,
 		"has(headers.`content-type`) && headers[\"x\"] == value['in'][0]", `value.l.exists(x, x.a == 1) && value.l.map(x, x + 1).all(y, y > 0)`, `{"a": [1, {}]}["a"] == value`,
 		`timestamp > timestamp("2026-01-01T00:00:00Z") - duration("1h")`, `anyHeader(headers, "x", ["a"])`, `math.greatest(value.a, 1) == 1 && sets.contains(value.l, [1])`, `key.matches("^a+$") && key.startsWith(r'\')`,
-		`(-value.a).b == 1`, `-(1) == -1 && - -1 == 1 && !(!true)`, `1e300 == value.a || 1e-7 == value.a || -0.0 == value.b`, `"\a\b\f\v\x7f\u00ad\U0001f600" == key`, `.value.a == 1 && dyn(value) == 1`, `value.a == value.b == true`, "// comment\ntrue",
+		`(-value.a).b == 1`, `-(1) == -1 && - -1 == 1 && !(!true)`, `1e300 == value.a || 1e-7 == value.a || -0.0 == value.b`, `"\a\b\f\v\x7f\u00ad\U0001f600" == key`, `.value.a == 1 && dyn(value) == 1`,
+		`key.contains("a") || key.endsWith("a") || size(key) == 1 || key.size() > 0`, `key.lowerAscii() + key.upperAscii() == key.trim().reverse()`,
+		`key.charAt(0) == "a" && key.indexOf("a", 0) == key.lastIndexOf("a") && key.substring(0, 1) in key.split(",", -1)`,
+		`strings.quote(key) == key && ["b", "a"] == ["a"] + [key]`, `math.least([1, 2]) == math.abs(-1) && math.ceil(1.5) == math.round(2.0) && math.bitAnd(1, 3) == 1 && math.isNaN(0.0 / 0.0)`,
+		`sets.intersects([1], [1]) && sets.equivalent([1], [1, 1])`, `string(1) == "1" && int("1") == int(1.0) && uint(1) == 1u && double(1) == 1.0 && bytes(key) == b"a" && bool("true")`,
+		`timestamp.getHours("Europe/Berlin") == 1 && timestamp.getDayOfWeek() == 1 && duration("1h").getSeconds() > 0`, `value.l.exists_one(x, x == 1) && value.l.filter(x, has(x.a)).size() == 1`,
+		`type(value) == map && type(key) == string && type(null) == null_type`, `value.a == value.b == true`, "// comment\ntrue",
 	} {
 		f.Add(text)
 	}

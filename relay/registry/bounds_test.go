@@ -107,6 +107,15 @@ func FuzzDecode(f *testing.F) {
 		f.Add(data[:len(data)-1])
 	}
 	f.Add([]byte("\x00\x00"))
+	for i, g := range all {
+		if g.Kind != sr.TypeProtobuf {
+			continue
+		}
+		for _, index := range []string{"", "\x00", "\x02\x00", "\x02\x02", "\x04\x00\x02", "\x02\x01", "\x01", "\xfe\xff\xff\xff\x0f", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "\x80"} {
+			f.Add(framed(uint32(i+1), index))
+			f.Add(framed(uint32(i+1), index+"\x08\x01"))
+		}
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) >= 5 && data[0] == 0 { // mostly a schema that there is
 			data[1], data[2], data[3], data[4] = 0, 0, 0, data[4]%byte(len(all)+1)
