@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/grip"
+	"spillway/grip/secret"
 	"spillway/relay/cursor"
 )
 
@@ -258,6 +259,37 @@ func TestAppendDoesNotAllocate(t *testing.T) {
 		}
 		if log.outside > 0 {
 			t.Errorf("form=%s: %d contents found no room in the log", f, log.outside)
+		}
+	}
+}
+
+// What CURSOR_KEY costs is measured for each record and channel.
+func BenchmarkAppendSealed(b *testing.B) {
+	sealer, err := ParseCursorKey(cursorKeyA)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, partitions := range []int{6, 60} {
+		for _, v := range []*veil{nil, {keys: secret.Fixed(sealer)}} {
+			b.Run(fmt.Sprintf("partitions=%d/sealed=%v", partitions, v != nil), func(b *testing.B) {
+				c, h := newTestChannel(rendering{form: formPlain, ids: idEvery}, partitions, &discard{retain: 10_000})
+				c.veil = v
+				var batch batch
+				records := recordsOf(0, slices.Repeat([]string{strings.Repeat("x", 128)}, 100)...)
+				b.ReportAllocs()
+				n := 0
+				for b.Loop() {
+					if n++; n == len(records) {
+						batch.set(3, records, noon)
+						c.append(h, 0, &batch, &batch.all)
+						for _, r := range records {
+							r.Offset += int64(n)
+						}
+						h[0][3] += int64(n)
+						n = 0
+					}
+				}
+			})
 		}
 	}
 }
