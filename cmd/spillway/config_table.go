@@ -102,7 +102,7 @@ var configTable = []setting{
 	{part: "Kafka and events", name: "AUTH_EXPIRES_HEADER", deflt: "X-Spillway-Expires", twin: false,
 		doc: "The field of an answer with the time in epoch seconds at which streams end."},
 	{part: "Kafka and events", name: "AUTH_SUBJECT_HEADER", deflt: "X-Spillway-Subject", twin: false,
-		doc: "The field of an answer that says who it is."},
+		doc: "The field of an answer that says who it is; there but empty: nobody, whatever credentials the request had."},
 	{part: "Kafka and events", name: "AUTH_CA_FILE", deflt: "", twin: false,
 		doc: "A PEM file with the certificates that AUTH_URL, JWT_JWKS_URL and JWT_ISSUER are verified by, in place of the usual ones."},
 	{part: "Kafka and events", name: "AUTH_COOKIE", deflt: "", twin: false,

@@ -31,7 +31,7 @@ type Identity struct {
 	Subject string `json:"sub,omitempty"`
 
 	// Anonymous is set where the API let in a request without Authorization and
-	// cookies, and does not say who it is.
+	// cookies, and does not say who it is; or says that it is nobody.
 	Anonymous bool `json:"anon,omitempty"`
 
 	// Topics are those that may be read.

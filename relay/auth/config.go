@@ -66,7 +66,8 @@ type Config struct {
 	// which streams end.
 	ExpiresHeader string `envconfig:"AUTH_EXPIRES_HEADER" default:"X-Spillway-Expires"`
 
-	// SubjectHeader is the field of an answer that says who it is.
+	// SubjectHeader is the field of an answer that says who it is; there but
+	// empty: nobody, whatever credentials the request had.
 	SubjectHeader string `envconfig:"AUTH_SUBJECT_HEADER" default:"X-Spillway-Subject"`
 
 	// CAFile is a PEM file with the certificates that AUTH_URL, JWT_JWKS_URL and

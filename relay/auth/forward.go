@@ -281,7 +281,7 @@ func (a *api) ask(ctx context.Context, q *Question) (id *Identity, fresh time.Du
 			}
 			return unavailable(err)
 		}
-		id.Anonymous = q.Authorization == "" && q.Cookie == "" && id.Subject == ""
+		id.Anonymous = id.Anonymous || q.Authorization == "" && q.Cookie == "" && id.Subject == ""
 		// What is left is read, so that the connection can be used again; if not, it cannot.
 		_, _ = io.CopyN(io.Discard, resp.Body, maxBody)
 		return id, min(a.cfg.CacheTTL, freshness(resp.Header, a.now())), nil
@@ -363,7 +363,7 @@ func (a *api) read(h http.Header) (*Identity, error) {
 	case ok && len(text) > maxSubjectBytes:
 		errs = append(errs, fmt.Errorf("%s: %d bytes; at most %d are allowed", a.cfg.SubjectHeader, len(text), maxSubjectBytes))
 	default:
-		id.Subject = text
+		id.Subject, id.Anonymous = text, ok && text == ""
 	}
 	switch text, ok, err := one(a.cfg.ExpiresHeader); {
 	case err != nil:

@@ -261,19 +261,34 @@ func TestWhatAnswersSay(t *testing.T) {
 }
 
 func TestAnonymous(t *testing.T) {
-	f, _ := asking(t, nil)
+	k := keysOfTests()
+	token := "Bearer " + sign(t, jwt.SigningMethodHS256, k.secret, claimsOf(nil), nil)
 	for _, tt := range []struct {
-		r    *http.Request
-		want bool
+		name   string
+		r      *http.Request
+		byJWT  bool
+		answer []string
+		want   bool
 	}{
-		{with(events), true},
-		{with(events, "Authorization", "Basic eDp5"), false},
-		{with(events, "Cookie", "a=b"), false},
-		{with(events + "&access_token=abc"), false},
+		{"nothing shown", with(events), false, nil, true},
+		{"Authorization", with(events, "Authorization", "Basic eDp5"), false, nil, false},
+		{"a cookie", with(events, "Cookie", "a=b"), false, nil, false},
+		{"a token in the query", with(events + "&access_token=abc"), false, nil, false},
+		{"known by something else", with(events), false, []string{"X-Spillway-Subject", "ada"}, false},
+		{"a cookie of which the API knows nothing", with(events, "Cookie", "a=b"), false, []string{"X-Spillway-Subject", ""}, true},
+		{"a token, of which the API knows nothing", with(events, "Authorization", token), true, []string{"X-Spillway-Subject", ""}, false},
 	} {
-		if got := f.wantOK(t, tt.r).Anonymous; got != tt.want {
-			t.Errorf("%v: got %v, want %v", tt.r.Header, got, tt.want)
-		}
+		t.Run(tt.name, func(t *testing.T) {
+			f, api := asking(t, func(c *Config) {
+				if tt.byJWT {
+					c.Key = string(k.secret)
+				}
+			})
+			api.says(200, "", tt.answer...)
+			if got := f.wantOK(t, tt.r).Anonymous; got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
 	}
 }
 
