@@ -41,6 +41,22 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
+func TestIdleCapacity(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		cfg  Config
+		want int
+	}{
+		{"what sockets there are besides", Config{MemoryLimit: 1 << 30, MaxConnections: 1000}, 250 + 64},
+		{"a fifth of them", Config{MemoryLimit: 1 << 30, MaxConnections: 50_000}, (20_000 - 512) / 5},
+		{"as configured", Config{MemoryLimit: 1 << 30, MaxConnections: 1000, MaxIdleConnections: 10}, 10},
+	} {
+		if got := tt.cfg.capacity(20_000).idle; got != tt.want {
+			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestConnectionsAreLimitedByDefault(t *testing.T) {
 	f := start(t, func(c *Config) { c.MaxConnections, c.MemoryLimit = 0, 64<<20 })
 	if got := f.metric(t, "spillway_connections_limit", nil); got != 2048 {

@@ -503,9 +503,12 @@ func (c *Config) checkPatience(bad func(env string, got any, want string)) {
 		bad("BODY_TIMEOUT", d, "must be between 100ms and 1h")
 	}
 	const most = 1_000_000
-	for env, n := range map[string]int{"REQUEST_RATE_PER_IP": c.RequestRatePerIP, "CONNECT_RATE_PER_IP": c.ConnectRatePerIP, "EVENTS_MESSAGE_RATE": c.EventsMessageRate} {
-		if n < 0 || n > most {
-			bad(env, n, fmt.Sprintf("must be between 0 and %d", most))
+	for _, r := range []struct {
+		env string
+		n   int
+	}{{"REQUEST_RATE_PER_IP", c.RequestRatePerIP}, {"CONNECT_RATE_PER_IP", c.ConnectRatePerIP}, {"EVENTS_MESSAGE_RATE", c.EventsMessageRate}} {
+		if r.n < 0 || r.n > most {
+			bad(r.env, r.n, fmt.Sprintf("must be between 0 and %d", most))
 		}
 	}
 	if n := c.MaxIdleConnections; n < 0 || n > mostConnections {

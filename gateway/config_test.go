@@ -60,6 +60,16 @@ func TestValidateReportsEverything(t *testing.T) {
 			c.WriteTimeout, c.ConnectionMaxAge, c.ChannelLogAge, c.MessageWait = 0, time.Millisecond, 0, 0
 		},
 			[]string{"CHANNEL_LOG_AGE=0s", "MESSAGE_WAIT=0s", "WRITE_TIMEOUT=0s", "CONNECTION_MAX_AGE=1ms"}},
+		{"links", func(c *Config) { c.LinkHosts = []string{"http://api"} }, []string{`LINK_HOSTS: "http://api": write a host`}},
+		{"headers", func(c *Config) { c.MaxHeaders, c.MaxURLBytes = 9, 2<<20 }, []string{"MAX_HEADERS=9: must be between 10 and 10000", "MAX_URL_BYTES=2MiB: must be between"}},
+		{"patience", func(c *Config) { c.HeaderTimeout, c.BodyTimeout = 0, 2*time.Hour }, []string{"HEADER_TIMEOUT=0s: must be", "BODY_TIMEOUT=2h0m0s: must be"}},
+		{"rates", func(c *Config) {
+			c.RequestRatePerIP, c.ConnectRatePerIP, c.EventsMessageRate, c.MaxIdleConnections = -1, -1, -1, -1
+		},
+			[]string{"REQUEST_RATE_PER_IP=-1: must be", "CONNECT_RATE_PER_IP=-1: must be", "EVENTS_MESSAGE_RATE=-1: must be", "MAX_IDLE_CONNECTIONS=-1: must be"}},
+		{"messages of EVENTS_PATH", func(c *Config) { c.EventsMessageMaxBytes = 0 }, []string{"EVENTS_MESSAGE_MAX_BYTES=0: must be between"}},
+		{"clients' certificates without one", func(c *Config) { c.TLSClientCAFile = "x" }, []string{"TLS_CLIENT_CA_FILE=x: needs TLS_CERT_FILE"}},
+		{"the PROXY protocol by nobody", func(c *Config) { c.ProxyProtocol = true }, []string{"PROXY_PROTOCOL=true: needs TRUSTED_PROXIES"}},
 		{"half a certificate", func(c *Config) { c.TLSCertFile = "x" }, []string{"TLS_CERT_FILE and TLS_KEY_FILE: set both or none"}},
 		{"no certificate", func(c *Config) { c.TLSCertFile, c.TLSKeyFile = "/nowhere/x", "/nowhere/y" }, []string{"TLS_CERT_FILE=/nowhere/x: "}},
 		{"a prefix of metrics", func(c *Config) { c.PrometheusPrefix = "pushpin-" }, []string{"PROMETHEUS_PREFIX=pushpin-: write letters"}},

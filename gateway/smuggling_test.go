@@ -148,7 +148,7 @@ func TestSmuggling(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := newStrictOrigin(t)
-			f := start(t, func(c *Config) { c.Routes, c.BodyTimeout = "* "+o.Addr().String(), time.Second })
+			f := start(t, func(c *Config) { c.Routes = "* " + o.Addr().String() })
 			c := f.bareTCP(t).say(tt.say + "GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
 			answers := ""
 			for {
