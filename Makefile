@@ -20,9 +20,10 @@ LOAD      ?= -pairs 9
 MODEL     ?= 10m
 
 # Tools of development, built from modules of their own into bin/.
-TOOLS := helm helm-docs helm-unittest benchstat kubectl-validate golangci-lint apidiff
+TOOLS := helm helm-docs helm-unittest benchstat kubectl-validate golangci-lint apidiff govulncheck
 TOOL_apidiff          := apidiff .
 TOOL_golangci-lint    := golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+TOOL_govulncheck      := govulncheck golang.org/x/vuln/cmd/govulncheck
 TOOL_kubectl-validate := kubectl-validate sigs.k8s.io/kubectl-validate
 TOOL_helm             := . helm.sh/helm/v4/cmd/helm
 TOOL_helm-unittest    := . github.com/helm-unittest/helm-unittest/cmd/helm-unittest
@@ -107,6 +108,10 @@ lint: bin/golangci-lint bin/apidiff ## go vet, gofmt, golangci-lint, and what pa
 	@unformatted=$$(gofmt -l .) || exit 1; \
 	if [ -n "$$unformatted" ]; then echo "gofmt -w would change:"; echo "$$unformatted"; exit 1; fi
 	bin/golangci-lint run
+
+.PHONY: vulncheck
+vulncheck: bin/govulncheck ## vulnerabilities that are known of what we use, where their database can be had
+	@tools/vulncheck.sh
 
 # What others may use of package grip: lint fails when something of it goes away.
 GRIP_API := grip/testdata/api
