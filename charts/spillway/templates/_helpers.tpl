@@ -56,7 +56,7 @@ else be written as 1e+06. "$(" is doubled, since Kubernetes would read
 
 {{/*
 spillway.isSet is "true" when the variable .name reaches the program from .root:
-in settings with a value, in secretSettings, or in extraEnv with a value or a
+in settings with a value, in secretSettings, in secretFiles, or in extraEnv with a value or a
 source.
 */}}
 {{- define "spillway.isSet" -}}
@@ -64,6 +64,7 @@ source.
 {{- $value := get (.root.Values.settings | default dict) .name }}
 {{- if and (not (kindIs "invalid" $value)) (ne (toString $value | trim) "") }}{{ $set = true }}{{ end }}
 {{- if get (.root.Values.secretSettings | default dict) .name }}{{ $set = true }}{{ end }}
+{{- if get (.root.Values.secretFiles | default dict) .name }}{{ $set = true }}{{ end }}
 {{- $name := .name }}
 {{- range .root.Values.extraEnv }}
 {{- if and (eq .name $name) (or .valueFrom (.value | default "" | toString | trim)) }}{{ $set = true }}{{ end }}
@@ -73,21 +74,26 @@ source.
 
 {{/*
 spillway.authenticates is "true" when clients must show who they are. These are
-the variables that each are enough by themselves; an issuer or an audience is
-only a condition on a token whose signature something else must prove.
+the variables that each are enough by themselves; an audience is only a
+condition on a token whose signature something else must prove.
 */}}
 {{- define "spillway.authenticates" -}}
 {{- $found := false }}
-{{- range list "AUTH_URL" "JWT_JWKS_URL" "JWT_KEY" "JWT_KEY_FILE" }}
+{{- range list "AUTH_URL" "JWT_ISSUER" "JWT_JWKS_URL" "JWT_KEY" "JWT_KEY_FILE" }}
 {{- if eq (include "spillway.isSet" (dict "root" $ "name" .)) "true" }}{{ $found = true }}{{ end }}
 {{- end }}
 {{- $found }}
 {{- end }}
 
+{{/* spillway.fileVariable is the variable that names the file of a secret. */}}
+{{- define "spillway.fileVariable" -}}
+{{- trimSuffix "_FILE" . }}_FILE
+{{- end }}
+
 {{/* spillway.guard refuses to open .way to the world while anyone could read. */}}
 {{- define "spillway.guard" -}}
 {{- if not (or .root.Values.allowAnonymous (eq (include "spillway.authenticates" .root) "true")) }}
-{{- fail (printf "%s would let everyone who reaches it read every exposed topic: set settings.AUTH_URL, settings.JWT_JWKS_URL or secretSettings.JWT_KEY, or allowAnonymous=true if that is what you want" .way) }}
+{{- fail (printf "%s would let everyone who reaches it read every exposed topic: set settings.AUTH_URL, settings.JWT_ISSUER or secretFiles.JWT_KEY, or allowAnonymous=true if that is what you want" .way) }}
 {{- end }}
 {{- end }}
 
@@ -108,6 +114,7 @@ only a condition on a token whose signature something else must prove.
 {{- $v := .Values }}
 {{- $settings := $v.settings | default dict }}
 {{- $secretSettings := $v.secretSettings | default dict }}
+{{- $secretFiles := $v.secretFiles | default dict }}
 {{- $kafka := $v.kafka.config | default dict }}
 {{- if not (or $v.kafka.existingSecret.name (get $kafka "bootstrap.servers") (get $kafka "metadata.broker.list")) }}
 {{- fail "kafka.config has no bootstrap.servers: set it, or kafka.existingSecret.name" }}
@@ -121,7 +128,7 @@ only a condition on a token whose signature something else must prove.
   "KAFKA_CONSUMER_CONFIG_FILE" "set kafka.existingSecret instead" }}
 {{- range $name, $_ := $settings }}
 {{- with get $owned $name }}{{ fail (printf "settings.%s: %s" $name .) }}{{ end }}
-{{- if or (hasSuffix "_KEY" $name) (eq $name "SCHEMA_REGISTRY_AUTH") }}
+{{- if or (hasSuffix "_KEY" $name) (has $name (list "SCHEMA_REGISTRY_AUTH" "CONTROL_REALMS")) }}
 {{- fail (printf "settings.%s: a secret would stand in the Deployment for all to read; use secretSettings.%s" $name $name) }}
 {{- end }}
 {{- if hasKey $secretSettings $name }}
@@ -131,8 +138,23 @@ only a condition on a token whose signature something else must prove.
 {{- range $name, $_ := $secretSettings }}
 {{- with get $owned $name }}{{ fail (printf "secretSettings.%s: %s" $name .) }}{{ end }}
 {{- end }}
+{{- range $name, $_ := $secretFiles }}
+{{- with get $owned $name }}{{ fail (printf "secretFiles.%s: %s" $name .) }}{{ end }}
+{{- $variable := include "spillway.fileVariable" $name }}
+{{- range $other := list $name $variable }}
+{{- if or (hasKey $settings $other) (hasKey $secretSettings $other) }}
+{{- fail (printf "secretFiles.%s and %s of settings or secretSettings: keep one" $name $other) }}
+{{- end }}
+{{- end }}
+{{- if and $v.tls.secretName (has $variable (list "TLS_CERT_FILE" "TLS_KEY_FILE")) }}
+{{- fail (printf "secretFiles.%s: tls.secretName sets it; keep one" $name) }}
+{{- end }}
+{{- end }}
+{{- if and $v.tls.secretName (or (hasKey $settings "TLS_CERT_FILE") (hasKey $settings "TLS_KEY_FILE")) }}
+{{- fail "tls.secretName and TLS_CERT_FILE or TLS_KEY_FILE of settings: keep one" }}
+{{- end }}
 {{- range $v.extraEnv }}
-{{- if or (hasKey $owned .name) (hasKey $settings .name) (hasKey $secretSettings .name) }}
+{{- if or (hasKey $owned .name) (hasKey $settings .name) (hasKey $secretSettings .name) (hasKey $secretFiles .name) (hasKey $secretFiles (trimSuffix "_FILE" .name)) }}
 {{- fail (printf "extraEnv: %s is set elsewhere too; keep one" .name) }}
 {{- end }}
 {{- end }}
