@@ -4,6 +4,7 @@ import (
 	"context"
 	cryptorand "crypto/rand"
 	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -274,7 +275,13 @@ func (o *Origin) renewToken(h http.Header, r *http.Request, token string) error 
 	if err != nil {
 		return err
 	}
-	o.renewals.add(before.Socket, g, before.Expires, o.now())
+	latest := before.Expires
+	if latest.IsZero() {
+		latest = o.now().Add(2 * o.recheck)
+	}
+	if err := o.renewals.add(before.Socket, g, latest, o.now()); err != nil {
+		return err
+	}
 	o.keep(h, &caller{Identity: *g, Socket: before.Socket})
 	return nil
 }
@@ -292,27 +299,45 @@ type renewal struct {
 	until    time.Time // by then no link has an older one
 }
 
-// A link is asked for at its expiry, or somewhat later where the origin is busy.
-const renewalSlack = time.Minute
+const (
+	// A link is asked for when its right is to be looked at, or somewhat later
+	// where the origin is busy.
+	renewalSlack = time.Minute
+	// maxRenewals bounds those that are kept: sockets may end, and others come.
+	maxRenewals = 100_000
+)
 
-// add notes that a WebSocket has an identity, in place of one that expires.
-func (rs *renewals) add(socket string, id *auth.Identity, expires, now time.Time) {
-	if expires.IsZero() { // links look at it when AUTH_URL is to be asked again
-		expires = now.Add(24 * time.Hour)
-	}
+// errTooManyRenewals says that maxRenewals are kept.
+var errTooManyRenewals = fmt.Errorf("%w: too many tokens were renewed", auth.ErrUnavailable)
+
+// add notes that a WebSocket has an identity, in place of one that its links look
+// at by a time at the latest.
+func (rs *renewals) add(socket string, id *auth.Identity, latest, now time.Time) error {
+	until := latest.Add(renewalSlack)
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if rs.sockets == nil {
 		rs.sockets = make(map[string]renewal)
 	}
-	if old, ok := rs.sockets[socket]; ok && old.until.After(expires.Add(renewalSlack)) {
-		expires = old.until.Add(-renewalSlack)
-	}
-	rs.sockets[socket] = renewal{id, expires.Add(renewalSlack)}
 	if now.Sub(rs.swept) > renewalSlack {
 		maps.DeleteFunc(rs.sockets, func(_ string, r renewal) bool { return now.After(r.until) })
 		rs.swept = now
 	}
+	old, again := rs.sockets[socket]
+	switch {
+	case again && old.until.After(until):
+		until = old.until
+	case !again && len(rs.sockets) >= maxRenewals:
+		return errTooManyRenewals
+	}
+	rs.sockets[socket] = renewal{id, until}
+	return nil
+}
+
+func (rs *renewals) count() int {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return len(rs.sockets)
 }
 
 // of is the newer identity of a WebSocket, or nil.

@@ -5,6 +5,7 @@ import (
 	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway/grip"
+	"spillway/relay/auth"
 	"spillway/relay/kafkatest"
 )
 
@@ -497,4 +499,32 @@ func TestListen(t *testing.T) {
 		defer h.gw.mu.Unlock()
 		return len(h.gw.channels[topic].items) == 1
 	})
+}
+
+// What is known of renewed tokens is let go when no link asks for it, and is
+// bounded.
+func TestRenewals(t *testing.T) {
+	var rs renewals
+	now := time.Now()
+	id := new(auth.Identity)
+	for i := range maxRenewals {
+		if err := rs.add(strconv.Itoa(i), id, now.Add(time.Hour), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := rs.add("one more", id, now.Add(time.Hour), now); !errors.Is(err, auth.ErrUnavailable) || rs.of("one more") != nil {
+		t.Errorf("one more than may be: %v", err)
+	}
+	newer := new(auth.Identity)
+	if err := rs.add("7", newer, now.Add(time.Minute), now); err != nil || rs.of("7") != newer {
+		t.Errorf("renewed again: %v", err)
+	}
+	later := now.Add(time.Hour + renewalSlack - time.Second)
+	if err := rs.add("x", id, later, later); err == nil || rs.of("7") != newer {
+		t.Error("they went before their time")
+	}
+	later = later.Add(2 * renewalSlack)
+	if err := rs.add("x", id, later, later); err != nil || rs.count() != 1 || rs.of("x") != id {
+		t.Errorf("%d are left, %v, want one", rs.count(), err)
+	}
 }

@@ -230,7 +230,7 @@ func (o *Origin) refuseMessage(out []byte, m *clientMessage, err error) []byte {
 	case errors.As(err, &denied):
 		code, detail = codeForbidden, denied.Reason
 	case errors.Is(err, auth.ErrUnavailable):
-		o.log.Warn("nobody can say who a WebSocket is", "err", err)
+		o.log.Debug("nobody can say who a WebSocket is", "err", err)
 		code, detail = codeAuthUnavailable, authUnavailable
 	case errors.Is(err, errExpired):
 		code, detail = codeTokenExpired, "the token has expired; send a new one: {\"type\":\"auth\",\"token\":…}"

@@ -70,7 +70,7 @@ func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &shown):
 		writeProblem(w, r, problem{Status: http.StatusBadRequest, Detail: shown.Detail})
 	case errors.Is(err, auth.ErrUnavailable):
-		o.log.Warn("nobody can say who a request is", "err", err)
+		o.log.Debug("nobody can say who a request is", "err", err)
 		o.Refuse(w, r, codeAuthUnavailable, authUnavailable)
 	case errors.Is(err, errExpired):
 		writeDenied(w, r, &auth.Denied{Status: http.StatusUnauthorized, Reason: expired, Header: http.Header{"Www-Authenticate": {`Bearer error="invalid_token"`}}})

@@ -139,6 +139,9 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		if r.auth, err = auth.New(cfg.Auth, log, reg); err != nil {
 			return nil, err
 		}
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "spillway_auth_renewals", Help: "WebSockets whose token was renewed, as long as that has to be known.",
+		}, func() float64 { return float64(r.origin.renewals.count()) }))
 		r.origin.auth, r.origin.recheck, r.origin.cookies = r.auth, cfg.Auth.Recheck, cfg.Auth.URL != "" || cfg.Auth.Cookie != ""
 	}
 	if props.Group() != "" {
