@@ -570,7 +570,7 @@ func TestCodedConnections(t *testing.T) {
 // How many items testCodedConnections publishes, and how many its clients have at
 // least before they end.
 const (
-	lastItem    = 1500
+	lastItem    = 3000
 	enoughItems = lastItem - 100
 )
 
