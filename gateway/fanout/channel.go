@@ -388,7 +388,9 @@ func (ch *channel) leave(m *member) {
 
 // expel ends a membership from the channel's side, and tells the subscriber why.
 func (ch *channel) expel(m *member, why Status) {
-	m.id, m.hasID = m.lastID()
+	if !m.hinted { // else it has yet to go and ask for what the hint was about
+		m.id, m.hasID = m.lastID()
+	}
 	m.status = why
 	ch.leave(m)
 	m.sub.wakeUp()

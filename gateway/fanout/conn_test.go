@@ -282,6 +282,31 @@ func TestConnHeld(t *testing.T) {
 	}
 }
 
+// Whoever was told of a hint goes back to before it, whatever becomes of the channel
+// until it asks.
+func TestConnHintedThenClosed(t *testing.T) {
+	for name, end := range map[string]func(*rig, grip.Channel){
+		"closed":   func(_ *rig, ch grip.Channel) { ch.Close() },
+		"replaced": func(r *rig, _ grip.Channel) { r.Open("c", numbers{}) },
+		"grown":    func(_ *rig, ch grip.Channel) { ch.Append(items("b", "c")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachFraming(t, func(t *testing.T, cfg Config, framing Framing) {
+				r := newRig(t, cfg)
+				ch := r.Open("c", numbers{})
+				p := r.take(Options{Framing: framing})
+				s := p.hold(Hold{Wants: wanted("c")})
+				hint := grip.Item{HTTPStream: &grip.HTTPStream{Action: grip.ActionHint}, WSMessage: &grip.WSMessage{Action: grip.ActionHint}}
+				ch.Append([]grip.Item{items("a ")[0], hint})
+				p.want("a ")
+				p.wantHeld(s, Hint)
+				end(r, ch)
+				p.wantRelease(s, true, grip.Last{Channel: "c", ID: "1"})
+			})
+		})
+	}
+}
+
 // A hold that is for a time ends then, though there is always something to send.
 func TestConnHeldForATime(t *testing.T) {
 	eachFraming(t, func(t *testing.T, cfg Config, framing Framing) {

@@ -213,9 +213,11 @@ func (s *Subscriber) Detach() []grip.Last {
 	var lasts []grip.Last
 	for _, m := range s.members {
 		m.ch.mu.Lock()
-		switch {
-		case m.status == Ready && !m.hinted, m.status == movedOn, m.status == closedUnnamed:
-			m.id, m.hasID = m.lastID()
+		switch m.status {
+		case Ready, movedOn, closedUnnamed:
+			if !m.hinted {
+				m.id, m.hasID = m.lastID()
+			}
 		}
 		m.ch.leave(m)
 		m.ch.mu.Unlock()
