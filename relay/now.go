@@ -136,8 +136,10 @@ func (k *keepAlives) value(f form, heartbeat time.Duration) []string {
 	}
 }
 
+// The comment has no blank line after it: there are parsers that take each blank
+// line for the end of an event.
 func keepAlive(f form, timeout time.Duration) []string {
-	content := `:\n\n`
+	content := `:\n`
 	if f.lines() {
 		content = `\n`
 	}
