@@ -3,9 +3,9 @@
 # Its arguments go to go test.
 #
 # What the tests need beyond Go is installed where that is possible (apt as
-# root; Kafka by Maven, see testdata/kafka/kafka.sh; GRIP libraries by pip and
-# npm, see testdata/origins/origins.sh). A test that still lacks something is
-# skipped aloud; with CI=true it fails.
+# root; Kafka by Maven, see testdata/kafka/kafka.sh; libraries of others by pip,
+# npm and Maven, see testdata/origins/origins.sh). A test that still lacks
+# something is skipped aloud; with CI=true it fails.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -43,6 +43,7 @@ case $kafka in
 0 | 3) ;; # 3: no Kafka here; the tests say so themselves
 *) echo "test.sh: kafka.sh fetch ended with $kafka" >&2 ;;
 esac
+install "mvn" maven
 origins=0
 testdata/origins/origins.sh fetch || origins=$?
 case $origins in

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # origins.sh fetch [APPLICATION...] brings the libraries of the applications in
-# this directory, all or those named, from PyPI and npm: what requirements.txt
-# names into APPLICATION/target, what package-lock.json names into
-# APPLICATION/node_modules. What is there already is not fetched again.
+# this directory, all or those named, from PyPI, Maven and npm: what
+# requirements.txt and pom.xml name into APPLICATION/target, what
+# package-lock.json names into APPLICATION/node_modules. What is there already is
+# not fetched again.
 #
 # Exit code 3 says that some cannot be had on this machine.
 set -uo pipefail
@@ -16,6 +17,8 @@ fetch() {
   local app=$1 list into
   if [[ -e $app/requirements.txt ]]; then
     list=$app/requirements.txt into=$app/target
+  elif [[ -e $app/pom.xml ]]; then
+    list=$app/pom.xml into=$app/target
   elif [[ -e $app/package-lock.json ]]; then
     list=$app/package-lock.json into=$app/node_modules
   else
@@ -27,6 +30,9 @@ fetch() {
   rm -rf "$into"
   if [[ $list == *.txt ]]; then
     python3 -m pip install --quiet --root-user-action=ignore --no-deps --target "$into" -r "$list" >&2
+  elif [[ $list == *.xml ]]; then
+    mvn -B -q -Dstyle.color=never -f "$list" dependency:copy-dependencies \
+      -DincludeScope=runtime -DoutputDirectory="$PWD/$into" >&2
   else
     (cd "$app" && npm ci --silent --no-audit --no-fund >&2)
   fi || {
