@@ -57,7 +57,7 @@ func Fake(tb testing.TB, opts ...Option) *Cluster {
 	for range f.nodes {
 		f.ports = append(f.ports, FreePort(tb))
 	}
-	f.opts = append(f.opts, kfake.Ports(f.ports...), kfake.DataDir(tb.TempDir()))
+	f.opts = append(f.opts, kfake.Ports(f.ports...), kfake.ListenFn(Listen), kfake.DataDir(tb.TempDir()))
 	if err := f.start(); err != nil {
 		tb.Fatalf("kfake: %v", err)
 	}

@@ -1,11 +1,14 @@
 package kafkatest
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // Ports for tests: 120 blocks of 100. They are below the range from which systems
@@ -38,8 +41,7 @@ func FreePort(tb testing.TB) int {
 			port := ports.next
 			ports.next++
 			ports.left--
-			if ln, err := listenOn(port); err == nil {
-				_ = ln.Close()
+			if isFree(port) {
 				return port
 			}
 		}
@@ -51,6 +53,31 @@ func FreePort(tb testing.TB) int {
 	}
 	tb.Fatalf("no free block of ports in %d tries from port %d on", portBlocks, firstPort)
 	return 0
+}
+
+// isFree says whether nothing listens on a port. A process that is forked while the
+// port is tried would keep it open until it becomes its program, so none is.
+func isFree(port int) bool {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	ln, err := listenOn(port)
+	if err != nil {
+		return false
+	}
+	return ln.Close() == nil
+}
+
+// Listen is net.Listen for the address of a server that was closed just before: a
+// process that was forked meanwhile may hold it for a moment more.
+func Listen(network, address string) (net.Listener, error) {
+	deadline := time.Now().Add(patience)
+	for {
+		ln, err := net.Listen(network, address)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+			return ln, err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 func listenOn(port int) (net.Listener, error) {
