@@ -16,8 +16,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/time/rate"
 
 	"spillway/gateway/fanout"
+	"spillway/gateway/route"
 	"spillway/grip"
 )
 
@@ -29,11 +31,19 @@ const auditQueue = 8192
 type auditEvent string
 
 const (
-	auditOpen      auditEvent = "open"      // a stream or WebSocket began
-	auditSubscribe auditEvent = "subscribe" // a message of a WebSocket asked for more topics
-	auditRead      auditEvent = "read"      // a long poll
-	auditClose     auditEvent = "close"     // what was opened has ended
-	auditDropped   auditEvent = "dropped"   // lines that there was no room for
+	auditOpen        auditEvent = "open"        // a stream or WebSocket began
+	auditSubscribe   auditEvent = "subscribe"   // a WebSocket reads more topics
+	auditUnsubscribe auditEvent = "unsubscribe" // it does not any more, and goes on
+	auditRead        auditEvent = "read"        // a long poll
+	auditRefuse      auditEvent = "refuse"      // a request, or a message of a WebSocket, was turned away
+	auditClose       auditEvent = "close"       // what was opened has ended
+	auditDropped     auditEvent = "dropped"     // lines that are missing
+)
+
+// Why lines are missing.
+const (
+	droppedRoom = "room" // they came faster than they could be written, or could not be
+	droppedRate = "rate" // refusals beyond AUDIT_REFUSAL_RATE
 )
 
 // An auditLine is one line of AUDIT_LOG. It holds nothing that a record says and
@@ -48,28 +58,36 @@ type auditLine struct {
 	Route     string     `json:"route,omitempty"`
 	Topics    []string   `json:"topics,omitempty"` // of EVENTS_PATH; of other routes the channels
 
+	// Reason is a closeReason, or a refusal, or a word of the origin in this process.
+	Reason string `json:"reason,omitempty"`
+	// Code is why that origin ended what was opened, as the client was told.
+	Code string `json:"code,omitempty"`
+
 	// Of what was opened and has ended.
-	Reason  closeReason `json:"reason,omitempty"`
-	Seconds *float64    `json:"seconds,omitempty"`
-	Bytes   *uint64     `json:"bytes,omitempty"`
+	Seconds *float64 `json:"seconds,omitempty"`
+	Bytes   *uint64  `json:"bytes,omitempty"`
 
 	Lines int64 `json:"lines,omitempty"` // of auditDropped
 }
 
 // An audit writes AUDIT_LOG. Nil writes nothing.
 type audit struct {
-	name    string // of the file; "": standard error
-	log     *slog.Logger
-	queue   chan auditLine
-	done    chan struct{}  // closed when no more lines come
-	running sync.WaitGroup // run
-	missed  atomic.Int64   // lines that were dropped and not told of yet
-	written prometheus.Counter
-	dropped prometheus.Counter
+	name     string // of the file; "": standard error
+	log      *slog.Logger
+	queue    chan auditLine
+	done     chan struct{}  // closed when no more lines come
+	running  sync.WaitGroup // run
+	refusals *rate.Limiter  // nil: any number
+	missed   atomic.Int64   // lines that were dropped and not told of yet
+	spared   atomic.Int64   // the same of refusals beyond their rate
+	written  prometheus.Counter
+	dropped  prometheus.Counter
+	beyond   prometheus.Counter
 
 	mu     sync.Mutex
 	out    io.Writer // guarded by mu
 	failed bool      // the last write did; guarded by mu
+	torn   bool      // what was written ends within a line; guarded by mu
 }
 
 // newAudit opens AUDIT_LOG; nil if there is none.
@@ -80,6 +98,11 @@ func newAudit(cfg *Config, log *slog.Logger, reg prometheus.Registerer) (*audit,
 		written: with.NewCounter(prometheus.CounterOpts{Name: "spillway_audit_lines_total", Help: "Lines written to AUDIT_LOG."}),
 		dropped: with.NewCounter(prometheus.CounterOpts{Name: "spillway_audit_dropped_total",
 			Help: "Lines missing in AUDIT_LOG, since it could not be written, or not as fast as they came."}),
+		beyond: with.NewCounter(prometheus.CounterOpts{Name: "spillway_audit_refusals_dropped_total",
+			Help: "Refusals missing in AUDIT_LOG, since there were more than AUDIT_REFUSAL_RATE."}),
+	}
+	if most := cfg.AuditRefusalRate; most > 0 {
+		a.refusals = rate.NewLimiter(rate.Limit(most), 10*most)
 	}
 	switch cfg.AuditLog {
 	case "":
@@ -100,14 +123,32 @@ func (a *audit) reopen() error {
 	if err != nil {
 		return fmt.Errorf("AUDIT_LOG: %w", err)
 	}
+	torn := endsWithinLine(a.name)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	old := a.out
-	a.out, a.failed = f, false
+	a.out, a.failed, a.torn = f, false, torn
 	if old, ok := old.(*os.File); ok && old != os.Stderr {
 		_ = old.Close() // every line was written by a call of its own
 	}
 	return nil
+}
+
+// endsWithinLine reports whether a disk was full, or a machine lost its power, in the
+// midst of a line of a file.
+func endsWithinLine(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return false
+	}
+	last := make([]byte, 1)
+	_, err = f.ReadAt(last, info.Size()-1)
+	return err == nil && last[0] != '\n'
 }
 
 // ReopenAudit opens AUDIT_LOG again, which somebody may have moved away. Where that
@@ -165,12 +206,15 @@ func (a *audit) run() {
 			}
 		}
 		more = more || len(a.queue) > 0
-		missed := a.missed.Swap(0)
-		if missed > 0 {
-			appendLine(&buf, auditLine{Time: time.Now().UTC(), Event: auditDropped, Lines: missed})
+		missed, spared := a.missed.Swap(0), a.spared.Swap(0)
+		appendDropped(&buf, droppedRoom, missed)
+		appendDropped(&buf, droppedRate, spared)
+		if buf.Len() == 0 {
+			continue
 		}
-		if buf.Len() > 0 && !a.write(buf.Bytes(), n) {
-			a.missed.Add(missed + int64(n))
+		if lost, ok := a.write(buf.Bytes(), n); !ok {
+			a.missed.Add(missed + int64(lost))
+			a.spared.Add(spared)
 		}
 	}
 	a.mu.Lock()
@@ -189,40 +233,86 @@ func appendLine(buf *bytes.Buffer, l auditLine) int {
 	return 1
 }
 
-// write writes n whole lines. Where it cannot it reports false, and they are gone.
-func (a *audit) write(lines []byte, n int) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if _, err := a.out.Write(lines); err != nil {
-		a.dropped.Add(float64(n))
-		if !a.failed && !errors.Is(err, os.ErrClosed) {
-			a.log.Error("audit log not written", "err", err)
-		}
-		a.failed = true
-		return false
+func appendDropped(buf *bytes.Buffer, why string, n int64) {
+	if n > 0 {
+		appendLine(buf, auditLine{Time: time.Now().UTC(), Event: auditDropped, Reason: why, Lines: n})
 	}
-	a.failed = false
-	a.written.Add(float64(n))
-	return true
 }
 
-// told is who reads which topics, as the origin in this process says it.
+// write writes whole lines, of which the first n count. Where it cannot write all, ok
+// is false, and those that are lost are gone.
+func (a *audit) write(lines []byte, n int) (lost int, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	whole := 0
+	if a.torn {
+		lines = append([]byte("\n"), lines...)
+		whole = -1
+	}
+	count, err := a.out.Write(lines)
+	if count > 0 {
+		a.torn = lines[count-1] != '\n'
+		whole += bytes.Count(lines[:count], []byte("\n"))
+	}
+	lost = n - min(max(whole, 0), n)
+	a.written.Add(float64(n - lost))
+	a.dropped.Add(float64(lost))
+	if err != nil && !a.failed && !errors.Is(err, os.ErrClosed) {
+		a.log.Error("audit log not written", "err", err)
+	}
+	a.failed = err != nil
+	return lost, err == nil
+}
+
+// told is who reads which topics, or may not, as the origin in this process says it.
 type told struct {
 	subject string
 	topics  []string
+	refused string // why; "": they read
 }
 
-// takeTold takes it out of an answer; nil where there is nothing, or the answer
-// let nobody read.
-func (g *Gateway) takeTold(status int, h http.Header) (t *told) {
-	if topics := h[grip.TopicsField]; (g.audit != nil || g.limits.mostPerSubject > 0) && status == http.StatusOK && len(topics) > 0 {
-		t = &told{topics: topics}
-		if subject := h[grip.SubjectField]; len(subject) > 0 {
-			t.subject = subject[0]
-		}
+// why is "" where nobody was refused.
+func (t *told) why() string {
+	if t == nil {
+		return ""
 	}
+	return t.refused
+}
+
+// takeTold takes it out of an answer: who reads by it, or may not. Both are nil where
+// there is nothing of the kind.
+func (g *Gateway) takeTold(status int, h http.Header) (reads, refused *told) {
+	topics, subject, why := h[grip.TopicsField], h[grip.SubjectField], h[grip.RefusedField]
 	delete(h, grip.TopicsField)
 	delete(h, grip.SubjectField)
+	delete(h, grip.RefusedField)
+	if g.audit == nil && g.limits.mostPerSubject == 0 || len(topics) == 0 && len(why) == 0 {
+		return nil, nil
+	}
+	t := &told{topics: topics}
+	if len(subject) > 0 {
+		t.subject = subject[0]
+	}
+	switch {
+	case len(why) > 0:
+		t.refused = why[0]
+		return nil, t
+	case status == http.StatusOK:
+		return t, nil
+	}
+	return nil, nil
+}
+
+// toldChannels is who reads by an HTTP origin: nobody says who, and the channels are
+// what is read. It is nil where there is no AUDIT_LOG.
+func (g *Gateway) toldChannels(attach []fanout.Want) *told {
+	if g.audit == nil || len(attach) == 0 {
+		return nil
+	}
+	t := new(told)
+	for _, want := range attach {
+		t.topics = append(t.topics, want.Channel)
+	}
 	return t
 }
 
@@ -241,13 +331,11 @@ func (g *Gateway) auditOpened(r *http.Request, as transport, conn *fanout.Conn, 
 	c := &audited{audit: g.audit, line: auditLine{
 		ID: strconv.FormatUint(conn.ID(), 10), Transport: transportNames[as], Address: g.auditAddress(r), Route: g.routeOf(from),
 	}}
-	switch {
-	case t != nil:
+	if t == nil && !from.local() {
+		t = g.toldChannels(attach)
+	}
+	if t != nil {
 		c.line.Subject, c.line.Topics = t.subject, t.topics
-	case !from.local():
-		for _, want := range attach {
-			c.line.Topics = append(c.line.Topics, want.Channel)
-		}
 	}
 	c.add(auditOpen, nil)
 	return c
@@ -269,17 +357,61 @@ func (c *audited) subscribed(t *told) {
 	}
 }
 
+// unsubscribed notes that it does not read them any more.
+func (c *audited) unsubscribed(t *told, why ending) {
+	if c != nil && t != nil {
+		c.add(auditUnsubscribe, func(l *auditLine) {
+			l.Subject, l.Topics, l.Reason, l.Code = t.subject, t.topics, string(why.reason), why.says
+		})
+	}
+}
+
+// refused notes that a message of a WebSocket was turned away.
+func (c *audited) refused(t *told) {
+	if c != nil && t != nil && c.audit.mayRefuse() {
+		c.add(auditRefuse, func(l *auditLine) { l.Topics, l.Reason = t.topics, t.refused })
+	}
+}
+
 // closed notes that the connection has ended.
-func (c *audited) closed(why closeReason, conn *fanout.Conn) {
+func (c *audited) closed(why ending, conn *fanout.Conn) {
 	if c == nil {
 		return
 	}
 	sent, since := conn.Sent()
 	seconds := max(time.Since(since).Round(time.Millisecond).Seconds(), 0)
-	c.add(auditClose, func(l *auditLine) { l.Reason, l.Seconds, l.Bytes = why, &seconds, &sent })
+	c.add(auditClose, func(l *auditLine) {
+		l.Reason, l.Code, l.Seconds, l.Bytes = string(why.reason), why.says, &seconds, &sent
+	})
 }
 
-// auditRead notes a long poll of the origin in this process.
+// mayRefuse reports whether there may be one more line of a refusal now.
+func (a *audit) mayRefuse() bool {
+	if a.refusals == nil || a.refusals.Allow() {
+		return true
+	}
+	a.spared.Add(1)
+	a.beyond.Inc()
+	return false
+}
+
+// auditRefusal notes that a request was turned away: of the origin in this process
+// (local), or of a route, which may be nil: there is none.
+func (g *Gateway) auditRefusal(r *http.Request, local bool, rt *route.Route, t *told) {
+	if g.audit == nil || t == nil || !g.audit.mayRefuse() {
+		return
+	}
+	l := auditLine{Event: auditRefuse, Transport: transportNames[byRequest], Address: g.auditAddress(r), Subject: t.subject, Topics: t.topics, Reason: t.refused}
+	if isWebSocket(r) {
+		l.Transport = transportNames[byWebSocket]
+	}
+	if local || rt != nil {
+		l.Route = g.nameOf(rt)
+	}
+	g.audit.add(l)
+}
+
+// auditRead notes a long poll.
 func (g *Gateway) auditRead(r *http.Request, from source, t *told) {
 	if t != nil && g.audit != nil {
 		g.audit.add(auditLine{Event: auditRead, Transport: transportNames[byPoll], Address: g.auditAddress(r), Subject: t.subject, Route: g.routeOf(from), Topics: t.topics})

@@ -321,10 +321,14 @@ type Config struct {
 	// Secrets say when a file of a secret has changed; nil: none does.
 	Secrets *secret.Source `ignored:"true"`
 
-	// AuditLog is where a line of JSON goes for each stream that is opened or
-	// closed: who, when, why, from where, which topics. A file, which is opened again
+	// AuditLog is where a line of JSON goes for each stream that is opened, closed or
+	// refused: who, when, why, from where, which topics. A file, which is opened again
 	// on SIGHUP, or - for standard error. Not set, nothing is kept.
 	AuditLog string `envconfig:"AUDIT_LOG"`
+
+	// AuditRefusalRate is how many refusals a second AUDIT_LOG has, ten times as many
+	// at once; it says how many more there were. 0 means any number.
+	AuditRefusalRate int `envconfig:"AUDIT_REFUSAL_RATE" default:"10"`
 
 	// OtherMemory is what others in the process may take of MEMORY_LIMIT.
 	OtherMemory bytesize.Bytes `ignored:"true"`
@@ -506,7 +510,7 @@ func (c *Config) checkPatience(bad func(env string, got any, want string)) {
 	for _, r := range []struct {
 		env string
 		n   int
-	}{{"REQUEST_RATE_PER_IP", c.RequestRatePerIP}, {"CONNECT_RATE_PER_IP", c.ConnectRatePerIP}, {"EVENTS_MESSAGE_RATE", c.EventsMessageRate}} {
+	}{{"REQUEST_RATE_PER_IP", c.RequestRatePerIP}, {"CONNECT_RATE_PER_IP", c.ConnectRatePerIP}, {"EVENTS_MESSAGE_RATE", c.EventsMessageRate}, {"AUDIT_REFUSAL_RATE", c.AuditRefusalRate}} {
 		if r.n < 0 || r.n > most {
 			bad(r.env, r.n, fmt.Sprintf("must be between 0 and %d", most))
 		}

@@ -64,9 +64,9 @@ func TestValidateReportsEverything(t *testing.T) {
 		{"headers", func(c *Config) { c.MaxHeaders, c.MaxURLBytes = 9, 2<<20 }, []string{"MAX_HEADERS=9: must be between 10 and 10000", "MAX_URL_BYTES=2MiB: must be between"}},
 		{"patience", func(c *Config) { c.HeaderTimeout, c.BodyTimeout = 0, 2*time.Hour }, []string{"HEADER_TIMEOUT=0s: must be", "BODY_TIMEOUT=2h0m0s: must be"}},
 		{"rates", func(c *Config) {
-			c.RequestRatePerIP, c.ConnectRatePerIP, c.EventsMessageRate, c.MaxIdleConnections = -1, -1, -1, -1
+			c.RequestRatePerIP, c.ConnectRatePerIP, c.EventsMessageRate, c.MaxIdleConnections, c.AuditRefusalRate = -1, -1, -1, -1, -1
 		},
-			[]string{"REQUEST_RATE_PER_IP=-1: must be", "CONNECT_RATE_PER_IP=-1: must be", "EVENTS_MESSAGE_RATE=-1: must be", "MAX_IDLE_CONNECTIONS=-1: must be"}},
+			[]string{"REQUEST_RATE_PER_IP=-1: must be", "CONNECT_RATE_PER_IP=-1: must be", "EVENTS_MESSAGE_RATE=-1: must be", "AUDIT_REFUSAL_RATE=-1: must be", "MAX_IDLE_CONNECTIONS=-1: must be"}},
 		{"messages of EVENTS_PATH", func(c *Config) { c.EventsMessageMaxBytes = 0 }, []string{"EVENTS_MESSAGE_MAX_BYTES=0: must be between"}},
 		{"clients' certificates without one", func(c *Config) { c.TLSClientCAFile = "x" }, []string{"TLS_CLIENT_CA_FILE=x: needs TLS_CERT_FILE"}},
 		{"the PROXY protocol by nobody", func(c *Config) { c.ProxyProtocol = true }, []string{"PROXY_PROTOCOL=true: needs TRUSTED_PROXIES"}},

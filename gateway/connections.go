@@ -63,6 +63,12 @@ func (g *Gateway) routeOf(from source) string {
 	case linkless:
 		rt = from.route
 	}
+	return g.nameOf(rt)
+}
+
+// nameOf is how a route is named to operators; nil is that of the origin in this
+// process.
+func (g *Gateway) nameOf(rt *route.Route) string {
 	if rt == nil {
 		return g.eventsPath
 	}

@@ -450,7 +450,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	client := clientAddress(r, g.trusted)
 	out.client = addressOf(client)
-	if !g.acceptable(out, r) {
+	if !g.acceptable(out, r, local, rt) {
 		return
 	}
 	out.patience(g)
@@ -463,8 +463,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		why, ok = g.admit(&out.visit, client)
 	}
 	if !ok {
-		g.metrics.refused[why].Inc()
-		g.refuse(out, r, local, why)
+		g.refuse(out, r, local, rt, why, nil)
 		return
 	}
 
@@ -535,22 +534,32 @@ func (g *Gateway) admit(v *visit, address netip.Addr) (why refusal, ok bool) {
 
 // acceptable answers a request that can only have come by mistake, or worse. Waiting
 // would not help.
-func (g *Gateway) acceptable(out *output, r *http.Request) bool {
+func (g *Gateway) acceptable(out *output, r *http.Request, local bool, rt *route.Route) bool {
 	count := 0
 	for _, values := range r.Header {
 		count += len(values)
 	}
 	switch {
 	case len(r.RequestURI) > int(g.cfg.MaxURLBytes):
-		g.metrics.refused[refusedURL].Inc()
+		g.turnedAway(r, local, rt, refusedURL, nil)
 		out.text(http.StatusRequestURITooLong, fmt.Sprintf("The URL has %d bytes; at most %d are taken.", len(r.RequestURI), g.cfg.MaxURLBytes))
 	case count > g.cfg.MaxHeaders:
-		g.metrics.refused[refusedHeaders].Inc()
+		g.turnedAway(r, local, rt, refusedHeaders, nil)
 		out.text(http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("The request has %d headers; at most %d are taken.", count, g.cfg.MaxHeaders))
 	default:
 		return true
 	}
 	return false
+}
+
+// turnedAway notes that a request meets a limit.
+func (g *Gateway) turnedAway(r *http.Request, local bool, rt *route.Route, why refusal, t *told) {
+	g.metrics.refused[why].Inc()
+	by := told{refused: string(why)}
+	if t != nil {
+		by.subject, by.topics = t.subject, t.topics
+	}
+	g.auditRefusal(r, local, rt, &by)
 }
 
 // inPace says why a client has to go slower.
@@ -577,8 +586,10 @@ var refusals = map[refusal]struct {
 	refusedConnectRate: {http.StatusTooManyRequests, "too-many-connections", "your address opens more connections than it may; wait a little"},
 }
 
-// refuse answers a request that was turned away.
-func (g *Gateway) refuse(out *output, r *http.Request, local bool, why refusal) {
+// refuse answers a request that was turned away, which is of a route, or of t, as far
+// as that is known.
+func (g *Gateway) refuse(out *output, r *http.Request, local bool, rt *route.Route, why refusal, t *told) {
+	g.turnedAway(r, local, rt, why, t)
 	text := refusals[why]
 	out.Header().Set("Connection", "close")
 	if local && !isWebSocket(r) {

@@ -139,7 +139,7 @@ func (h *held) left(why fanout.Ending) {
 		e.reason = closedAborted
 	}
 	h.g.metrics.closed[e.reason].Inc()
-	h.record.closed(e.reason, h.conn)
+	h.record.closed(e, h.conn)
 	if e.err != nil {
 		h.g.log.Debug("stream ended", "reason", e.reason, "err", e.err)
 	}

@@ -25,7 +25,8 @@ type partner interface {
 // A reply is what a partner says to what it was given.
 type reply struct {
 	events   []grip.Event
-	told     *told         // for AUDIT_LOG; nil: nothing
+	told     *told         // who reads more by it; nil: nobody
+	refused  *told         // who may not; nil: nobody
 	accepted int           // how many bytes of content were taken
 	askAfter time.Duration // when to give it nothing, if there is nothing new; 0: never
 }
@@ -216,9 +217,10 @@ func (s *session) post() {
 			}
 			return
 		}
+		s.told = re.told
+		s.record.refused(re.refused)
 		switch {
 		case answered && s.carryOut(nil, re.events):
-			s.record.subscribed(re.told)
 			s.unanswered(t)
 		case !s.relays: // the socket has ended, and with it all that counts
 			return

@@ -101,7 +101,14 @@ func (s *session) subscribe(by *substream, c grip.Control) {
 		return
 	}
 	s.mark(attach)
-	s.start(c.Name, c.Channel, ins, attach)
+	var t *told
+	switch {
+	case !s.from.local():
+		t = s.g.toldChannels(attach)
+	case by == nil:
+		t = s.told
+	}
+	s.start(c.Name, c.Channel, ins, attach, t)
 }
 
 // filter makes one of the names that an origin has sent; nil: there is nothing to

@@ -67,7 +67,7 @@ func (d *dialogue) give(ctx context.Context, said []grip.Event, replayed int) (r
 			return reply{}, errors.New("events: a second OPEN")
 		}
 	}
-	re := reply{told: p.told, events: events, accepted: contentOf(said), askAfter: d.askAfter}
+	re := reply{told: p.told, refused: p.refused, events: events, accepted: contentOf(said), askAfter: d.askAfter}
 	if v := p.ins.Header.Get("Content-Bytes-Accepted"); v != "" {
 		if re.accepted, err = strconv.Atoi(v); err != nil || re.accepted < 0 {
 			return reply{}, fmt.Errorf("Content-Bytes-Accepted: %q is not a number of bytes", v)
@@ -203,7 +203,7 @@ func (o *httpEvents) again(ctx context.Context, err error, n int) bool {
 
 // What differs among kinds of partners.
 var (
-	localManners    = manners{pauseAt: 64 << 10, failed: 1011}
+	localManners    = manners{pauseAt: 64 << 10, oneEvent: true, failed: 1011} // so that it is known which message an answer is to
 	overHTTPManners = manners{pauseAt: grip.MaxEventsRequest, batch: grip.MaxEventsRequest}
 	oneEventManners = manners{pauseAt: grip.MaxEventsRequest, batch: grip.MaxEventsRequest, oneEvent: true}
 )
@@ -366,8 +366,10 @@ func (s *session) beginRelay(events []grip.Event, fixed []string) {
 	for _, name := range fixed {
 		attach := []fanout.Want{{Channel: name}}
 		s.mark(attach)
-		if st := s.add("", ""); st != nil { // the origin may know another channel by the name, where it has a prefix
+		t := s.g.toldChannels(attach)
+		if st := s.add("", "", t); st != nil { // the origin may know another channel by the name, where it has a prefix
 			st.fixed = true
+			s.record.subscribed(t)
 			st.begin(&grip.Instruct{Hold: grip.HoldStream}, attach)
 		}
 	}

@@ -36,11 +36,12 @@ func (g *Gateway) serveLocal(out *output, r *http.Request) {
 		out.text(http.StatusInternalServerError, "Internal error.")
 		return
 	}
+	g.auditRefusal(r, true, nil, p.refused)
 	if !g.admitReader(out, r, p) {
 		return
 	}
 	if p.ins.Hold != grip.HoldStream && p.ins.Next == nil || p.ins.Hold == grip.HoldResponse {
-		g.auditRead(r, localSource{g}, p.told)
+		g.auditRead(r, localSource{g}, p.told) // a long poll
 	}
 	g.deliver(out, r, p, localSource{g}, nil)
 }
@@ -52,8 +53,7 @@ func (g *Gateway) admitReader(out *output, r *http.Request, p *page) bool {
 	}
 	var ok bool
 	if out.visit.reader, ok = g.limits.enterSubject(p.told.subject); !ok {
-		g.metrics.refused[refusedSubject].Inc()
-		g.refuse(out, r, true, refusedSubject)
+		g.refuse(out, r, true, nil, refusedSubject, p.told)
 	}
 	return ok
 }
@@ -132,6 +132,9 @@ func (g *Gateway) carryOut(out *output, r *http.Request, x *exchange, a *cache.A
 		p.close()
 		g.badGateway(out, r, rt, err)
 		return nil, false
+	}
+	if p.ins.Hold == grip.HoldResponse && x.rounds == 0 {
+		g.auditRead(r, from, g.toldChannels(wants(&p.ins, from)))
 	}
 	return g.deliver(out, r, p, from, x)
 }

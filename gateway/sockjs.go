@@ -125,7 +125,7 @@ func (g *Gateway) openInside(ctx context.Context, out *output, r *http.Request, 
 		why, ok := g.admit(&v, clientAddress(r, g.trusted))
 		if !ok {
 			v.leave()
-			g.metrics.refused[why].Inc()
+			g.turnedAway(r, false, rt, why, nil)
 			return nil, &sockjs.Refusal{Status: http.StatusServiceUnavailable,
 				Header: http.Header{"Retry-After": {"5"}, "Content-Type": {"text/plain"}}, Body: []byte(refusals[why].text + "\n")}
 		}

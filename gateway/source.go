@@ -30,8 +30,9 @@ type page struct {
 	// is all. Who takes the page closes it.
 	rest io.ReadCloser
 
-	// told is what the origin in this process says for AUDIT_LOG; nil: nothing.
-	told *told
+	// told is who reads by the page, and refused who may not, as the origin in this
+	// process says it; nil: nobody.
+	told, refused *told
 
 	// marks are where in the logs the page's first hold begins, of an answer that
 	// came before now; nil: where they end.
@@ -111,7 +112,8 @@ func (g *Gateway) call(r *http.Request) (*page, error) {
 	if rec.head == nil {
 		rec.head = rec.header
 	}
-	p := &page{status: rec.status, told: g.takeTold(rec.status, rec.head)}
+	p := &page{status: rec.status}
+	p.told, p.refused = g.takeTold(rec.status, rec.head)
 	if !grip.IsInstruct(rec.head) {
 		p.ins = grip.Instruct{Header: rec.head, Body: rec.body.Bytes()}
 		return p, nil

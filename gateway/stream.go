@@ -32,6 +32,7 @@ type ending struct {
 	reason closeReason
 	code   int    // of a WebSocket close; 0: the stream ends, not the socket
 	text   string // of the same
+	says   string // why, as the origin in this process says it, for AUDIT_LOG
 	broken bool   // the client must see that the body is incomplete
 	err    error  // for the log, where it is the origin's fault
 }
@@ -111,7 +112,7 @@ func (s *stream) begin(ins *grip.Instruct, attach []fanout.Want) {
 	s.g.drain.spawn(func() { // ends with the connection
 		ctx, done := s.ask()
 		defer done()
-		s.settle(s.follow.run(ctx, ins, nil))
+		s.settle(s.follow.run(ctx, &page{ins: *ins}, nil))
 	})
 }
 
@@ -204,12 +205,13 @@ type follow struct {
 	fruitless int    // links asked in a row, to attach, that brought nothing
 }
 
-// run carries out ins, whose body is written already, until the stream holds
-// (then sub is what it holds by), or ends.
+// run carries out p, whose body is written already, until the stream holds (then
+// sub is what it holds by), or ends.
 //
-// since is what the channels' logs held when ins was asked for.
-func (f *follow) run(ctx context.Context, ins *grip.Instruct, since []fanout.Want) (sub *fanout.Subscriber, end ending) {
+// since is what the channels' logs held when p was asked for.
+func (f *follow) run(ctx context.Context, p *page, since []fanout.Want) (sub *fanout.Subscriber, end ending) {
 	for {
+		ins := &p.ins
 		var lasts []grip.Last
 		why := askedForPage
 		switch {
@@ -225,15 +227,14 @@ func (f *follow) run(ctx context.Context, ins *grip.Instruct, since []fanout.Wan
 		case ins.Hold == grip.HoldResponse: // a page may not be one
 			return nil, ending{reason: closedOriginError, code: 1011, text: "internal error", err: errors.New("a page of a stream holds a response")}
 		case ins.Next == nil:
-			return nil, ending{reason: closedByOrigin}
+			return nil, ending{reason: closedByOrigin, says: p.refused.why()}
 		}
 		since = f.marks(lasts)
-		p, end := f.ask(ctx, ins.Next, lasts, why)
-		if end != nil {
-			return nil, *end
+		var over *ending
+		if p, over = f.ask(ctx, ins.Next, lasts, why); over != nil {
+			return nil, *over
 		}
-		ins = &p.ins
-		if len(ins.Body) > 0 || p.rest != nil {
+		if len(p.ins.Body) > 0 || p.rest != nil {
 			f.fruitless = 0
 		}
 		if err := f.sink.page(p); err != nil {
@@ -315,7 +316,7 @@ func (f *follow) resume(ctx context.Context, sub *fanout.Subscriber, status fano
 	if err := f.sink.page(p); err != nil {
 		return nil, f.lost(err)
 	}
-	return f.run(ctx, &p.ins, since)
+	return f.run(ctx, p, since)
 }
 
 // marks notes the ends of the logs of channels whose ids the origin is asked with.

@@ -38,6 +38,7 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 		return
 	}
 	if p.status != http.StatusOK || !isEvents(p.ins.Header) {
+		g.auditRefusal(r, true, nil, p.refused)
 		g.plain(out, p, p.status) // a refusal
 		return
 	}
@@ -177,7 +178,7 @@ type session struct {
 	from   source
 	speech *speech
 	relays bool  // the origin also hears pings, pongs and the end
-	told   *told // of the first answer, until it was recorded
+	told   *told // of the answer that is being carried out; nil: it lets nobody read
 
 	mu      sync.Mutex
 	streams []*substream // guarded by mu
@@ -195,6 +196,7 @@ type substream struct {
 	name    string // as given by the origin; may be empty
 	channel string // that it was started with
 	follow  follow
+	told    *told // who reads what by it, where AUDIT_LOG has it as begun; nil: it has not
 
 	paging  sync.Mutex         // held while it sends a page
 	stopped atomic.Bool        // it sends nothing more
@@ -206,7 +208,7 @@ type substream struct {
 // sends does not overtake it.
 func (s *session) begin(ins *grip.Instruct, events []grip.Event, attach []fanout.Want) {
 	if s.carryOut(nil, events) && (ins.Hold != grip.HoldNone || ins.Next != nil) {
-		s.start("", "", ins, attach)
+		s.start("", "", ins, attach, nil)
 	}
 	s.mu.Lock()
 	if s.extra != nil {
@@ -301,6 +303,9 @@ func (s *session) carryOut(by *substream, events []grip.Event) bool {
 			}
 			_ = s.conn.WriteFrames(frames)
 			e := ending{reason: closedByOrigin, code: code, text: reason}
+			if s.from.local() {
+				e.says = reason
+			}
 			if s.clientClosed() {
 				e.reason = closedByClient
 			}
@@ -334,9 +339,10 @@ func (s *session) understand(e grip.Event) (content []byte, control *grip.Contro
 	return content, nil, forClient
 }
 
-// start follows one more stream on the socket.
-func (s *session) start(name, channel string, ins *grip.Instruct, attach []fanout.Want) {
-	if st := s.add(name, channel); st != nil {
+// start follows one more stream on the socket, by which t reads; nil: who opened it.
+func (s *session) start(name, channel string, ins *grip.Instruct, attach []fanout.Want, t *told) {
+	if st := s.add(name, channel, t); st != nil {
+		s.record.subscribed(t)
 		st.begin(ins, attach)
 	}
 }
@@ -352,12 +358,12 @@ func (st *substream) begin(ins *grip.Instruct, attach []fanout.Want) {
 	st.s.g.drain.spawn(func() { // ends with the connection, or when the stream holds
 		ctx, done := st.s.ask()
 		defer done()
-		st.settle(st.follow.run(ctx, ins, nil))
+		st.settle(st.follow.run(ctx, &page{ins: *ins}, nil))
 	})
 }
 
 // add returns a new stream, or nil where there can be none.
-func (s *session) add(name, channel string) *substream {
+func (s *session) add(name, channel string, t *told) *substream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -371,7 +377,7 @@ func (s *session) add(name, channel string) *substream {
 	if st.s != nil {
 		st = new(substream)
 	}
-	st.s, st.name, st.channel = s, name, channel
+	st.s, st.name, st.channel, st.told = s, name, channel, t
 	st.follow = follow{held: &s.held, source: s.from, sink: st}
 	s.streams = append(s.streams, st)
 	return st
@@ -388,17 +394,24 @@ func (st *substream) settle(sub *fanout.Subscriber, end ending) {
 	s.mu.Unlock()
 	switch {
 	case st.stopped.Load():
+		return
 	case end.code != 0, end.broken:
 		s.tellClosed()
 		s.finish(end)
+		return
 	case end.err != nil:
 		s.g.log.Debug("stream on a websocket ended", "reason", end.reason, "err", end.err)
 	}
+	s.record.unsubscribed(st.told, end)
 }
 
 // stop ends the streams that which says. When it returns they send nothing more;
 // but by, which calls it, ends later.
 func (s *session) stop(by *substream, which func(*substream) bool) {
+	why := ending{reason: closedByClient}
+	if !s.from.local() {
+		why.reason = closedByOrigin // whatever the client may have said to it
+	}
 	s.mu.Lock()
 	var asking []*substream
 	s.streams = slices.DeleteFunc(s.streams, func(st *substream) bool {
@@ -406,6 +419,7 @@ func (s *session) stop(by *substream, which func(*substream) bool) {
 			return false
 		}
 		st.stopped.Store(true)
+		s.record.unsubscribed(st.told, why)
 		if st.sub == nil || !s.conn.Drop(st.sub) {
 			asking = append(asking, st)
 		}

@@ -101,10 +101,12 @@ type IDs interface {
 }
 
 // What an origin in the same process says of an answer that lets somebody read,
-// for the gateway's records and limits. They go no further than the gateway.
+// or does not, for the gateway's records and limits. They go no further than the
+// gateway.
 const (
 	SubjectField = "Spillway-Subject" // who it is; not there: nobody says
 	TopicsField  = "Spillway-Topics"  // which topics, a value for each
+	RefusedField = "Spillway-Refused" // why nothing is read, or why a stream ends; not there: something is
 )
 
 type linkKey struct{}

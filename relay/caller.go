@@ -249,6 +249,44 @@ func tellNobody(h http.Header) {
 	delete(h, grip.SubjectField)
 }
 
+// Why requests are refused, where it is not one of the codes of a stream-error.
+const (
+	refusedUnauthorized = "unauthorized" // nothing, or nothing that is valid, says who it is
+	refusedForbidden    = "forbidden"    // who it is may not do this
+	refusedHidden       = "hidden"       // the same, answered as if there were no such topic
+)
+
+// tellRefusal tells the gateway why an answer lets nobody read, for its records.
+// What was told of the reader, and of the topics, stays.
+func (o *Origin) tellRefusal(h http.Header, why string) {
+	if o.tells {
+		h[grip.RefusedField] = []string{why}
+	}
+}
+
+// tellFailure tells the gateway of a request, or message, that came to nothing.
+func (o *Origin) tellFailure(h http.Header, err error) {
+	if why := refusalOf(err); why != "" {
+		o.tellRefusal(h, why)
+	} else if len(h[grip.RefusedField]) == 0 {
+		tellNobody(h)
+	}
+}
+
+// tellHidden is tellRefusal for topics that c may not know of. Names of topics that
+// are not there are only what somebody says.
+func (o *Origin) tellHidden(h http.Header, topics []string, c *caller) {
+	for _, topic := range topics {
+		if c.mayReadAll([]string{topic}) || !o.catalog.exposed(topic) {
+			continue
+		}
+		if t, _, _ := o.catalog.cached(topic); t != nil {
+			o.tellReader(h, []string{topic}, c)
+			o.tellRefusal(h, refusedHidden)
+		}
+	}
+}
+
 // kept is who opened the WebSocket that a request came by.
 func (o *Origin) kept(r *http.Request) (*caller, error) {
 	if o.auth == nil {

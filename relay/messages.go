@@ -211,6 +211,7 @@ func (o *Origin) message(out []byte, h http.Header, r *http.Request, content []b
 			return appendReply(out, &m, "error", codeNotConfigured, "this server does not authenticate clients; there is no token to renew", "")
 		}
 		if err := o.renewToken(h, r, m.Token); err != nil {
+			o.tellFailure(h, err)
 			return o.refuseMessage(out, &m, err)
 		}
 		return appendReply(out, &m, "authenticated", "", "", "")
@@ -253,7 +254,10 @@ func (o *Origin) refuseMessage(out []byte, m *clientMessage, err error) []byte {
 }
 
 func (o *Origin) subscribe(out []byte, h http.Header, r *http.Request, m *clientMessage) []byte {
-	refuse := func(err error) []byte { return o.refuseMessage(out, m, err) }
+	refuse := func(err error) []byte {
+		o.tellFailure(h, err)
+		return o.refuseMessage(out, m, err)
+	}
 	name, err := m.refName()
 	if err != nil {
 		return refuse(&badRequest{err.Error()})
@@ -278,8 +282,10 @@ func (o *Origin) subscribe(out []byte, h http.Header, r *http.Request, m *client
 		return refuse(err)
 	}
 	if !o.shows(c, r, s.topics...) {
+		o.tellHidden(h, s.topics, c)
 		return refuse(errUnknownTopic)
 	}
+	o.tellReader(h, s.topics, c)
 	topics, err := o.find(r.Context(), s.topics)
 	if err != nil {
 		return refuse(err)
@@ -301,7 +307,6 @@ func (o *Origin) subscribe(out []byte, h http.Header, r *http.Request, m *client
 	if err != nil {
 		return refuse(err)
 	}
-	o.tellReader(h, s.topics, c)
 	return grip.AppendControlEvent(out, grip.Control{Type: grip.ControlSubscribe, Name: name, Link: o.path + sealed})
 }
 

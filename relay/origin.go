@@ -121,6 +121,7 @@ func (o *Origin) serveEvents(w http.ResponseWriter, r *http.Request, path string
 		return
 	}
 	if !o.shows(c, r, s.topics...) {
+		o.tellHidden(w.Header(), s.topics, c)
 		o.notFound(w, r) // as if there were no such topic
 		return
 	}

@@ -52,7 +52,7 @@ func (o *Origin) notFound(w http.ResponseWriter, r *http.Request) {
 
 // fail turns an error of one request into its answer.
 func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
-	tellNobody(w.Header())
+	o.tellFailure(w.Header(), err)
 	var bad *badRequest
 	var missing *noPartitionError
 	var forbidden *forbiddenError
@@ -85,6 +85,23 @@ func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
 		o.log.Error("request", "path", r.URL.Path, "err", err)
 		o.Refuse(w, r, codeInternal, "internal error; try again")
 	}
+}
+
+// refusalOf is why an error refuses somebody; "" where it is not about who asks, nor
+// a limit.
+func refusalOf(err error) string {
+	var denied *auth.Denied
+	switch {
+	case errors.As(err, &denied) && denied.Status == http.StatusForbidden, errors.As(err, new(*forbiddenError)):
+		return refusedForbidden
+	case denied != nil, errors.Is(err, errExpired):
+		return refusedUnauthorized
+	case errors.Is(err, auth.ErrUnavailable):
+		return codeAuthUnavailable
+	case errors.Is(err, errTooManyViews):
+		return codeTooManyViews
+	}
+	return ""
 }
 
 // writeDenied answers who may not go on, in the API's words where it had some.
@@ -167,6 +184,7 @@ func (o *Origin) failLink(w http.ResponseWriter, r *http.Request, l *link, err e
 		o.fail(w, r, err)
 		return
 	}
+	o.tellRefusal(w.Header(), e.Code)
 	q, _ := o.queries.of(l.queryText) // one that is broken has no channel whose name it could be
 	wr := &writer{rendering: l.rendering(), channel: channelName(l.Topics, q, l.rendering()), cloud: newCloud(l.Form, o.path, nil, nil)}
 	out := wr.appendControl(nil, l.Via, controlEvent{name: "stream-error", data: e}, nil)
