@@ -50,7 +50,8 @@ type Config struct {
 	RelayChannels string `envconfig:"RELAY_CHANNELS" default:"partition"`
 
 	// LinkKey seals next links: any text of 32 bytes or more, or base64:….
-	// Not set, a random key is made at start, which is right for serve.
+	// Of two, comma separated, the first seals, and what the second sealed is
+	// still read. Not set, a random key is made at start, which is right for serve.
 	LinkKey string `envconfig:"LINK_KEY" secret:"true"`
 
 	// CursorKey seals the ids of events, so that they neither show offsets, and
@@ -206,7 +207,7 @@ func (c *Config) Validate() error {
 		bad("RELAY_CHANNELS", c.RelayChannels, "must be partition, topic or both")
 	}
 	if c.LinkKey != "" {
-		if _, err := parseSecret(c.LinkKey); err != nil {
+		if _, err := parseLinkKey(c.LinkKey); err != nil {
 			errs = append(errs, fmt.Errorf("LINK_KEY: %w", err))
 		}
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/tink-crypto/tink-go/v2/daead/subtle"
+
+	"spillway/grip/secret"
 )
 
 // A link is all that the page behind a next link depends on. A gateway follows
@@ -104,6 +106,7 @@ func (l *link) holdRendering() rendering {
 // A holdLink is the next link of streams that hold a channel and do not end by
 // themselves. All that they do not share is in it.
 type holdLink struct {
+	key          *subtle.AESSIV // that it is sealed with
 	via          transport
 	subscription bool
 	heartbeatMS  int64
@@ -128,6 +131,9 @@ func (c *linkCache) all() []holdLink {
 // value returns the Grip-Link of streams that are like this, or makes it.
 func (c *linkCache) value(like holdLink, make func() []string) []string {
 	links := c.all()
+	if len(links) > 0 && links[0].key != like.key { // LINK_KEY has changed
+		links = nil
+	}
 	for i := range links {
 		l := &links[i]
 		if l.via == like.via && l.heartbeatMS == like.heartbeatMS && l.subscription == like.subscription && l.sparing == like.sparing {
@@ -148,24 +154,45 @@ const linkPrefix = "~next/"
 
 // A sealer seals links with AES-SIV (RFC 5297): equal links have equal paths,
 // so that gateways can share their answers, and none can be forged or read.
-type sealer struct{ siv *subtle.AESSIV }
-
-// newSealer makes the key from secret, or a random one that dies with the process.
-func newSealer(secret []byte) (*sealer, error) {
-	if secret == nil {
-		secret = make([]byte, minKeyBytes)
-		rand.Read(secret)
-	}
-	key, err := hkdf.Key(sha256.New, secret, nil, "spillway next link", subtle.AESSIVKeySize)
-	if err != nil {
-		return nil, fmt.Errorf("derive link key: %w", err)
-	}
-	siv, err := subtle.NewAESSIV(key)
-	if err != nil {
-		return nil, fmt.Errorf("make link cipher: %w", err)
-	}
-	return &sealer{siv}, nil
+type sealer struct {
+	keys *secret.Value[[]*subtle.AESSIV] // the first seals, and all open
 }
+
+// newSealer makes keys from LINK_KEY, or a random one that dies with the process.
+func newSealer(cfg *Config) (*sealer, error) {
+	text := cfg.LinkKey
+	if text == "" {
+		text = rand.Text() + rand.Text()
+	}
+	keys, err := secret.Follow(cfg.Secrets, "LINK_KEY", text, parseLinkKey)
+	if err != nil {
+		return nil, err
+	}
+	return &sealer{keys}, nil
+}
+
+// parseLinkKey reads LINK_KEY: one secret, or two while one is replaced. The
+// error does not show them.
+func parseLinkKey(text string) ([]*subtle.AESSIV, error) {
+	secrets, err := parseSecrets(text)
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]*subtle.AESSIV, len(secrets))
+	for i, one := range secrets {
+		key, err := hkdf.Key(sha256.New, one, nil, "spillway next link", subtle.AESSIVKeySize)
+		if err != nil {
+			return nil, fmt.Errorf("derive link key: %w", err)
+		}
+		if keys[i], err = subtle.NewAESSIV(key); err != nil {
+			return nil, fmt.Errorf("make link cipher: %w", err)
+		}
+	}
+	return keys, nil
+}
+
+// key is what links are sealed with now.
+func (s *sealer) key() *subtle.AESSIV { return s.keys.Get()[0] }
 
 // seal is the path of a link behind EVENTS_PATH.
 func (s *sealer) seal(l *link) (string, error) {
@@ -185,7 +212,7 @@ func (s *sealer) open(text string) (*link, error) {
 
 // sealAs seals v, which marshals to JSON, for one purpose.
 func (s *sealer) sealAs(purpose string, v any) (string, error) {
-	sealed, err := s.siv.EncryptDeterministically(mustJSON(v), []byte(purpose))
+	sealed, err := s.key().EncryptDeterministically(mustJSON(v), []byte(purpose))
 	if err != nil {
 		return "", fmt.Errorf("seal: %w", err)
 	}
@@ -200,8 +227,11 @@ func (s *sealer) openAs(purpose, text string, v any) error {
 	if err != nil {
 		return errSeal
 	}
-	plain, err := s.siv.DecryptDeterministically(sealed, []byte(purpose))
-	if err != nil {
+	var plain []byte
+	if !slices.ContainsFunc(s.keys.Get(), func(k *subtle.AESSIV) bool {
+		plain, err = k.DecryptDeterministically(sealed, []byte(purpose))
+		return err == nil
+	}) {
 		return errSeal
 	}
 	d := json.NewDecoder(bytes.NewReader(plain))
@@ -211,6 +241,26 @@ func (s *sealer) openAs(purpose, text string, v any) error {
 		return fmt.Errorf("%w: it was sealed by another version: %w", errSeal, err)
 	}
 	return nil
+}
+
+// parseSecrets reads one secret, or two, comma separated: the new one, and the
+// one that it replaces. The error does not show them.
+func parseSecrets(text string) ([][]byte, error) {
+	texts := strings.Split(text, ",")
+	if len(texts) > 2 {
+		return nil, errors.New("more than two keys, comma separated; give the one to seal with, and the old one")
+	}
+	secrets := make([][]byte, len(texts))
+	for i, one := range texts {
+		var err error
+		if secrets[i], err = parseSecret(strings.TrimSpace(one)); err != nil {
+			if len(texts) > 1 {
+				err = fmt.Errorf("key %d of 2, comma separated: %w", i+1, err)
+			}
+			return nil, err
+		}
+	}
+	return secrets, nil
 }
 
 // parseSecret reads a secret that keys are made from: text, or base64:….

@@ -3,16 +3,25 @@ package relay
 import (
 	"encoding/base64"
 	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"spillway/grip"
+	"spillway/grip/secret"
 	"spillway/relay/auth"
+	"spillway/relay/kafkatest"
 )
 
 func newTestSealer(t *testing.T, secret string) *sealer {
 	t.Helper()
-	s, err := newSealer([]byte(secret))
+	s, err := newSealer(&Config{LinkKey: secret})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,16 +74,13 @@ func TestLinkThatIsNotOurs(t *testing.T) {
 	sealed := strings.TrimPrefix(path, linkPrefix)
 	raw, _ := base64.RawURLEncoding.DecodeString(sealed)
 	withJSON := func(text string) string {
-		b, err := s.siv.EncryptDeterministically([]byte(text), []byte(linkPrefix))
+		b, err := s.key().EncryptDeterministically([]byte(text), []byte(linkPrefix))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return base64.RawURLEncoding.EncodeToString(b)
 	}
-	random, err := newSealer(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	random := newTestSealer(t, "")
 	for _, tt := range []struct {
 		name, text string
 		s          *sealer
@@ -99,6 +105,75 @@ func TestLinkThatIsNotOurs(t *testing.T) {
 		if _, err := s.open(base64.RawURLEncoding.EncodeToString(forged)); !errors.Is(err, errSeal) {
 			t.Fatalf("byte %d changed: %v, want errSeal", i, err)
 		}
+	}
+}
+
+// A key is replaced in three steps, and links are followed until the last: those
+// of streams, and what WebSockets keep.
+func TestLinkKeyIsReplaced(t *testing.T) {
+	k := kafkatest.Fake(t)
+	k.CreateTopic("t", 1)
+	values(k, "t", "a")
+	const a, b = aSecret, anotherSecret
+	var file atomic.Value
+	file.Store(a)
+	source := secret.NewSource()
+	source.Add("LINK_KEY", a, func() (string, error) { return file.Load().(string), nil })
+	h := startRelay(t, k, func(c *Config) { c.LinkKey, c.Secrets = a, source })
+	source.Watch(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	change := func(key string) {
+		file.Store(key)
+		source.Reload()
+	}
+	live := func() (link string) {
+		l := h.open("/events/t/")
+		l.until("hold", func(string) bool { return l.holding })
+		return l.next
+	}
+	follow := func(link string) int {
+		r := httptest.NewRequest(http.MethodGet, link, nil)
+		return h.do(r.WithContext(grip.WithLink(r.Context()))).Code
+	}
+	kept := func(sealer *sealer) string {
+		sealed, err := sealer.sealAs(metaGrant, &caller{Socket: "w"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sealed
+	}
+	opens := func(sealed string) bool { return h.r.origin.sealer.openAs(metaGrant, sealed, new(caller)) == nil }
+
+	old, oldSocket := live(), kept(newTestSealer(t, a))
+	change(b + ", " + a)
+	rotated := live() // not what streams shared before
+	if rotated == old {
+		t.Error("new streams have a link that the old key sealed")
+	}
+	if again := live(); again != rotated {
+		t.Error("equal streams have different links")
+	}
+	for _, link := range []string{old, rotated} {
+		if got := follow(link); got != http.StatusOK {
+			t.Errorf("with both keys: got %d for %s, want 200", got, link)
+		}
+	}
+	if !opens(oldSocket) || !opens(kept(newTestSealer(t, b))) {
+		t.Error("with both keys: a WebSocket is not known any more")
+	}
+	for _, bad := range []string{"", "short", a + "," + b + "," + a, a + ","} {
+		change(bad)
+		if got := follow(rotated); got != http.StatusOK {
+			t.Errorf("after the bad key %q: got %d, want 200", bad, got)
+		}
+	}
+	change(b)
+	for link, want := range map[string]int{old: http.StatusNotFound, rotated: http.StatusOK} {
+		if got := follow(link); got != want {
+			t.Errorf("with the new key alone: got %d for %s, want %d", got, link, want)
+		}
+	}
+	if opens(oldSocket) {
+		t.Error("with the new key alone: what the old one sealed is read")
 	}
 }
 

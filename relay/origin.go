@@ -459,6 +459,7 @@ func (o *Origin) holdLink(ch *channel, topics []string, query queryText, like ho
 	if right != nil {
 		return make()
 	}
+	like.key = o.sealer.key()
 	return ch.links.value(like, make)
 }
 

@@ -74,15 +74,9 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 	if err != nil {
 		return nil, err
 	}
-	var secret []byte
-	if cfg.LinkKey != "" {
-		if secret, err = parseSecret(cfg.LinkKey); err != nil {
-			return nil, fmt.Errorf("LINK_KEY: %w", err)
-		}
-	}
-	sealer, err := newSealer(secret)
+	sealer, err := newSealer(&cfg)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("LINK_KEY: %w", err)
 	}
 	r := &Relay{log: log, props: props, refresh: min(props.MetadataMaxAge(), maxRefreshInterval)}
 	if cfg.CursorKey == "" {

@@ -1,10 +1,6 @@
 package relay
 
 import (
-	"errors"
-	"fmt"
-	"strings"
-
 	"spillway/grip/secret"
 	"spillway/relay/cursor"
 )
@@ -37,19 +33,9 @@ func ParseCursorKey(text string) (*cursor.Sealer, error) {
 	if text == "" {
 		return nil, nil
 	}
-	texts := strings.Split(text, ",")
-	if len(texts) > 2 {
-		return nil, errors.New("more than two keys, comma separated; give the one to seal with, and the old one")
-	}
-	secrets := make([][]byte, len(texts))
-	for i, one := range texts {
-		var err error
-		if secrets[i], err = parseSecret(strings.TrimSpace(one)); err != nil {
-			if len(texts) > 1 {
-				err = fmt.Errorf("key %d of 2, comma separated: %w", i+1, err)
-			}
-			return nil, err
-		}
+	secrets, err := parseSecrets(text)
+	if err != nil {
+		return nil, err
 	}
 	return cursor.NewSealer(secrets...)
 }

@@ -20,7 +20,7 @@ var configTable = []setting{
 	{part: "Kafka and events", name: "RELAY_CHANNELS", deflt: "partition", twin: false,
 		doc: "Says to which channels the relay command publishes each record: partition (<topic>.<p>, resumable), topic (<topic>, for origins that hold Grip-Channel: <topic>), or both."},
 	{part: "Kafka and events", name: "LINK_KEY", deflt: "", twin: true,
-		doc: "Seals next links: any text of 32 bytes or more, or base64:…. Not set, a random key is made at start, which is right for serve."},
+		doc: "Seals next links: any text of 32 bytes or more, or base64:…. Of two, comma separated, the first seals, and what the second sealed is still read. Not set, a random key is made at start, which is right for serve."},
 	{part: "Kafka and events", name: "CURSOR_KEY", deflt: "", twin: true,
 		doc: "Seals the ids of events, so that they neither show offsets, and with them how many records a topic has, nor can be made up: any text of 32 bytes or more, or base64:…, the same on all replicas. Of two, comma separated, the first seals, and what the second sealed is still read."},
 	{part: "Kafka and events", name: "CORS_ORIGINS", deflt: "*", twin: false,
