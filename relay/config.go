@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -300,6 +301,19 @@ func (c *Config) rules() (rules, error) {
 		return nil, fmt.Errorf("TOPIC_RULES: %w", err)
 	}
 	return rs, nil
+}
+
+// kafka are the consumer properties to connect with: credentials in the file
+// may change.
+func (c *Config) kafka() (*properties.Properties, error) {
+	props, err := c.Properties()
+	if err != nil {
+		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
+	}
+	if file := c.KafkaConsumerConfigFile; file != "" {
+		props.Reread(func() ([]byte, error) { return os.ReadFile(file) }) // a Secret that changes
+	}
+	return props, nil
 }
 
 // Properties are the consumer properties of both sources.

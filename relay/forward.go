@@ -52,9 +52,9 @@ type Forwarder struct {
 
 // NewForwarder connects to nothing yet; Run does.
 func NewForwarder(cfg Config, proxies grip.Publisher, log *slog.Logger, reg prometheus.Registerer) (*Forwarder, error) {
-	props, err := cfg.Properties()
+	props, err := cfg.kafka()
 	if err != nil {
-		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
+		return nil, err
 	}
 	exposed, err := exposure(cfg.Topics, cfg.TopicsExclude, props.TopicBlacklist())
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,12 +58,9 @@ type Relay struct {
 
 // New connects to nothing yet; Run does. The error says which variable is wrong.
 func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Registerer) (*Relay, error) {
-	props, err := cfg.Properties()
+	props, err := cfg.kafka()
 	if err != nil {
-		return nil, fmt.Errorf("KAFKA_CONSUMER_CONFIG: %w", err)
-	}
-	if file := cfg.KafkaConsumerConfigFile; file != "" {
-		props.Reread(func() ([]byte, error) { return os.ReadFile(file) }) // a Secret that changes
+		return nil, err
 	}
 	exposed, err := exposure(cfg.Topics, cfg.TopicsExclude, props.TopicBlacklist())
 	if err != nil {
