@@ -11,6 +11,8 @@ import (
 	"unicode"
 
 	"github.com/twmb/franz-go/pkg/sr"
+
+	"spillway/grip/secret"
 )
 
 const (
@@ -21,18 +23,20 @@ const (
 
 // A client asks the registry's URLs, one after the other.
 type client struct {
-	urls      []*sr.Client
-	names     []string
-	timeout   time.Duration // of one question to all URLs
-	first     atomic.Uint32 // the URL that has answered last
+	places    *secret.Value[[]place]
+	auth      *secret.Value[credentials] // for all places; none: those of each
+	timeout   time.Duration              // of one question to all places
+	first     atomic.Uint32              // the place that has answered last
 	transport *http.Transport
 }
 
+// A place is one URL.
+type place struct {
+	*sr.Client
+	name string
+}
+
 func newClient(cfg Config) (*client, error) {
-	targets, bearer, err := cfg.targets()
-	if err != nil {
-		return nil, err
-	}
 	conf, err := cfg.tls()
 	if err != nil {
 		return nil, err
@@ -40,21 +44,49 @@ func newClient(cfg Config) (*client, error) {
 	c := &client{timeout: cfg.Timeout, transport: http.DefaultTransport.(*http.Transport).Clone()}
 	c.transport.TLSClientConfig = conf
 	hc := &http.Client{Transport: capped{c.transport}}
-	for _, t := range targets {
-		opts := []sr.ClientOpt{sr.HTTPClient(hc), sr.URLs(t.url), sr.UserAgent("spillway")}
-		if t.basic {
-			opts = append(opts, sr.BasicAuth(t.user, t.password))
+	if c.auth, err = secret.Follow(cfg.Secrets, "SCHEMA_REGISTRY_AUTH", cfg.Auth, parseAuth); err != nil {
+		return nil, err
+	}
+	c.places, err = secret.Follow(cfg.Secrets, "SCHEMA_REGISTRY_URL", strings.Join(cfg.URLs, ","), func(text string) ([]place, error) {
+		targets, err := parseURLs(text)
+		if err == nil && len(targets) == 0 {
+			err = errors.New("SCHEMA_REGISTRY_URL: nothing but commas; write https://HOST:PORT")
 		}
-		if bearer != "" {
-			opts = append(opts, sr.BearerToken(bearer))
-		}
-		one, err := sr.NewClient(opts...)
 		if err != nil {
 			return nil, err
 		}
-		c.urls, c.names = append(c.urls, one), append(c.names, t.url)
+		return c.placesOf(targets, hc)
+	})
+	return c, err
+}
+
+func (c *client) placesOf(targets []target, hc *http.Client) ([]place, error) {
+	var places []place
+	for _, t := range targets {
+		one, err := sr.NewClient(sr.HTTPClient(hc), sr.URLs(t.url), sr.UserAgent("spillway"), sr.PreReq(func(rq *http.Request) error {
+			if auth := c.auth.Get(); auth != (credentials{}) {
+				auth.show(rq)
+			} else {
+				t.show(rq)
+			}
+			return nil
+		}))
+		if err != nil {
+			return nil, err
+		}
+		places = append(places, place{one, t.url})
 	}
-	return c, nil
+	return places, nil
+}
+
+// show puts credentials into a request.
+func (c *credentials) show(rq *http.Request) {
+	switch {
+	case c.token != "":
+		rq.Header.Set("Authorization", "Bearer "+c.token)
+	case c.basic:
+		rq.SetBasicAuth(c.user, c.password)
+	}
 }
 
 func (c *client) close() { c.transport.CloseIdleConnections() }
@@ -80,15 +112,15 @@ func (c *client) ask(ctx context.Context, question func(context.Context, *sr.Cli
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var last error
-	from := int(c.first.Load())
-	for i := range c.urls {
-		at := (from + i) % len(c.urls)
-		err := c.askOne(ctx, len(c.urls)-i, func(ctx context.Context) error { return question(ctx, c.urls[at]) })
+	places, from := c.places.Get(), int(c.first.Load())
+	for i := range places {
+		at := (from + i) % len(places)
+		err := c.askOne(ctx, len(places)-i, func(ctx context.Context) error { return question(ctx, places[at].Client) })
 		if err == nil || errors.Is(err, errNotFound) {
 			c.first.Store(uint32(at))
 			return err
 		}
-		last = fmt.Errorf("%s: %w", c.names[at], err)
+		last = fmt.Errorf("%s: %w", places[at].name, err)
 		if ctx.Err() != nil {
 			break
 		}

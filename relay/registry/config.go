@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"spillway/grip/bytesize"
+	"spillway/grip/secret"
 )
 
 // Config is what is read from the environment about the schema registry.
@@ -48,6 +49,10 @@ type Config struct {
 	// MaxBytes bounds the JSON of one key or value. The wiring derives it from
 	// EVENT_MAX_BYTES.
 	MaxBytes int `ignored:"true"`
+
+	// Secrets is where SCHEMA_REGISTRY_URL and SCHEMA_REGISTRY_AUTH may change.
+	// The wiring sets it.
+	Secrets *secret.Source `ignored:"true"`
 }
 
 // Enabled reports whether there is a registry.
@@ -59,8 +64,7 @@ func (c *Config) Validate() error {
 	bad := func(env string, got any, want string) {
 		errs = append(errs, fmt.Errorf("%s=%v: %s", env, got, want))
 	}
-	_, _, err := c.targets()
-	errs = append(errs, err)
+	errs = append(errs, c.checkTargets())
 	if !c.Enabled() {
 		for _, v := range []struct{ env, got string }{
 			{"SCHEMA_REGISTRY_AUTH", c.Auth}, {"SCHEMA_REGISTRY_CA_FILE", c.CAFile},
@@ -88,31 +92,51 @@ func (c *Config) Validate() error {
 
 // A target is one URL, without the credentials in it.
 type target struct {
-	url            string
-	user, password string
-	basic          bool
+	url string
+	credentials
 }
 
-// targets are the URLs with their credentials; bearer is a token for all of
-// them. The errors quote no credentials.
-func (c *Config) targets() (targets []target, bearer string, err error) {
+// credentials are what a registry wants to see. The zero value is none.
+type credentials struct {
+	user, password string
+	basic          bool
+	token          string // in place of the others
+}
+
+func (c *Config) checkTargets() error {
+	var errs []error
+	targets, err := parseURLs(strings.Join(c.URLs, ","))
+	errs = append(errs, err)
+	for i, t := range targets {
+		if t.basic && c.Auth != "" {
+			errs = append(errs, fmt.Errorf("SCHEMA_REGISTRY_URL: number %d names a user, and SCHEMA_REGISTRY_AUTH is set; keep one", i+1))
+		}
+	}
+	_, err = parseAuth(c.Auth)
+	return errors.Join(append(errs, err)...)
+}
+
+// parseURLs reads SCHEMA_REGISTRY_URL. The errors quote no credentials.
+func parseURLs(text string) (targets []target, err error) {
 	const env = "SCHEMA_REGISTRY_URL"
 	var errs []error
-	for i, raw := range c.URLs {
-		u, err := url.Parse(strings.TrimSpace(raw))
+	n := 0
+	for raw := range strings.SplitSeq(text, ",") {
+		if raw = strings.TrimSpace(raw); raw == "" {
+			continue
+		}
+		n++
+		u, err := url.Parse(raw)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-			errs = append(errs, fmt.Errorf("%s: number %d is not a URL; write https://HOST:PORT", env, i+1))
+			errs = append(errs, fmt.Errorf("%s: number %d is not a URL; write https://HOST:PORT", env, n))
 			continue
 		}
 		if u.RawQuery != "" || u.Fragment != "" {
-			errs = append(errs, fmt.Errorf("%s: number %d has a query or fragment; write https://HOST:PORT", env, i+1))
+			errs = append(errs, fmt.Errorf("%s: number %d has a query or fragment; write https://HOST:PORT", env, n))
 			continue
 		}
 		t := target{}
 		if u.User != nil {
-			if c.Auth != "" {
-				errs = append(errs, fmt.Errorf("%s: number %d names a user, and SCHEMA_REGISTRY_AUTH is set; keep one", env, i+1))
-			}
 			t.user, t.basic = u.User.Username(), true
 			t.password, _ = u.User.Password()
 			u.User = nil
@@ -120,21 +144,25 @@ func (c *Config) targets() (targets []target, bearer string, err error) {
 		t.url = u.String()
 		targets = append(targets, t)
 	}
-	if token, ok := cutScheme(c.Auth, "Bearer "); ok {
-		bearer = token
-		if bearer == "" || strings.ContainsAny(bearer, " \t\r\n") {
-			errs = append(errs, errors.New("SCHEMA_REGISTRY_AUTH: one token must follow Bearer, without blanks in it"))
+	return targets, errors.Join(errs...)
+}
+
+// parseAuth reads SCHEMA_REGISTRY_AUTH; none if it is empty.
+func parseAuth(text string) (credentials, error) {
+	if token, ok := cutScheme(text, "Bearer "); ok {
+		if token == "" || strings.ContainsAny(token, " \t\r\n") {
+			return credentials{}, errors.New("SCHEMA_REGISTRY_AUTH: one token must follow Bearer, without blanks in it")
 		}
-	} else if c.Auth != "" {
-		user, password, ok := strings.Cut(c.Auth, ":")
-		if !ok {
-			errs = append(errs, errors.New(`SCHEMA_REGISTRY_AUTH: no colon in it; write user:password, or "Bearer " and a token`))
-		}
-		for i := range targets {
-			targets[i].user, targets[i].password, targets[i].basic = user, password, true
-		}
+		return credentials{token: token}, nil
 	}
-	return targets, bearer, errors.Join(errs...)
+	if text == "" {
+		return credentials{}, nil
+	}
+	user, password, ok := strings.Cut(text, ":")
+	if !ok {
+		return credentials{}, errors.New(`SCHEMA_REGISTRY_AUTH: no colon in it; write user:password, or "Bearer " and a token`)
+	}
+	return credentials{user: user, password: password, basic: true}, nil
 }
 
 // cutScheme is strings.CutPrefix in any case of letters, for what a token ends

@@ -22,6 +22,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/sr"
 	"github.com/twmb/franz-go/pkg/sr/srfake"
+
+	"spillway/grip/secret"
 )
 
 func TestWireFormat(t *testing.T) {
@@ -424,6 +426,47 @@ func TestCredentials(t *testing.T) {
 				t.Errorf("got %q and in the log %q", failed, logged.String())
 			}
 		})
+	}
+}
+
+// Who may ask, and whom, changes with the files that say so.
+func TestCredentialsChange(t *testing.T) {
+	first, other := startFake(t, srfake.WithAuth(basic("user:new"))), startFake(t, srfake.WithAuth("Bearer token"))
+	first.seed(1, sr.TypeAvro, `"string"`)
+	other.seed(2, sr.TypeAvro, `"string"`)
+	files := map[string]string{"SCHEMA_REGISTRY_URL": first.server.URL, "SCHEMA_REGISTRY_AUTH": "user:old"}
+	source := secret.NewSource()
+	for name, text := range files {
+		source.Add(name, text, func() (string, error) { return files[name], nil })
+	}
+	cfg := testConfig(first.server.URL)
+	cfg.Auth, cfg.Secrets = "user:old", source
+	r := newRegistry(t, cfg)
+	var logged bytes.Buffer
+	source.Watch(slog.New(slog.NewTextHandler(&logged, nil)), prometheus.NewRegistry())
+	change := func(name, text string) {
+		files[name] = text
+		source.Reload()
+		r.after(maxRest + time.Second)
+	}
+	wantReason(t, r, Auto, framed(1, "\x02x"), Unavailable)
+	change("SCHEMA_REGISTRY_AUTH", "user:new")
+	wantJSON(t, r, Auto, framed(1, "\x02x"), `"x"`)
+
+	change("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1, "+other.server.URL)
+	wantReason(t, r, Auto, framed(2, "\x02x"), Unavailable) // the old password
+	change("SCHEMA_REGISTRY_AUTH", "Bearer token")
+	wantJSON(t, r, Auto, framed(2, "\x02x"), `"x"`)
+
+	for _, bad := range []struct{ name, text string }{
+		{"SCHEMA_REGISTRY_AUTH", "hunter2"}, {"SCHEMA_REGISTRY_AUTH", "Bearer  "}, {"SCHEMA_REGISTRY_URL", "ftp://a:hunter2@b"}, {"SCHEMA_REGISTRY_URL", ", ,"},
+	} {
+		change(bad.name, bad.text)
+	}
+	other.seed(3, sr.TypeAvro, `"string"`)
+	wantJSON(t, r, Auto, framed(3, "\x02x"), `"x"`)
+	if text := logged.String(); strings.Contains(text, "hunter2") || !strings.Contains(text, "write user:password") || !strings.Contains(text, "write https://HOST:PORT") {
+		t.Errorf("the log does not say what is wrong, or shows it:\n%s", text)
 	}
 }
 
