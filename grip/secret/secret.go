@@ -9,8 +9,15 @@ package secret
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,23 +47,25 @@ func (v *Value[T]) Get() (t T) {
 
 // Follow returns what parse makes of a secret: of text at once, which may be
 // empty where the variable called name is not set, and of each later text that s
-// reads, which never is. What parse refuses then is logged, and the old value
+// reads, which never is. It is parsed again, too, when a file changes that the
+// text names (file:PATH). What parse refuses then is logged, and the old value
 // stays; so its errors must not show the text. Call it before Watch.
 func Follow[T any](s *Source, name, text string, parse func(text string) (T, error)) (*Value[T], error) {
+	before := contentOf(text) // what changes while it is parsed is parsed again
 	first, err := parse(text)
 	if err != nil {
 		return nil, err
 	}
 	v := Fixed(first)
-	s.follow(name, text, func(text string) (func(), error) {
+	s.follow(name, before, func(text string) (func(), error) {
 		next, err := parse(text)
 		return func() { v.now.Store(&next) }, err
 	})
 	return v, nil
 }
 
-// A Source is where secrets come from that may change: one file each. A nil
-// Source has none.
+// A Source is where secrets come from that may change: one file each, or those
+// that their texts name. A nil Source has none.
 type Source struct {
 	reading sync.Mutex // one reads at a time
 
@@ -74,9 +83,55 @@ type followed struct {
 	name    string
 	read    func() (string, error)                // nil: there is no file
 	takers  []func(string) (take func(), _ error) // guarded by Source.mu
-	text    string                                // in force
-	last    string                                // what the file held when it was looked at last
+	now     content                               // in force
+	last    content                               // when it was looked at last
 	refused bool                                  // what last holds, or that there is no file, was said
+}
+
+// mayChange reports whether there are files to look at.
+func (f *followed) mayChange() bool { return f.read != nil || f.now.named != none }
+
+// A content is the text of a secret, and what the files hold that it names.
+type content struct {
+	text  string
+	named [sha256.Size]byte
+}
+
+var none = sha256.Sum256(nil) // no file is named
+
+// namesFile finds the paths of files in keys as package grip reads them: alone,
+// in lists, of realms, and in URLs. Something that is none can do no harm: all
+// that comes of it is when a text is parsed again.
+var namesFile = regexp.MustCompile(`(?:^|[\s,=])file:([^\s,&]+)`)
+
+// maxNamedBytes bounds what is looked at of a named file.
+const maxNamedBytes = 1 << 20
+
+func contentOf(text string) content {
+	var paths []string
+	if whole, ok := strings.CutPrefix(text, "file:"); ok {
+		paths = append(paths, whole) // which may have blanks and commas in it
+	}
+	for _, found := range namesFile.FindAllStringSubmatch(text, -1) {
+		path := found[1]
+		if unescaped, err := url.PathUnescape(path); err == nil && strings.Contains(text, "://") {
+			path = unescaped
+		}
+		paths = append(paths, path)
+	}
+	all := sha256.New()
+	for _, path := range slices.Compact(paths) {
+		info, err := os.Stat(path)
+		if err != nil || !info.Mode().IsRegular() || info.Size() > maxNamedBytes {
+			fmt.Fprintf(all, "%s: cannot be read\n", path) // parse says why
+			continue
+		}
+		held, err := os.ReadFile(path)
+		fmt.Fprintf(all, "%s: %v %d %s\n", path, err, len(held), held)
+	}
+	c := content{text: text}
+	all.Sum(c.named[:0])
+	return c
 }
 
 // A metrics tells of secrets that have files.
@@ -90,7 +145,8 @@ type metrics struct {
 // Nobody has to follow it.
 func (s *Source) Add(name, text string, read func() (string, error)) {
 	f := s.of(name)
-	f.read, f.text, f.last = read, text, text
+	f.read, f.now = read, contentOf(text)
+	f.last = f.now
 }
 
 func (s *Source) of(name string) *followed {
@@ -104,15 +160,15 @@ func (s *Source) of(name string) *followed {
 	return f
 }
 
-func (s *Source) follow(name, text string, taker func(string) (func(), error)) {
+func (s *Source) follow(name string, before content, taker func(string) (func(), error)) {
 	if s == nil {
 		return
 	}
 	f := s.of(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f.read == nil {
-		f.text = text
+	if len(f.takers) == 0 {
+		f.now, f.last = before, before
 	}
 	f.takers = append(f.takers, taker)
 }
@@ -140,7 +196,7 @@ func (s *Source) Watch(log *slog.Logger, reg prometheus.Registerer) (run func(co
 	s.mu.Lock()
 	s.log, s.metrics = log, m
 	for _, f := range s.secrets {
-		if f.read != nil && len(f.takers) > 0 {
+		if len(f.takers) > 0 && f.mayChange() {
 			m.reloads.WithLabelValues(f.name, "ok")
 			m.reloads.WithLabelValues(f.name, "failed")
 			m.good.WithLabelValues(f.name).Set(1)
@@ -164,8 +220,8 @@ func (s *Source) run(ctx context.Context) error {
 	}
 }
 
-// Reload reads all files at once, and has secrets that name a file of their own
-// (file:PATH) parsed again. Call it after Watch.
+// Reload reads all files at once, and has their secrets parsed again. Call it
+// after Watch.
 func (s *Source) Reload() {
 	if s != nil {
 		s.look(true)
@@ -192,37 +248,37 @@ func (s *Source) look(atOnce bool) {
 var errEmpty = errors.New("its file is empty")
 
 func (s *Source) lookAt(f *followed, atOnce bool) {
-	if f.read == nil {
-		if !atOnce {
-			return
-		}
-		if err := f.take(f.text); err != nil {
-			s.log.Error("secret not read again; the old one stays", "name", f.name, "err", err)
-		}
+	if !f.mayChange() {
 		return
 	}
-	text, err := f.read()
+	text := f.now.text
+	if f.read != nil {
+		var err error
+		if text, err = f.read(); err != nil {
+			s.refuse(f, err)
+			f.last = f.now // whatever comes next is new
+			return
+		}
+	}
+	found := contentOf(text)
 	switch {
-	case err != nil:
-		s.refuse(f, err)
-		f.last = f.text // whatever comes next is new
-		return
-	case text == f.text && !atOnce:
+	case found == f.now && !atOnce:
 		if f.refused { // somebody put the old one back
 			f.refused = false
 			s.metrics.good.WithLabelValues(f.name).Set(1)
 		}
-		f.last = text
+		f.last = found
 		return
-	case text != f.last:
-		f.last, f.refused = text, false
+	case found != f.last:
+		f.last, f.refused = found, false
 		if !atOnce {
 			return // it may not be whole
 		}
 	case f.refused && !atOnce:
 		return
 	}
-	if text == "" {
+	var err error
+	if text == "" && f.read != nil {
 		err = errEmpty // taken, it could open what the old one kept shut
 	} else {
 		err = f.take(text)
@@ -231,8 +287,8 @@ func (s *Source) lookAt(f *followed, atOnce bool) {
 		s.refuse(f, err)
 		return
 	}
-	changed := text != f.text
-	f.text, f.last, f.refused = text, text, false
+	changed := found != f.now
+	f.now, f.last, f.refused = found, found, false
 	s.metrics.good.WithLabelValues(f.name).Set(1)
 	if changed {
 		s.metrics.reloads.WithLabelValues(f.name, "ok").Inc()

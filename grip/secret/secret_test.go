@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -203,22 +204,92 @@ func TestFileWasAway(t *testing.T) {
 	}
 }
 
-// What has no file may name one itself, which counts when all is read again.
-func TestReloadWithoutFile(t *testing.T) {
-	s, inner := NewSource(), "first"
-	v, err := Follow(s, "KEY", "file:inner", func(text string) (string, error) { return upper(inner) })
+// What has no file may name some, which are looked at like one.
+func TestNamedFiles(t *testing.T) {
+	for _, tt := range []struct{ name, text string }{ // PATH is where the file is
+		{"alone", "file:PATH"},
+		{"in a list", "base64:eA==, file:PATH"},
+		{"of a realm", "a=b,mine=file:PATH"},
+		{"in a URL", "https://a.example http://b.example/?iss=me&key=file:PATH&verify-iss=you"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := &mounted{dir: t.TempDir()}
+			m.put(t, "first")
+			text := strings.ReplaceAll(tt.text, "PATH", m.path())
+			if strings.Contains(text, "://") {
+				text = strings.ReplaceAll(tt.text, "PATH", url.QueryEscape(m.path()))
+			}
+			s, parsed := NewSource(), 0
+			v, err := Follow(s, "KEY", text, func(got string) (string, error) {
+				if parsed++; got != text {
+					t.Errorf("got %q to parse, want %q", got, text)
+				}
+				held, err := m.read()
+				if err != nil {
+					return "", err
+				}
+				return upper(held)
+			})
+			must(t, err)
+			s.Watch(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+			result := func(name string) float64 { return number(t, s.metrics.reloads.WithLabelValues("KEY", name)) }
+			for _, step := range []struct {
+				put    string // ""; the file goes away
+				want   string
+				ok     float64
+				failed float64
+			}{
+				{"second", "SECOND", 1, 0},
+				{"no", "SECOND", 1, 1},
+				{"second", "SECOND", 1, 1}, // the old one is back
+				{"", "SECOND", 1, 2},
+				{"third", "THIRD", 2, 2},
+			} {
+				if step.put == "" {
+					must(t, os.Remove(filepath.Join(m.dir, "..data")))
+				} else {
+					m.put(t, step.put)
+				}
+				s.look(false)
+				if s.look(false); v.Get() != step.want || result("ok") != step.ok || result("failed") != step.failed {
+					t.Errorf("%q: got %s with %v reloads and %v failures, want %s, %v, %v", step.put, v.Get(), result("ok"), result("failed"), step.want, step.ok, step.failed)
+				}
+			}
+			before := parsed
+			if s.look(false); parsed != before {
+				t.Error("parsed again though nothing has changed")
+			}
+			m.put(t, "fourth")
+			if s.Reload(); v.Get() != "FOURTH" {
+				t.Errorf("at once: got %s, want FOURTH", v.Get())
+			}
+		})
+	}
+}
+
+// A secret that names no file has nothing to look at, and no metrics.
+func TestNoNamedFiles(t *testing.T) {
+	s, parsed := NewSource(), 0
+	for _, text := range []string{"", "text", "a profile:x", "file:"} {
+		_, err := Follow(s, "KEY "+text, text, func(string) (int, error) { parsed++; return 0, nil })
+		must(t, err)
+	}
+	reg := prometheus.NewRegistry()
+	s.Watch(slog.New(slog.DiscardHandler), reg)
+	before := parsed
+	s.look(false)
+	s.Reload()
+	if parsed > before+1 { // file: is parsed once more, to say what is wrong
+		t.Errorf("parsed %d times more, want none", parsed-before)
+	}
+	all, err := reg.Gather()
 	must(t, err)
-	s.Watch(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	inner = "second"
-	if s.look(false); v.Get() != "FIRST" {
-		t.Errorf("got %s, want FIRST", v.Get())
-	}
-	if s.Reload(); v.Get() != "SECOND" {
-		t.Errorf("got %s, want SECOND", v.Get())
-	}
-	inner = ""
-	if s.Reload(); v.Get() != "SECOND" {
-		t.Errorf("got %s, want the old value", v.Get())
+	for _, family := range all {
+		for _, m := range family.GetMetric() {
+			if name := m.GetLabel()[0].GetValue(); name != "KEY file:" {
+				t.Errorf("%s has %s, want none", name, family.GetName())
+			}
+		}
 	}
 }
 
