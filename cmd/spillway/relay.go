@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"spillway/grip"
+	"spillway/grip/secret"
 	"spillway/relay"
 )
 
@@ -45,15 +46,9 @@ func runRelay(ctx context.Context, p *process) error {
 	var cfg Config
 	rlCfg := relay.Config{RequireGroup: true}
 	warnings, err := p.load(&cfg, &rlCfg)
-	var proxies []grip.Proxy
-	urls, urlErr := grip.ParseURLs(rlCfg.GripURL)
-	switch {
-	case urlErr != nil:
+	proxies, urlErr := followProxies(&rlCfg)
+	if urlErr != nil {
 		err = addProblem(err, fmt.Errorf("GRIP_URL: %w", urlErr))
-	case len(urls) == 0:
-		err = addProblem(err, errors.New("GRIP_URL: not set; name the proxies to publish to, such as http://localhost:5561"))
-	default:
-		proxies = urls
 	}
 	if rlCfg.CursorKey != "" {
 		err = addProblem(err, errors.New("CURSOR_KEY: relay cannot seal cursors, since GRIP proxies put them together from the ids of single partitions; unset it, or use spillway serve"))
@@ -74,15 +69,41 @@ func runRelay(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	f, err := relay.NewForwarder(rlCfg, grip.NewHTTPPublisher(proxies, http.DefaultClient), log.With("part", "relay"), reg)
+	f, err := relay.NewForwarder(rlCfg, proxies, log.With("part", "relay"), reg)
 	if err != nil {
 		return errors.Join(usageError{err}, ops.Shutdown(ctx))
 	}
 	ops.AddCheck("relay", f.Ready)
-	log.Info("forwarding", "proxies", len(proxies), "channels", rlCfg.RelayChannels, "version", readBuild().version)
+	log.Info("forwarding", "proxies", proxies.Get().count, "channels", rlCfg.RelayChannels, "version", readBuild().version)
 	return lifecycle(ctx, cfg, log, ops,
 		part{"relay", f.Run, nil},
 		part{"kafka", nil, f.Close},
 		part{"ops", ops.Run, ops.Shutdown},
+		part{"secrets", cfg.Secrets.Watch(log.With("part", "secrets"), reg), nil},
+		part{"hangups", hangups(cfg.Secrets.Reload), nil},
 	)
+}
+
+// proxies publish to all that GRIP_URL names, as it is now.
+type proxies struct{ *secret.Value[proxyList] }
+
+type proxyList struct {
+	*grip.HTTPPublisher
+	count int
+}
+
+func followProxies(cfg *relay.Config) (proxies, error) {
+	v, err := secret.Follow(cfg.Secrets, "GRIP_URL", cfg.GripURL, func(text string) (proxyList, error) {
+		urls, err := grip.ParseURLs(text)
+		if err == nil && len(urls) == 0 {
+			err = errors.New("not set; name the proxies to publish to, such as http://localhost:5561")
+		}
+		return proxyList{grip.NewHTTPPublisher(urls, http.DefaultClient), len(urls)}, err
+	})
+	return proxies{v}, err
+}
+
+// Publish implements grip.Publisher.
+func (p proxies) Publish(ctx context.Context, items ...grip.Item) error {
+	return p.Get().Publish(ctx, items...)
 }
