@@ -58,18 +58,25 @@ func (c *caller) bindings(row *filter.Rule) string {
 	}
 	bound := make(map[string]any, len(paths))
 	for _, path := range paths {
-		var v any = c.claims()
-		for _, name := range path {
-			members, ok := v.(map[string]any)
-			if !ok {
-				v = nil
-				break
-			}
-			v = members[name]
+		if v, ok := claimAt(c.claims(), path); ok { // one that is missing is another than null
+			bound[strings.Join(path, "\x00")] = v
 		}
-		bound[strings.Join(path, "\x00")] = v
 	}
 	return string(mustJSON(bound))
+}
+
+// claimAt is the claim that a path leads to.
+func claimAt(v any, path []string) (any, bool) {
+	for _, name := range path {
+		members, ok := v.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if v, ok = members[name]; !ok {
+			return nil, false
+		}
+	}
+	return v, true
 }
 
 // seesHeaders reports whether the caller sees headers: without a credential, only

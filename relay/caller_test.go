@@ -365,6 +365,22 @@ func TestRowsOfTheCaller(t *testing.T) {
 	}
 }
 
+// A claim that is null is another than one that is missing: a rule may let those
+// see everything who have none.
+func TestRowsOfCallersWithoutAClaim(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	values(k, topic, `{"tenant":"a"}`, `{"tenant":null}`)
+	h := startRelay(t, k, byToken, func(c *Config) {
+		c.TopicRules = fmt.Sprintf(`{%q: {"filter": "!has(claims.tenant) || value.tenant == claims.tenant"}}`, topic)
+	})
+	url := "/events/" + topic + "/?from=earliest"
+	h.open(url, bearer(signed(t, time.Hour, topic, nil))...).wantData(`{"tenant":"a"}`, `{"tenant":null}`)
+	h.open(url, bearer(signed(t, time.Hour, topic, map[string]any{"tenant": nil}))...).wantData(`{"tenant":null}`)
+}
+
 // A client that shows no credential sees no headers, unless the topic lists those
 // that everyone may see.
 func TestHeadersOfAnonymousCallers(t *testing.T) {
