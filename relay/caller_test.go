@@ -381,6 +381,22 @@ func TestRowsOfCallersWithoutAClaim(t *testing.T) {
 	h.open(url, bearer(signed(t, time.Hour, topic, map[string]any{"tenant": nil}))...).wantData(`{"tenant":null}`)
 }
 
+// Nobody prepares for others what they see, with a name that is no topic's.
+func TestRowsAreNotThoseOfAnotherName(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	values(k, topic, `{"public":false}`, `{"public":true}`)
+	h := startRelay(t, k, byAPI(t, ok), func(c *Config) {
+		c.TopicRules = fmt.Sprintf(`{%q: {"filter": "value.public"}, ".*": {"filter": "has(value.public)"}}`, topic)
+	})
+	if w := h.get("/events/bare%00"+topic+"/", "Cookie", "a=b"); w.Code != 404 {
+		t.Errorf("a name that is no topic's: %d, want 404", w.Code)
+	}
+	h.open("/events/" + topic + "/?from=earliest").wantData(`{"public":true}`)
+}
+
 // A client that shows no credential sees no headers, unless the topic lists those
 // that everyone may see.
 func TestHeadersOfAnonymousCallers(t *testing.T) {

@@ -177,7 +177,10 @@ func (qs *queries) of(text queryText) (*query, error) {
 func (qs *queries) asked(text string, spec filter.Spec, fields string, changing bool) (*query, error) {
 	name := "request\x00"
 	if changing {
-		name = "changing request\x00"
+		name = "changing " + name
+	}
+	if spec.Visible != nil {
+		name = "bare " + name // in front, where no name of a topic can say it
 	}
 	return qs.remembered(name+text, func() (*query, error) {
 		f, err := qs.compiler.Compile(spec)

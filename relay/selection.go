@@ -245,7 +245,7 @@ func (s *selection) parseQuery(params url.Values, qs *queries) (*query, error) {
 	}
 	spec := filter.Spec{Keys: asked["key"], Expr: asked.Get("filter"), Rule: rows, Claims: s.caller.claims()}
 	if s.bare {
-		spec.Visible, text = []string{}, "bare\x00"+text
+		spec.Visible = []string{}
 	}
 	for name, values := range asked {
 		header, isHeader := strings.CutPrefix(name, headerPrefix)
