@@ -23,8 +23,25 @@ import (
 // caller is anyone, where nobody is asked who they are: all is theirs.
 type caller struct {
 	auth.Identity
+	// At is when that was found out, in epoch nanoseconds, where Socket is set.
+	At int64 `json:",omitempty"`
+	// AskAt is when AUTH_URL is to be asked again, in epoch milliseconds; 0: never.
+	AskAt int64 `json:",omitempty"`
 	// Socket names the WebSocket that the request opened or came by.
 	Socket string `json:",omitempty"`
+}
+
+// callerOf is who has just been granted something.
+func (o *Origin) callerOf(g *auth.Identity, socket string) *caller {
+	now := o.now()
+	c := &caller{Identity: *g, Socket: socket}
+	if socket != "" {
+		c.At = now.UnixNano()
+	}
+	if g.Question != nil && o.recheck > 0 {
+		c.AskAt = now.Add(o.recheck - o.recheck/10 + rand.N(o.recheck/5)).UnixMilli() // not all at once
+	}
+	return c
 }
 
 // mayReadAll reports whether the caller may know of topics.
@@ -92,6 +109,7 @@ type right struct {
 	Bindings string         `json:"b,omitempty"` // caller.bindings of the stream's topics
 	Bare     bool           `json:"n,omitempty"` // the caller has shown no credential
 	Socket   string         `json:"w,omitempty"` // of the stream; "": it is none of a WebSocket
+	At       int64          `json:"t,omitempty"` // caller.At
 	Asks     *auth.Question `json:"q,omitempty"` // with which AUTH_URL is asked again; nil: it is not,
 	AskAt    int64          `json:"a,omitempty"` // and when, in epoch milliseconds
 }
@@ -106,18 +124,15 @@ func (o *Origin) rightTo(s *selection) *right {
 	if s.via == overWebSocket {
 		r.Socket = c.Socket
 	}
-	r.renew(&c.Identity, o.recheck, o.now())
+	r.renew(c)
 	return r
 }
 
 // renew notes how long a grant holds.
-func (r *right) renew(g *auth.Identity, recheck time.Duration, now time.Time) {
-	r.Expires, r.Asks, r.AskAt = 0, g.Question, 0
-	if !g.Expires.IsZero() {
-		r.Expires = g.Expires.UnixMilli()
-	}
-	if g.Question != nil && recheck > 0 {
-		r.AskAt = now.Add(recheck - recheck/10 + rand.N(recheck/5)).UnixMilli() // not all at once
+func (r *right) renew(c *caller) {
+	r.Expires, r.At, r.Asks, r.AskAt = 0, c.At, c.Question, c.AskAt
+	if !c.Expires.IsZero() {
+		r.Expires = c.Expires.UnixMilli()
 	}
 }
 
@@ -151,8 +166,8 @@ func (o *Origin) check(ctx context.Context, l *link) error {
 	if r == nil {
 		return nil
 	}
-	if g := o.renewals.of(r.Socket); g != nil {
-		if err := o.adopt(l, g); err != nil {
+	if c := o.renewals.of(r.Socket); c != nil && c.At > r.At {
+		if err := o.adopt(l, c); err != nil {
 			return err
 		}
 		r = l.Right
@@ -170,18 +185,18 @@ func (o *Origin) check(ctx context.Context, l *link) error {
 	case err != nil:
 		return unavailable("ask again who this is", err)
 	}
-	return o.adopt(l, g)
+	return o.adopt(l, o.callerOf(g, r.Socket))
 }
 
-// adopt makes a grant the one that a stream has, if that may read what the
-// stream does, and sees no other records of it.
-func (o *Origin) adopt(l *link, g *auth.Identity) error {
-	c, r := &caller{Identity: *g}, l.Right
-	if g.Subject != r.Subject || g.Anonymous != r.Bare || !c.mayReadAll(l.Topics) || c.bindings(o.decoder.rowsOf(l.Topics)) != r.Bindings {
+// adopt makes a newer caller the one whose a stream is, if they may read what the
+// stream does, and see no other records of it.
+func (o *Origin) adopt(l *link, c *caller) error {
+	r := l.Right
+	if c.Subject != r.Subject || c.Anonymous != r.Bare || !c.mayReadAll(l.Topics) || c.bindings(o.decoder.rowsOf(l.Topics)) != r.Bindings {
 		return errForbidden
 	}
 	renewed := *r // links of one hold share it
-	renewed.renew(g, o.recheck, o.now())
+	renewed.renew(c)
 	l.Right = &renewed
 	return nil
 }
@@ -198,11 +213,11 @@ func (o *Origin) identify(r *http.Request) (*caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &caller{Identity: *g}
+	socket := ""
 	if accepts(r.Header["Accept"], grip.ContentTypeEvents) {
-		c.Socket = cryptorand.Text()
+		socket = cryptorand.Text()
 	}
-	return c, nil
+	return o.callerOf(g, socket), nil
 }
 
 // sameSite refuses a WebSocket that a page of another site opened with the
@@ -222,7 +237,7 @@ func (o *Origin) sameSite(r *http.Request) error {
 // sealed, for the messages that come by it.
 const metaGrant = "Grant"
 
-// keep has the gateway tell again who opened a WebSocket.
+// keep has the gateway tell again whose a WebSocket is.
 func (o *Origin) keep(h http.Header, c *caller) {
 	if c == nil || c.Socket == "" {
 		return
@@ -233,6 +248,12 @@ func (o *Origin) keep(h http.Header, c *caller) {
 		return
 	}
 	h["Set-Meta-"+metaGrant] = []string{sealed}
+}
+
+// keepOn is keep, also for the messages that came with the one that r is about.
+func (o *Origin) keepOn(h http.Header, r *http.Request, c *caller) {
+	o.keep(h, c)
+	r.Header["Meta-"+metaGrant] = h["Set-Meta-"+metaGrant]
 }
 
 // tellReader tells the gateway who reads topics, for its records and limits.
@@ -309,6 +330,25 @@ func (o *Origin) kept(r *http.Request) (*caller, error) {
 	return c, nil
 }
 
+// current is kept for who wants to read: AUTH_URL is asked again when it is time to,
+// whatever streams the WebSocket has.
+func (o *Origin) current(h http.Header, r *http.Request) (*caller, error) {
+	c, err := o.kept(r)
+	if err != nil || c == nil || c.AskAt == 0 || o.now().UnixMilli() < c.AskAt {
+		return c, err
+	}
+	g, err := o.auth.Recheck(r.Context(), c.Question)
+	switch {
+	case err != nil:
+		return nil, err
+	case g.Subject != c.Subject:
+		return nil, errForbidden
+	}
+	c = o.callerOf(g, c.Socket)
+	o.keepOn(h, r, c)
+	return c, nil
+}
+
 // renewToken carries out an auth message: from now on the WebSocket is that of
 // another token of the same subject.
 func (o *Origin) renewToken(h http.Header, r *http.Request, token string) error {
@@ -324,14 +364,15 @@ func (o *Origin) renewToken(h http.Header, r *http.Request, token string) error 
 	if latest.IsZero() {
 		latest = o.now().Add(2 * o.recheck)
 	}
-	if err := o.renewals.add(before.Socket, g, latest, o.now()); err != nil {
+	c := o.callerOf(g, before.Socket)
+	if err := o.renewals.add(c, latest, o.now()); err != nil {
 		return err
 	}
-	o.keep(h, &caller{Identity: *g, Socket: before.Socket})
+	o.keepOn(h, r, c)
 	return nil
 }
 
-// renewals are the newer identities of WebSockets, for streams whose links still
+// renewals are the newer callers of WebSockets, for streams whose links still
 // have the older one. The zero value has none.
 type renewals struct {
 	mu      sync.Mutex
@@ -340,8 +381,8 @@ type renewals struct {
 }
 
 type renewal struct {
-	identity *auth.Identity
-	until    time.Time // by then no link has an older one
+	caller *caller
+	until  time.Time // by then no link has an older one
 }
 
 const (
@@ -355,9 +396,9 @@ const (
 // errTooManyRenewals says that maxRenewals are kept.
 var errTooManyRenewals = fmt.Errorf("%w: too many tokens were renewed", auth.ErrUnavailable)
 
-// add notes that a WebSocket has an identity, in place of one that its links look
-// at by a time at the latest.
-func (rs *renewals) add(socket string, id *auth.Identity, latest, now time.Time) error {
+// add notes whose a WebSocket is, in place of who its links have, which look at
+// that by a time at the latest.
+func (rs *renewals) add(c *caller, latest, now time.Time) error {
 	until := latest.Add(renewalSlack)
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -368,14 +409,14 @@ func (rs *renewals) add(socket string, id *auth.Identity, latest, now time.Time)
 		maps.DeleteFunc(rs.sockets, func(_ string, r renewal) bool { return now.After(r.until) })
 		rs.swept = now
 	}
-	old, again := rs.sockets[socket]
+	old, again := rs.sockets[c.Socket]
 	switch {
 	case again && old.until.After(until):
 		until = old.until
 	case !again && len(rs.sockets) >= maxRenewals:
 		return errTooManyRenewals
 	}
-	rs.sockets[socket] = renewal{id, until}
+	rs.sockets[c.Socket] = renewal{c, until}
 	return nil
 }
 
@@ -385,12 +426,12 @@ func (rs *renewals) count() int {
 	return len(rs.sockets)
 }
 
-// of is the newer identity of a WebSocket, or nil.
-func (rs *renewals) of(socket string) *auth.Identity {
+// of is whose a WebSocket is since its token was renewed, or nil.
+func (rs *renewals) of(socket string) *caller {
 	if socket == "" {
 		return nil
 	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	return rs.sockets[socket].identity
+	return rs.sockets[socket].caller
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/base64"
@@ -262,6 +263,51 @@ func TestStreamsAreRechecked(t *testing.T) {
 				t.Errorf("it ended with %q, want %q", tail(out), tt.want)
 			}
 		})
+	}
+}
+
+// A WebSocket cannot put off that AUTH_URL is asked again, neither by subscribing
+// anew nor by renewing its token.
+func TestWebSocketsAreRechecked(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	var away atomic.Bool
+	h := startRelay(t, k, byAPI(t, func(w http.ResponseWriter, _ *http.Request) {
+		if away.Load() {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}), func(c *Config) { c.Auth.Recheck, c.Auth.CacheTTL = time.Second, 0 })
+	w := h.get("/events/"+topic+"/", "Accept", grip.ContentTypeEvents, "Sec-WebSocket-Protocol", protocolJSON, "Authorization", "Bearer x")
+	s := &stream{h: h, ws: true}
+	s.prefix, _ = grip.ParseExtension(w.Header())
+	s.apply(w)
+	grant := w.Header().Get("Set-Meta-Grant")
+	say := func(messages ...string) string {
+		var body []byte
+		for _, m := range messages {
+			body = grip.AppendEvent(body, grip.Event{Type: grip.EventText, Content: []byte(m)})
+		}
+		r := httptest.NewRequest(http.MethodPost, "/events/"+topic+"/", bytes.NewReader(body))
+		w := h.do(r, "Content-Type", grip.ContentTypeEvents, "Accept", grip.ContentTypeEvents, "Meta-Grant", grant)
+		if kept := w.Header().Get("Set-Meta-Grant"); kept != "" {
+			grant = kept
+		}
+		return w.Body.String()
+	}
+	subscribe := fmt.Sprintf(`{"type":"subscribe","topics":[%q],"ref":1}`, topic)
+	if got := say(`{"type":"auth","token":"x","ref":0}`, subscribe); !strings.Contains(got, `"authenticated"`) || !strings.Contains(got, `"subscribed"`) {
+		t.Fatalf("the API says yes: %q", got)
+	}
+	pages := s.pages
+	s.until("the API is asked again about the stream, which goes on", func(string) bool { return s.pages > pages+1 && s.holding })
+	away.Store(true)
+	s.until("the stream ends", func(string) bool { return s.ended })
+	h.eventually("nothing can be subscribed to any more", func() bool { return strings.Contains(say(subscribe), `"code":"forbidden"`) })
+	away.Store(false)
+	if got := say(subscribe); !strings.Contains(got, `"subscribed"`) {
+		t.Errorf("the API says yes again: %q", got)
 	}
 }
 
@@ -538,25 +584,25 @@ func TestListen(t *testing.T) {
 func TestRenewals(t *testing.T) {
 	var rs renewals
 	now := time.Now()
-	id := new(auth.Identity)
+	of := func(socket string) *caller { return &caller{Socket: socket} }
 	for i := range maxRenewals {
-		if err := rs.add(strconv.Itoa(i), id, now.Add(time.Hour), now); err != nil {
+		if err := rs.add(of(strconv.Itoa(i)), now.Add(time.Hour), now); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := rs.add("one more", id, now.Add(time.Hour), now); !errors.Is(err, auth.ErrUnavailable) || rs.of("one more") != nil {
+	if err := rs.add(of("one more"), now.Add(time.Hour), now); !errors.Is(err, auth.ErrUnavailable) || rs.of("one more") != nil {
 		t.Errorf("one more than may be: %v", err)
 	}
-	newer := new(auth.Identity)
-	if err := rs.add("7", newer, now.Add(time.Minute), now); err != nil || rs.of("7") != newer {
+	newer := of("7")
+	if err := rs.add(newer, now.Add(time.Minute), now); err != nil || rs.of("7") != newer {
 		t.Errorf("renewed again: %v", err)
 	}
 	later := now.Add(time.Hour + renewalSlack - time.Second)
-	if err := rs.add("x", id, later, later); err == nil || rs.of("7") != newer {
+	if err := rs.add(of("x"), later, later); err == nil || rs.of("7") != newer {
 		t.Error("they went before their time")
 	}
 	later = later.Add(2 * renewalSlack)
-	if err := rs.add("x", id, later, later); err != nil || rs.count() != 1 || rs.of("x") != id {
+	if err := rs.add(of("x"), later, later); err != nil || rs.count() != 1 || rs.of("x") == nil {
 		t.Errorf("%d are left, %v, want one", rs.count(), err)
 	}
 }

@@ -273,7 +273,7 @@ func (o *Origin) subscribe(out []byte, h http.Header, r *http.Request, m *client
 	if slices.ContainsFunc(m.Topics, func(t string) bool { return strings.Contains(t, ",") }) {
 		return refuse(badf("topics: a name has no comma; list the topics as an array"))
 	}
-	c, err := o.kept(r)
+	c, err := o.current(h, r)
 	if err != nil {
 		return refuse(err)
 	}
