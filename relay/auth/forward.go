@@ -27,6 +27,9 @@ const maxBody = 64 << 10
 // maxSubjectBytes bounds what an API calls somebody.
 const maxSubjectBytes = 1024
 
+// sayEvery bounds how often it is logged that the API does not answer, or does again.
+const sayEvery = 10 * time.Second
+
 // A Question is a request as AUTH_URL is shown it, without its token in the
 // URI. It holds credentials.
 type Question struct {
@@ -61,7 +64,8 @@ type api struct {
 	recent  *list.List                 // the most recently used first
 	bytes   int
 	asked   map[cacheKey]*question // on their way
-	failing bool                   // the last answer was none, which was said
+	failing bool                   // it was logged that answers are none
+	said    time.Time              // when that, or that it is over, was logged
 }
 
 // A cacheKey is a keyed hash of all that a question shows.
@@ -80,6 +84,10 @@ type question struct {
 	done chan struct{} // closed when id or err is set
 	id   *Identity
 	err  error
+
+	left    chan struct{} // closed when nobody waits any more, and it was not asked yet
+	waiting int           // who wants the answer; guarded by api.mu
+	begun   bool          // it has its turn, and is asked whoever leaves; guarded by api.mu
 }
 
 func newAPI(cfg *Config, client *http.Client, log *slog.Logger, calls *sync.WaitGroup, now func() time.Time) *api {
@@ -131,7 +139,7 @@ func (a *api) identify(ctx context.Context, q *Question) (*Identity, error) {
 	}
 	p := a.asked[key]
 	if p == nil {
-		p = &question{done: make(chan struct{})}
+		p = &question{done: make(chan struct{}), left: make(chan struct{})}
 		a.asked[key] = p
 		a.metrics.asked.Inc()
 		// Not with ctx: others may wait for the answer when this caller has gone.
@@ -139,14 +147,50 @@ func (a *api) identify(ctx context.Context, q *Question) (*Identity, error) {
 	} else {
 		a.metrics.shared.Inc()
 	}
+	p.waiting++
 	a.mu.Unlock()
 	select {
 	case <-p.done:
 		return p.id, p.err
 	case <-ctx.Done():
+		a.leave(key, p)
 		return nil, fmt.Errorf("ask AUTH_URL: %w: %w", ctx.Err(), ErrUnavailable)
 	}
 }
+
+// leave is for who does not wait for an answer any more. A question that nobody
+// waits for is forgotten, unless it is being asked: clients that come and go must
+// not leave more behind than AUTH_MAX_REQUESTS.
+func (a *api) leave(key cacheKey, p *question) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p.waiting--; p.waiting == 0 && !p.begun {
+		delete(a.asked, key)
+		close(p.left)
+	}
+}
+
+// turnOf waits for the turn of a question. The error is errNobody, or that of ctx.
+func (a *api) turnOf(ctx context.Context, p *question) error {
+	select {
+	case a.turn <- struct{}{}:
+	case <-p.left:
+		return errNobody
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p.waiting == 0 {
+		<-a.turn
+		return errNobody
+	}
+	p.begun = true
+	return nil
+}
+
+// errNobody says that all have left who wanted an answer.
+var errNobody = errors.New("nobody waits for the answer")
 
 // settle keeps a promise.
 func (a *api) settle(ctx context.Context, key cacheKey, q *Question, p *question) {
@@ -154,7 +198,15 @@ func (a *api) settle(ctx context.Context, key cacheKey, q *Question, p *question
 	defer cancel()
 	began := a.now()
 	var fresh time.Duration
-	p.id, fresh, p.err = a.ask(ctx, q)
+	switch err := a.turnOf(ctx, p); {
+	case errors.Is(err, errNobody):
+		return
+	case err != nil:
+		p.err = fmt.Errorf("ask AUTH_URL: AUTH_MAX_REQUESTS are under way, and none came to its end in time: %w", ErrUnavailable)
+	default:
+		p.id, fresh, p.err = a.ask(ctx, q)
+		<-a.turn
+	}
 	a.metrics.seconds.Observe(a.now().Sub(began).Seconds())
 	if p.err == nil && !p.id.Expires.IsZero() {
 		fresh = min(fresh, p.id.Expires.Sub(a.now()))
@@ -165,8 +217,10 @@ func (a *api) settle(ctx context.Context, key cacheKey, q *Question, p *question
 		a.keep(&answer{key: key, id: p.id, until: began.Add(fresh), bytes: sizeOf(p.id)})
 	}
 	unavailable := errors.Is(p.err, ErrUnavailable)
-	news := a.failing != unavailable
-	a.failing = unavailable
+	news := a.failing != unavailable && began.Sub(a.said) >= sayEvery // a client may be able to make it so, and otherwise, again and again
+	if news {
+		a.failing, a.said = unavailable, began
+	}
 	a.mu.Unlock()
 	switch {
 	case unavailable:
@@ -257,12 +311,6 @@ func sizeOfValue(v any) int {
 func (a *api) ask(ctx context.Context, q *Question) (id *Identity, fresh time.Duration, err error) {
 	unavailable := func(err error) (*Identity, time.Duration, error) {
 		return nil, 0, fmt.Errorf("ask AUTH_URL: %w: %w", err, ErrUnavailable)
-	}
-	select {
-	case a.turn <- struct{}{}:
-		defer func() { <-a.turn }()
-	case <-ctx.Done():
-		return unavailable(errors.New("AUTH_MAX_REQUESTS are under way, and none came to its end in time"))
 	}
 	rq, err := a.request(ctx, q)
 	if err != nil {

@@ -533,10 +533,17 @@ func TestErrorsAreNotKept(t *testing.T) {
 	api.says(500, "", "Cache-Control", "max-age=100")
 	f.wantUnavailable(t, with(events), "500")
 	f.wantUnavailable(t, with(events), "500")
+	for range 100 { // as if some requests made the API fail
+		api.says(200, "", "Cache-Control", "no-store")
+		f.wantOK(t, with(events))
+		api.says(500, "")
+		f.wantUnavailable(t, with(events), "500")
+	}
+	f.advance(sayEvery)
 	api.says(200, "")
 	f.wantOK(t, with(events))
-	if api.count() != 4 {
-		t.Errorf("asked %d times, want 4", api.count())
+	if api.count() != 204 {
+		t.Errorf("asked %d times, want 204", api.count())
 	}
 	for what, want := range map[string]int{"AUTH_URL does not say": 1, "AUTH_URL says again": 1} {
 		if got := strings.Count(f.log.String(), what); got != want {
@@ -637,6 +644,44 @@ func TestTurns(t *testing.T) {
 	all.Wait()
 	if got := most.Load(); got > 2 {
 		t.Errorf("%d questions at the same time, want 2", got)
+	}
+}
+
+// Who leaves before their question has its turn leaves nothing behind; one that is
+// being asked is answered for others.
+func TestQuestionsOfThoseWhoLeft(t *testing.T) {
+	f, api := asking(t, func(c *Config) { c.MaxAsked = 1 })
+	answer := make(chan struct{})
+	api.does(func(http.ResponseWriter, *http.Request) { <-answer })
+	ctx, leave := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	ask := func(ctx context.Context, n int) {
+		all.Go(func() {
+			if _, err := f.Identify(ctx, with(events+"&n="+strconv.Itoa(n))); !errors.Is(err, context.Canceled) {
+				t.Errorf("who left got %v", err)
+			}
+		})
+	}
+	ask(ctx, 0)
+	eventually(t, "one is asked", func() bool { return api.count() == 1 })
+	for n := range 50 {
+		ask(ctx, n/2+1) // each by two
+	}
+	eventually(t, "all wait", func() bool {
+		return f.metric(t, "spillway_auth_questions_total", "asked") == 26 && f.metric(t, "spillway_auth_questions_total", "shared") == 25
+	})
+	leave()
+	all.Wait()
+	f.api.mu.Lock()
+	if left := len(f.api.asked); left != 1 {
+		t.Errorf("%d questions are left, want the one that is being asked", left)
+	}
+	f.api.mu.Unlock()
+	close(answer)
+	f.wantOK(t, with(events+"&n=0"))
+	f.wantOK(t, with(events+"&n=1"))
+	if got := api.count(); got != 2 {
+		t.Errorf("asked %d times, want 2", got)
 	}
 }
 
