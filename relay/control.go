@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"encoding/json"
 	"time"
 
@@ -165,13 +166,16 @@ func (w *writer) appendAnnouncement(dst []byte, via transport, id []byte) []byte
 	return dst
 }
 
-// mustJSON marshals our own data, which cannot fail.
+// mustJSON marshals our own data, which cannot fail. People read it: <topic>
+// stays as it is.
 func mustJSON(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		panic("relay: marshal control data: " + err.Error())
 	}
-	return b
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
 // A transport is how the frames of a channel travel.

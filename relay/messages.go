@@ -104,10 +104,26 @@ func messageMistake(err error) string {
 	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return "unknown member " + name + "; the nearest known one is " + strconv.Quote(nearest(strings.Trim(name, `"`), clientMembers))
 	}
-	if errors.As(err, &typ) && typ.Field != "" {
-		return typ.Field + ": a " + typ.Value + " cannot stand here"
+	if errors.As(err, &typ) && typ.Field == "" {
+		return "a message is one JSON object, not " + typ.Value
+	}
+	if errors.As(err, &typ) {
+		return typ.Field + ": must be " + kindOf(typ.Type) + ", not " + typ.Value
 	}
 	return "a message is one JSON object: " + strings.TrimPrefix(strings.TrimPrefix(err.Error(), "json: "), "jsontext: ")
+}
+
+// kindOf says in the words of JSON what a member of a clientMessage is.
+func kindOf(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[json.Number]():
+		return "a string or number"
+	case t.Kind() == reflect.Slice:
+		return "an array of strings"
+	case t.Kind() == reflect.Map:
+		return "an object"
+	}
+	return "a string"
 }
 
 // clientMembers are the members of a clientMessage.
@@ -260,7 +276,7 @@ func (o *Origin) subscribe(out []byte, h http.Header, r *http.Request, m *client
 	}
 	name, err := m.refName()
 	if err != nil {
-		return refuse(&badRequest{err.Error()})
+		return refuse(badf("%v", err))
 	}
 	// The handshake's own parameters belong to the URL's stream, not to this one.
 	like := &http.Request{
@@ -269,6 +285,9 @@ func (o *Origin) subscribe(out []byte, h http.Header, r *http.Request, m *client
 			"Accept":                 {grip.ContentTypeEvents},
 			"Sec-Websocket-Protocol": {protocolJSON},
 		},
+	}
+	if len(m.Topics) == 0 {
+		return refuse(badf("topics is missing; list their names as an array"))
 	}
 	if slices.ContainsFunc(m.Topics, func(t string) bool { return strings.Contains(t, ",") }) {
 		return refuse(badf("topics: a name has no comma; list the topics as an array"))

@@ -394,6 +394,12 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %d, want 400 with %q", tt.query, w.Code, tt.want)
 		}
 	}
+	if got, want := h.get("/events/"+topic+"/?fitler=<").Body.String(), `{"title":"Bad Request","status":400,"detail":"unknown parameter \"fitler\"; the nearest known one is \"filter\"","suggestion":"filter"}`+"\n"; got != want {
+		t.Errorf("a typo: got %s, want %s", got, want)
+	}
+	if got, want := h.get("/events/"+topic+"/?event_from=x").Body.String(), "topic, key or header:<name>"; !strings.Contains(got, want) {
+		t.Errorf("a problem body: got %s, want %s in it as it is", got, want)
+	}
 	for _, query := range []string{"_=123", "utm_source=x", "fbclid=1"} {
 		if w := h.get("/events/" + topic + "/?" + query); w.Code != http.StatusOK {
 			t.Errorf("%s: %d, want 200", query, w.Code)
@@ -411,7 +417,7 @@ func TestRefusals(t *testing.T) {
 	if w := h.do(httptest.NewRequest(http.MethodHead, "/events/nope/", nil)); w.Code != http.StatusNotFound {
 		t.Errorf("HEAD of an unknown topic: %d, want 404", w.Code)
 	}
-	if w := h.get("/elsewhere"); w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), "/events/<topic>/") && !strings.Contains(w.Body.String(), `/events/\u003ctopic\u003e/`) {
+	if w := h.get("/elsewhere"); w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), "/events/<topic>/") {
 		t.Errorf("other path: %d %s", w.Code, w.Body)
 	}
 	if w := h.get("/events/"); w.Code != http.StatusOK || w.Body.String() != fmt.Sprintf(`{"topics":[{"name":%q,"partitions":1,"url":"/events/%s/"}]}`+"\n", topic, topic) {

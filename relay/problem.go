@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"encoding/json"
 	"errors"
 	"maps"
 	"net/http"
@@ -15,11 +14,12 @@ import (
 
 // A problem is an error body (RFC 9457).
 type problem struct {
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail,omitempty"`
-	Code   string `json:"code,omitempty"`
-	Gaps   []gap  `json:"gaps,omitempty"`
+	Title      string `json:"title"`
+	Status     int    `json:"status"`
+	Detail     string `json:"detail,omitempty"`
+	Suggestion string `json:"suggestion,omitempty"`
+	Code       string `json:"code,omitempty"`
+	Gaps       []gap  `json:"gaps,omitempty"`
 }
 
 func writeProblem(w http.ResponseWriter, _ *http.Request, p problem) {
@@ -27,11 +27,7 @@ func writeProblem(w http.ResponseWriter, _ *http.Request, p problem) {
 	dropInstructions(w.Header())
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
-	body, err := json.Marshal(p)
-	if err != nil {
-		panic("relay: marshal problem: " + err.Error()) // strings and integers only
-	}
-	w.Write(append(body, '\n'))
+	w.Write(append(mustJSON(p), '\n'))
 }
 
 // dropInstructions takes back what an answer that was begun as a hold said to
@@ -60,7 +56,7 @@ func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var shown *auth.BadRequest
 	switch {
 	case errors.As(err, &bad):
-		writeProblem(w, r, problem{Status: http.StatusBadRequest, Detail: bad.detail})
+		writeProblem(w, r, problem{Status: http.StatusBadRequest, Detail: bad.detail, Suggestion: bad.suggestion})
 	case errors.As(err, &forbidden):
 		writeProblem(w, r, problem{Status: http.StatusForbidden, Detail: forbidden.detail})
 	case errors.As(err, &missing):

@@ -185,11 +185,11 @@ func (qs *queries) asked(text string, spec filter.Spec, fields string, changing 
 	return qs.remembered(name+text, func() (*query, error) {
 		f, err := qs.compiler.Compile(spec)
 		if err != nil {
-			return nil, &badRequest{err.Error()}
+			return nil, badf("%v", err)
 		}
 		shown, err := projection.Compile(fields, nil)
 		if err != nil {
-			return nil, &badRequest{err.Error()}
+			return nil, badf("%v", err)
 		}
 		q := newQuery(f, shown, changing)
 		if q == nil {

@@ -122,11 +122,14 @@ const (
 )
 
 // A badRequest is a mistake of the client: 400, with the text as the detail.
-type badRequest struct{ detail string }
+type badRequest struct {
+	detail     string
+	suggestion string // the name that was probably meant; "" where there is none
+}
 
 func (e *badRequest) Error() string { return e.detail }
 
-func badf(format string, args ...any) error { return &badRequest{fmt.Sprintf(format, args...)} }
+func badf(format string, args ...any) error { return &badRequest{detail: fmt.Sprintf(format, args...)} }
 
 // parseSelection reads path (what follows EVENTS_PATH, decoded), query and
 // headers. The error is a *badRequest.
@@ -179,7 +182,8 @@ func checkParams(query url.Values, ignore []string) error {
 			return badf("parameter %s is given %d times; give it once", name, len(values))
 		case known, strings.HasPrefix(name, "_"), strings.HasPrefix(name, "utm_"), slices.Contains(ignore, name):
 		default:
-			return badf("unknown parameter %q; the nearest known one is %q", name, nearest(name, slices.Collect(maps.Keys(params))))
+			meant := nearest(name, slices.Collect(maps.Keys(params)))
+			return &badRequest{fmt.Sprintf("unknown parameter %q; the nearest known one is %q", name, meant), meant}
 		}
 	}
 	return nil
@@ -205,7 +209,7 @@ func parseTopics(path string, more []string) ([]string, error) {
 	topics = slices.Compact(topics)
 	switch {
 	case len(topics) == 0:
-		return nil, badf("no topic; write /events/<topic>/ or topic=<topic>")
+		return nil, badf("no topic; name one in the path, or as topic=<topic>")
 	case len(topics) > maxTopics:
 		return nil, badf("%d topics in one request; %d are the most", len(topics), maxTopics)
 	}
@@ -467,7 +471,8 @@ func (s *selection) parseOptions(query url.Values) error {
 		if v == "" || slices.Contains(allowed, v) {
 			return v, nil
 		}
-		return "", badf("%s=%s: must be %s", name, v, strings.Join(allowed, " or "))
+		last := len(allowed) - 1
+		return "", badf("%s=%s: must be %s or %s", name, v, strings.Join(allowed[:last], ", "), allowed[last])
 	}
 	id, err := oneOf("id", idRuleNames...)
 	if err != nil {

@@ -53,7 +53,7 @@ func (s *selection) parseSparing(query url.Values) error {
 	}
 	if rate := query.Get("rate"); rate != "" {
 		if _, err := grip.ParseRate(rate); err != nil {
-			return badf("rate=%s: %v", rate, err)
+			return badf("rate=%s: must be events per second or minute such as 5/s or 30/m, from one in an hour to %d/s", rate, time.Second/grip.MinEvery)
 		}
 		s.sparing.Rate = rate
 	}

@@ -281,14 +281,11 @@ func isStream(resp *http.Response) bool {
 // problem (RFC 9457), or its first line.
 func explanation(contentType string, body []byte) string {
 	if strings.HasSuffix(contentType, "json") {
-		var problem struct{ Title, Detail, Suggestion string }
+		var problem struct{ Title, Detail string }
 		if json.Unmarshal(body, &problem) == nil && problem.Title+problem.Detail != "" {
 			text := problem.Detail
 			if text == "" {
 				text = problem.Title
-			}
-			if problem.Suggestion != "" {
-				text += " (" + problem.Suggestion + ")"
 			}
 			return text
 		}

@@ -236,8 +236,8 @@ func TestTailRefused(t *testing.T) {
 		script script
 		stderr string
 	}{
-		{"problem", refuses(404, "application/problem+json", `{"title":"Not Found","detail":"no topic orders","suggestion":"order"}`),
-			"spillway: tail: the server answers 404 Not Found: no topic orders (order)\n"},
+		{"problem", refuses(404, "application/problem+json", `{"title":"Not Found","detail":"no topic orders"}`),
+			"spillway: tail: the server answers 404 Not Found: no topic orders\n"},
 		{"problem without detail", refuses(401, "application/problem+json", `{"title":"who are you?"}`),
 			"spillway: tail: the server answers 401 Unauthorized: who are you?\n"},
 		{"text", refuses(400, "text/plain", "bad cursor\nmore\n"), "spillway: tail: the server answers 400 Bad Request: bad cursor\n"},
