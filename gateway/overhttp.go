@@ -132,6 +132,7 @@ type localEvents struct {
 	g         *Gateway
 	handshake *http.Request
 	header    http.Header // of it, for all requests with events
+	session   *session    // that asks
 }
 
 func (o *localEvents) ask(ctx context.Context, header http.Header, body []byte) (*page, error) {
@@ -143,6 +144,10 @@ func (o *localEvents) ask(ctx context.Context, header http.Header, body []byte) 
 	r.Header.Set("Content-Type", grip.ContentTypeEvents)
 	for name, values := range header {
 		r.Header[name] = values
+	}
+	r.Header.Del(grip.FullField) // whatever a client says
+	if names, full := o.session.full(); full {
+		r.Header[grip.FullField] = names
 	}
 	return o.g.call(r)
 }

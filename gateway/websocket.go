@@ -57,9 +57,11 @@ func (g *Gateway) serveWebSocket(out *output, r *http.Request) {
 	}
 	from := localSource{g}
 	attach := g.marks(&p.ins, from)
-	d := &dialogue{origin: &localEvents{g, r, header}}
+	asking := &localEvents{g: g, handshake: r, header: header}
+	d := &dialogue{origin: asking}
 	d.note(p.ins.Header)
 	s := &session{told: p.told, from: from, speech: speechOf(p.ins.Header), talk: &talk{partner: d, manners: &localManners}, posting: true}
+	asking.session = s
 	rules := &g.eventsRules.plain
 	if g.compression.frames {
 		rules = &g.eventsRules.deflate
@@ -381,6 +383,20 @@ func (s *session) add(name, channel string, t *told) *substream {
 	st.follow = follow{held: &s.held, source: s.from, sink: st}
 	s.streams = append(s.streams, st)
 	return st
+}
+
+// full reports whether there may be no more streams, and how those that there are
+// are called.
+func (s *session) full() (names []string, full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.streams) < s.g.cfg.MaxSubscriptions {
+		return nil, false
+	}
+	for _, st := range s.streams {
+		names = append(names, st.name)
+	}
+	return names, true
 }
 
 // settle is what happens when a stream holds, or has ended.

@@ -109,6 +109,11 @@ const (
 	RefusedField = "Spillway-Refused" // why nothing is read, or why a stream ends; not there: something is
 )
 
+// FullField is what the gateway says of a WebSocket to the origin in the same
+// process, with a message of its client, when there may be no more subscriptions:
+// the names of those that there are, a value for each.
+const FullField = "Spillway-Full"
+
 type linkKey struct{}
 
 // WithLink marks a request that a gateway makes for itself, to follow a next

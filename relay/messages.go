@@ -96,6 +96,8 @@ const (
 	codeBadMessage    = "bad-message"
 	codeNotFound      = "not-found"
 	codeNotConfigured = "not-configured"
+
+	codeTooManySubscriptions = "too-many-subscriptions"
 )
 
 // messageMistake says what is wrong with a message, in the words of its sender.
@@ -263,11 +265,16 @@ func (o *Origin) refuseMessage(out []byte, m *clientMessage, err error) []byte {
 		code, detail = codeKafkaUnavailable, "Kafka cannot be reached; try again"
 	case errors.Is(err, errTooManyViews):
 		code, detail = codeTooManyViews, tooManyViews
+	case errors.Is(err, errTooManySubscriptions):
+		code, detail = codeTooManySubscriptions, "this WebSocket has as many subscriptions as it may; end one, or open another WebSocket"
 	default:
 		o.log.Error("message", "type", m.Type, "err", err)
 	}
 	return appendReply(out, m, "error", code, detail, "")
 }
+
+// errTooManySubscriptions says that the gateway follows no more on a WebSocket.
+var errTooManySubscriptions = errors.New("as many subscriptions as there may be")
 
 func (o *Origin) subscribe(out []byte, h http.Header, r *http.Request, m *clientMessage) []byte {
 	refuse := func(err error) []byte {
@@ -277,6 +284,11 @@ func (o *Origin) subscribe(out []byte, h http.Header, r *http.Request, m *client
 	name, err := m.refName()
 	if err != nil {
 		return refuse(badf("%v", err))
+	}
+	// One of the same name would take its place.
+	if names, full := r.Header[grip.FullField]; full && !slices.Contains(names, name) {
+		o.metrics.overSubscribed.Inc()
+		return refuse(errTooManySubscriptions)
 	}
 	// The handshake's own parameters belong to the URL's stream, not to this one.
 	like := &http.Request{

@@ -96,6 +96,8 @@ func refusalOf(err error) string {
 		return codeAuthUnavailable
 	case errors.Is(err, errTooManyViews):
 		return codeTooManyViews
+	case errors.Is(err, errTooManySubscriptions):
+		return codeTooManySubscriptions
 	}
 	return ""
 }

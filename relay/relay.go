@@ -293,6 +293,7 @@ type originMetrics struct {
 	pages                 prometheus.Gauge
 	oversize, undecodable prometheus.Counter // the hub's
 	tooSlow               prometheus.Counter
+	overSubscribed        prometheus.Counter
 }
 
 func newOriginMetrics(reg prometheus.Registerer, hub *hubMetrics) originMetrics {
@@ -306,11 +307,14 @@ func newOriginMetrics(reg prometheus.Registerer, hub *hubMetrics) originMetrics 
 		tooSlow: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "spillway_too_slow_total", Help: "Streams that ended because they fell behind further than CATCHUP_MAX_BYTES or CATCHUP_MAX_AGE allow.",
 		}),
+		overSubscribed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spillway_subscriptions_refused_total", Help: "Subscriptions that were refused because a WebSocket had MAX_SUBSCRIPTIONS of them.",
+		}),
 		pages: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spillway_history_pages", Help: "Pages of history that are being made; CATCHUP_PAGES bounds them.",
 		}),
 	}
-	reg.MustRegister(gaps, m.pages, m.tooSlow)
+	reg.MustRegister(gaps, m.pages, m.tooSlow, m.overSubscribed)
 	for _, reason := range gapReasons {
 		m.gaps[reason] = gaps.WithLabelValues(string(reason))
 	}
