@@ -118,6 +118,7 @@ func newQueries(limits filter.Limits, d *decoder, reg prometheus.Registerer) (*q
 	reg.MustRegister(
 		counter("spillway_expression_evaluations_total", "Times that an expression was evaluated for a record; what a look-up decides is not among them.", compiler.Evaluations),
 		counter("spillway_expression_errors_total", "Evaluations that erred, as for a member that is missing, or took more than FILTER_MAX_COST; the record is not shown.", compiler.Errs),
+		counter("spillway_filters_refused_total", "Filters, and other selections, that were longer or would cost more than FILTER_MAX_BYTES and FILTER_MAX_COST let them.", compiler.Refused),
 	)
 	return &queries{compiler: compiler, decoder: d}, nil
 }

@@ -138,7 +138,7 @@ func evalAnyHeader(args ...ref.Val) ref.Val {
 func (c *Compiler) check(env *cel.Env, param, text string) *SyntaxError {
 	switch {
 	case len(text) > c.limits.Length:
-		return &SyntaxError{Param: param, Message: fmt.Sprintf("%d bytes long; %d are the most", len(text), c.limits.Length)}
+		return c.beyond(param, "%d bytes long; %d are the most", len(text), c.limits.Length)
 	case !utf8.ValidString(text):
 		return &SyntaxError{Param: param, Message: "not UTF-8"}
 	}
@@ -158,7 +158,7 @@ func (c *Compiler) check(env *cel.Env, param, text string) *SyntaxError {
 	}
 	estimate, err := env.EstimateCost(checked, sizes(usualSize))
 	if err != nil || estimate.Max > c.limits.Cost {
-		return &SyntaxError{Param: param, Message: fmt.Sprintf("costs up to %d steps a record; %d are the most", estimate.Max, c.limits.Cost)}
+		return c.beyond(param, "costs up to %d steps a record; %d are the most", estimate.Max, c.limits.Cost)
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ type Compiler struct {
 	limits Limits
 	env    *environment
 
-	evaluations, errs atomic.Int64
+	evaluations, errs, refused atomic.Int64
 
 	programs shared[program] // by text
 	trees    shared[tree]    // by the names of their paths
@@ -60,6 +60,9 @@ func (c *Compiler) Evaluations() int64 { return c.evaluations.Load() }
 
 // Errs is how many of the evaluations erred, and so did not match.
 func (c *Compiler) Errs() int64 { return c.errs.Load() }
+
+// Refused is how many expressions and selections exceeded one of the limits.
+func (c *Compiler) Refused() int64 { return c.refused.Load() }
 
 const (
 	paramFilter = "filter"
@@ -147,7 +150,13 @@ func (c *Compiler) Parse(key string) (*Filter, error) {
 }
 
 func (c *Compiler) tooLong(length int) error {
-	return &SyntaxError{Param: paramFilter, Message: fmt.Sprintf("all that is selected by is %d bytes long; %d are the most", length, c.limits.Key)}
+	return c.beyond(paramFilter, "all that is selected by is %d bytes long; %d are the most", length, c.limits.Key)
+}
+
+// beyond is the error for what exceeds a limit.
+func (c *Compiler) beyond(param, format string, args ...any) *SyntaxError {
+	c.refused.Add(1)
+	return &SyntaxError{Param: param, Message: fmt.Sprintf(format, args...)}
 }
 
 func (c *Compiler) parse(text string) (ast.Expr, error) {
