@@ -22,7 +22,12 @@ type phrased struct {
 	net.Conn
 	line    atomic.Pointer[statusLine] // nil: as it is
 	preface *preface                   // nil: any client may speak any protocol
+	headers prometheus.Counter         // of refused heads
 }
+
+// headTooLarge is what net/http, which has no hook for it, writes to a client whose
+// head exceeds MAX_HEADER_BYTES.
+const headTooLarge = "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
 
 // A preface looks for the one word that HTTP/2 begins with and no request of
 // HTTP/1 does.
@@ -67,6 +72,9 @@ func (c *phrased) NetConn() net.Conn { return c.Conn }
 // Write exchanges the status line, which net/http writes at the beginning of a
 // buffer.
 func (c *phrased) Write(p []byte) (int, error) {
+	if bytes.HasPrefix(p, []byte(headTooLarge)) {
+		c.headers.Inc()
+	}
 	line := c.line.Load()
 	if line == nil || !bytes.HasPrefix(p, line.standard) {
 		return c.Conn.Write(p)
@@ -106,7 +114,7 @@ func (l phrasing) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &phrased{Conn: c}
+	p := &phrased{Conn: c, headers: l.g.metrics.refused[refusedHeaders]}
 	if len(l.g.trusted) > 0 { // else net/http speaks no HTTP/2 without TLS
 		p.preface = &preface{trusted: l.g.trusted, refused: l.g.metrics.refused[refusedHTTP2]}
 	}
