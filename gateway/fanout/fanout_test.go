@@ -579,7 +579,7 @@ func TestNothingLostUnderLoad(t *testing.T) {
 				for next < items {
 					b, status := s.Next(1 << (r + 4))
 					take(contents(b))
-					for r%2 == 1 && status == Ready && next < items/2 && len(b.Frames) > 100 { // a slow client
+					for r%2 == 1 && status == Ready && behind[r] == 0 { // a client that is slow once
 						if first, last := ch.Retained(); first > uint64(next)+1 || last == items {
 							break
 						}
@@ -615,7 +615,7 @@ func TestNothingLostUnderLoad(t *testing.T) {
 		mu.Unlock()
 		ch.Append(batch)
 		for r := range reached { // not so far ahead that everything is read from history
-			for int64(i)-reached[r].Load() > 5000 && !t.Failed() {
+			for int64(i)-reached[r].Load() > 1000 && !t.Failed() {
 				runtime.Gosched()
 			}
 		}
