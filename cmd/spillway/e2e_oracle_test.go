@@ -502,12 +502,15 @@ func (c *modelReader) live(e *modelEvent) error {
 	if c.table == nil {
 		return faultf("live: nobody asked for it")
 	}
-	if !c.inside {
-		clear(c.table) // of nothing
-	}
-	c.inside = false
 	t := c.view.topics[0]
 	mt := c.m.topics[t]
+	if !c.inside { // of nothing, in the newest life as well as in the one before
+		clear(c.table)
+		if c.lives[t] < len(mt.lives)-1 {
+			c.lives[t] = -1
+		}
+	}
+	c.inside = false
 	if c.exact = e.Complete == nil || *e.Complete; !c.exact || c.lives[t] == -1 {
 		for p, mp := range mt.now() {
 			c.places[[2]int{t, p}] = &modelPlace{next: mp.end}
