@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -34,6 +35,11 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	programDir = dir
+	// In the background of a shell SIGINT is ignored, and what is started here would
+	// inherit that: a program that does not ask for it would not end with Ctrl-C.
+	if signal.Ignored(os.Interrupt) {
+		signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	}
 	code := kafkatest.Main(m)
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
