@@ -78,8 +78,8 @@ func crowdSharesFetches(t *testing.T, k *kafkatest.Cluster) {
 		cache   int64
 		most    int64 // that is to be read
 	}{
-		{"the window fits", 5000, 64 << 20, 2 * bytes},
-		{"a third of the window fits", 5000, bytes / 3, 3 * bytes},
+		{"the window fits", 2000, 64 << 20, 2 * bytes},
+		{"a third of the window fits", 2000, bytes / 3, 3 * bytes},
 		{"a third of the window fits, and as many pages are made as there are readers", 200, bytes / 3, 3 * bytes},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

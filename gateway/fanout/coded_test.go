@@ -388,7 +388,10 @@ func TestCodedCutAnywhere(t *testing.T) {
 
 				// Not after every byte: the places differ between the ways to
 				// begin and between runs.
-				const stride = 11
+				stride := 11
+				if raceEnabled {
+					stride = 41
+				}
 				for _, from := range []uint64{1, 7, last - 3} { // between blocks, and within them
 					for cut, more := rand.IntN(stride), true; more; cut += stride {
 						p := newPuller(t, e, d, from)
@@ -502,7 +505,11 @@ func (p *puller) keepAlive() {
 // order.
 func TestCodedInAnyOrder(t *testing.T) {
 	eachDress(t, func(t *testing.T, d dress) {
-		for seed := range uint64(12) {
+		seeds := uint64(12)
+		if raceEnabled {
+			seeds = 3
+		}
+		for seed := range seeds {
 			random := rand.New(rand.NewPCG(seed, 1))
 			e := newEngine(t, Config{ChannelLogBytes: 32 << 10})
 			ch := e.Open("c", numbers{})
@@ -578,7 +585,10 @@ func testCodedConnections(t *testing.T, cfg Config, d dress) {
 	cfg.ChannelLogBytes = 128 << 10
 	r := newRig(t, cfg)
 	ch := r.Open("c", numbers{})
-	const clients = 30
+	clients := 30
+	if raceEnabled {
+		clients = 12
+	}
 	var published atomic.Uint64
 	var working sync.WaitGroup
 	random := rand.New(rand.NewPCG(1, 1))

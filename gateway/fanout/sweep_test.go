@@ -105,6 +105,9 @@ func writeInPlace(ch grip.Channel, content []byte) {
 
 // Sending to those who keep up takes no memory, but that of the log.
 func TestSweepDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("two million items take long under the race detector")
+	}
 	_, l, chans := sunk(t, 1, 1000)
 	content := []byte(strings.Repeat("x", 128))
 	publish := func() {

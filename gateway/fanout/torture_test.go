@@ -21,8 +21,8 @@ import (
 	"spillway/grip"
 )
 
-// raceEnabled is set where the race detector is on, under which there are fewer
-// clients.
+// raceEnabled is set where the race detector is on, under which there is less of
+// what takes long.
 var raceEnabled bool
 
 const (
