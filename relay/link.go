@@ -56,6 +56,7 @@ type link struct {
 	pace
 	lag
 	sparing
+	Rest int64 `json:"re,omitempty"` // of a rate: when the next event may come, in epoch milliseconds
 	newest
 
 	Right *right `json:"a,omitempty"` // nil: nobody is asked who they are

@@ -36,7 +36,7 @@ func TestLinkSeal(t *testing.T) {
 		Topics: []string{"a", "b"}, queryText: queryText{Filter: "f", Fields: "g"}, Form: formEnvelope, IDs: idBatch, Event: "header:x", Quiet: true, Schema: true, Via: overWebSocket,
 		Cursor: "1-hi3hk-4fz1q.3.xg.rq.3ej", LongPoll: true, Subscription: true, Limit: 7, Until: 8, Bound: "1-a", Marks: true, Existed: "1-b",
 		Replayed: 9, ReplayBytes: 10, HeartbeatMS: 11, Since: 12,
-		pace: pace{Speed: 2, From: 13, Begun: 14}, lag: lag{Fell: 15, Age: 16, Appended: 17}, sparing: sparing{Latest: true, Rate: "5/s"},
+		pace: pace{Speed: 2, From: 13, Begun: 14}, lag: lag{Fell: 15, Age: 16, Appended: 17}, sparing: sparing{Latest: true, Rate: "5/s"}, Rest: 22,
 		Bare: true, Right: &right{Subject: "s", Expires: 20, Bindings: "b", Bare: true, Socket: "w", Asks: &auth.Question{Method: "GET"}, AskAt: 21},
 		newest: newest{Stage: stageSnapshot, Places: []string{"v.0"}, Topic: 18, Restarts: 19},
 	}

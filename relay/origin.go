@@ -482,6 +482,9 @@ func (silence) Seq(string) (uint64, bool) { return 0, true }
 func (o *Origin) pause(h http.Header, p *page) {
 	l := p.link
 	l.Cursor = p.internalID()
+	if l.Rate != "" {
+		l.Rest = p.now.Add(p.pause).UnixMilli()
+	}
 	o.setHold(h, holdPause, l.Form, time.Duration(l.HeartbeatMS)*time.Millisecond)
 	h["Grip-Link"] = o.nextLink(&l, timeout(sooner(l.Right.left(p.now), max(p.pause, time.Millisecond))))
 }
@@ -527,10 +530,15 @@ func (o *Origin) serveLink(w http.ResponseWriter, r *http.Request, sealed string
 		o.failLink(w, r, l, err)
 		return
 	}
-	ch, live, err := o.follow(r.Context(), p)
-	if err != nil {
-		o.failLink(w, r, l, err)
-		return
+	var ch *channel
+	live := false
+	// A link that is asked early, since rights had to be looked at, brings nothing early.
+	p.pause, p.link.Rest = max(0, time.UnixMilli(l.Rest).Sub(p.now)), 0
+	if p.pause == 0 {
+		if ch, live, err = o.follow(r.Context(), p); err != nil {
+			o.failLink(w, r, l, err)
+			return
+		}
 	}
 	h := w.Header()
 	switch {

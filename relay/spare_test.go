@@ -69,6 +69,28 @@ func TestHistoryWithARate(t *testing.T) {
 	again.wantData("v18", "v19")
 }
 
+// Whose rights are looked at again while the stream rests gets nothing early.
+func TestLinkOfARateAskedEarly(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	values(k, topic, numbered("v", 0, 3)...)
+	h := startRelay(t, k)
+	now := time.Now()
+	h.r.origin.now = func() time.Time { return now }
+	s := h.open("/events/" + topic + "/?from=earliest&rate=1/m")
+	s.wantData("v0")
+	for range 2 {
+		now = now.Add(29 * time.Second)
+		s.follow()
+		s.wantData("v0")
+	}
+	now = now.Add(2 * time.Second)
+	s.follow()
+	s.wantData("v0", "v1")
+}
+
 func TestRateIsPassedByTheLog(t *testing.T) {
 	t.Parallel()
 	k := kafkatest.Fake(t)
