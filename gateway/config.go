@@ -347,6 +347,11 @@ type Config struct {
 	// so that a publisher in this process may open it. On an error there is
 	// nobody to listen to: the client is refused.
 	Listen func(ctx context.Context, channel string) error `ignored:"true"`
+
+	// Owns, where set, reports whether a channel is one that a publisher in this
+	// process opens. The HTTP origins of routes that are not below EVENTS_PATH
+	// subscribe nobody to these: they may name channels as their clients like.
+	Owns func(channel string) bool `ignored:"true"`
 }
 
 // metricName is what the name of a metric may begin with.

@@ -226,12 +226,15 @@ func TestRouteListens(t *testing.T) {
 		w.Header().Set("Grip-Channel", "orders")
 		io.WriteString(w, ":ok\n")
 	}
-	a := newAPI(t, map[string]http.HandlerFunc{"/events/mine/": hold, "/events/away/": hold, "/else/": hold})
+	a := newAPI(t, map[string]http.HandlerFunc{"/events/mine/": hold, "/events/away/": hold, "/else/": hold, "/else/topic/": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Grip-Hold", "stream")
+		w.Header().Set("Grip-Channel", "mine, topic")
+	}})
 	var f *fixture
 	var asked []string
 	f = start(t, func(c *Config) {
 		origin := " " + a.Listener.Addr().String()
-		c.Routes = "*,path_beg=/events/mine/,prefix=a-" + origin + ";*,path_beg=/events/away/,debug" + origin + ";*" + origin
+		c.Routes = "*,path_beg=/events/mine/,prefix=a-" + origin + ";*,path_beg=/events/away/,debug" + origin + ";*,debug" + origin
 		c.Listen = func(_ context.Context, channel string) error {
 			asked = append(asked, channel)
 			if channel != "a-orders" {
@@ -240,6 +243,7 @@ func TestRouteListens(t *testing.T) {
 			f.engine.Open(channel, ids{})
 			return nil
 		}
+		c.Owns = func(channel string) bool { return channel == "topic" }
 	})
 	f.get(t, "/events/mine/").wantStatus(200).want(":ok\n")
 	f.listening(t, "a-orders", 1)
@@ -248,6 +252,8 @@ func TestRouteListens(t *testing.T) {
 	}
 	f.get(t, "/events/away/").wantStatus(502).wantEnd("Error while proxying to origin: channel \"orders\": nothing is known of it\n")
 	f.get(t, "/else/").wantStatus(200).want(":ok\n")
+	f.get(t, "/else/topic/").wantStatus(502).wantEnd("Error while proxying to origin: channel \"topic\": it has the records of a topic, and clients are held on those only by a route whose path_beg is /events/ or lies below it\n")
+	f.listening(t, "topic", 0)
 	if want := []string{"a-orders", "orders"}; !slices.Equal(asked, want) {
 		t.Errorf("asked for %q, want %q", asked, want)
 	}

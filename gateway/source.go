@@ -222,13 +222,19 @@ func (s *httpSource) ask(ctx context.Context, link *grip.Link, lasts []grip.Last
 }
 
 // listen says which channels an HTTP origin is about to subscribe a client to, to
-// who may have something for them.
+// who may have something for them. Origins of other routes than those below
+// EVENTS_PATH have channels of their own only.
 func (g *Gateway) listen(ctx context.Context, rt *route.Route, attach []fanout.Want) error {
-	if g.cfg.Listen == nil || rt.PathBeg == "" || !g.isEvents(rt.PathBeg) {
-		return nil
-	}
+	below := rt.PathBeg != "" && g.isEvents(rt.PathBeg)
 	for i := range attach {
-		if err := g.cfg.Listen(ctx, attach[i].Channel); err != nil {
+		var err error
+		switch channel := attach[i].Channel; {
+		case below && g.cfg.Listen != nil:
+			err = g.cfg.Listen(ctx, channel)
+		case !below && g.cfg.Owns != nil && g.cfg.Owns(channel):
+			err = fmt.Errorf("it has the records of a topic, and clients are held on those only by a route whose path_beg is %s or lies below it", g.eventsPath)
+		}
+		if err != nil {
 			return fmt.Errorf("channel %q: %w", attach[i].Channel, err)
 		}
 	}

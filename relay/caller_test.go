@@ -558,6 +558,8 @@ func TestListen(t *testing.T) {
 		{topic, ""}, // again
 		{"none", ""},
 		{topic + "~abc", ""},
+		{channelName([]string{topic}, nil, rendering{form: formEnvelope}), "a selection of records"},
+		{channelName([]string{topic, topic + "-rows"}, nil, rendering{}), "a selection of records"},
 		{"__consumer_offsets", ""},
 		{topic + "-rows", "TOPIC_RULES filters"},
 		{topic + "-envelope", "does not show"},

@@ -159,17 +159,20 @@ func pollMax(p *properties.Properties) int {
 // Origin is the http.Handler for EVENTS_PATH.
 func (r *Relay) Origin() *Origin { return r.origin }
 
-// Exposed reports whether channel is the name of a topic that clients read
-// here, so that publishing to it by hand would forge records.
-func (r *Relay) Exposed(channel string) bool {
+// Owns reports whether a channel is that of a topic that clients read here, or of
+// a view of some, so that publishing to it by hand would forge records.
+func (r *Relay) Owns(channel string) bool {
 	t, _, _ := r.catalog.cached(channel)
-	return t != nil
+	return t != nil || isViewName(channel)
 }
 
 // Listen makes sure that the channel has the records of its topic from now on, for
-// clients that another origin subscribes to it. A channel that is not the plain one
-// of an exposed topic is not ours, which is no error.
+// clients that another origin subscribes to it. A channel that is neither the plain
+// one of an exposed topic nor one of a view is not ours, which is no error.
 func (r *Relay) Listen(ctx context.Context, channel string) error {
+	if isViewName(channel) {
+		return errors.New("it is of a selection of records, which only the built-in origin may show; use the name of a topic")
+	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	topic, err := r.catalog.lookup(ctx, channel)

@@ -3,6 +3,7 @@ package relay
 import (
 	"crypto/sha256"
 	"encoding/base32"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -247,6 +248,13 @@ func channelName(topics []string, q *query, r rendering) string {
 	sum := sha256.Sum256([]byte(viewKey(topics, q) + "\x00" + r.key()))
 	return strings.Join(topics, "+") + "~" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
 }
+
+// viewName is what channelName makes of all but plain topics.
+var viewName = regexp.MustCompile(`^[A-Za-z0-9._+-]+~[a-z2-7]{26}$`)
+
+// isViewName reports whether a channel of that name may be a view's. Anybody can
+// work such a name out, so it is no right to what is in it.
+func isViewName(channel string) bool { return viewName.MatchString(channel) }
 
 // A standing is where a channel stands: H, as every stream that begins there
 // is told it. It is never changed once streams share it.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -180,6 +181,45 @@ func TestForwardAuth(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestTopicsAreNotForRooms lets nobody read a topic by naming its channel to an
+// API elsewhere, which holds clients on what they ask for.
+func TestTopicsAreNotForRooms(t *testing.T) {
+	t.Parallel()
+	k := kafkatest.Fake(t)
+	topic := kafkatest.UniqueTopic(t)
+	k.CreateTopic(topic, 1)
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Grip-Hold", "stream")
+		w.Header().Set("Grip-Channel", r.URL.Query().Get("room"))
+		io.WriteString(w, "welcome\n")
+	}))
+	t.Cleanup(api.Close)
+	s := serve(t, k, "JWT_KEY="+tokenKey, "ROUTES=*,path_beg=/chat/ "+strings.TrimPrefix(api.URL, "http://"))
+	alice := tokenFor(t, "alice", topic, time.Hour)
+	eventually(t, "the topic is there", func() (bool, string) {
+		resp := get(t, t.Context(), s.url+"/events/"+topic+"/", "Authorization: Bearer "+alice)
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK, resp.Status
+	})
+	subscribe(t, s.url+"/events/"+topic+"/", "Authorization: Bearer "+alice)
+	ws := dial(t, s.url+"/events/"+topic+"/", "spillway.v1.json", asSubprotocol(alice))
+	ws.send(fmt.Sprintf(`{"type":"subscribe","topics":[%q],"filter":"value.tenant == 'acme'","ref":1}`, topic))
+	var answer struct{ Channel string }
+	ws.message(func(m string) bool {
+		return strings.Contains(m, `"subscribed"`) && json.Unmarshal([]byte(m), &answer) == nil && answer.Channel != ""
+	})
+	for _, room := range []string{topic, answer.Channel, "lobby, " + topic} {
+		if resp, body := fetch(t, s.url+"/chat/?room="+url.QueryEscape(room)); resp.StatusCode != http.StatusBadGateway {
+			t.Errorf("the room %s: %s %s, want 502", room, resp.Status, body)
+		}
+	}
+	resp := get(t, t.Context(), s.url+"/chat/?room=lobby")
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("a room of the API's own: %s", resp.Status)
+	}
 }
 
 // TestConnectionsOfASubject lets nobody have more streams than there may be for

@@ -171,11 +171,12 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func(httpAdd
 		return errors.Join(usageError{err}, ops.Shutdown(ctx))
 	}
 	s.gateway.CheckPublish = func(channel string) error {
-		if rl.Exposed(channel) {
+		if rl.Owns(channel) {
 			return fmt.Errorf("channel %q is a Kafka topic; produce to the topic instead", channel)
 		}
 		return nil
 	}
+	s.gateway.Owns = rl.Owns
 	s.gateway.Listen = rl.Listen
 	gw, err = gateway.New(s.gateway, engine, rl.Origin(), log.With("part", "gateway"), reg)
 	if err != nil {
