@@ -373,8 +373,9 @@ func (o *Origin) renewToken(h http.Header, r *http.Request, token string) error 
 }
 
 // renewals are the newer callers of WebSockets, for streams whose links still
-// have the older one. The zero value has none.
+// have the older one.
 type renewals struct {
+	most    int // that are kept: sockets may end, and others come
 	mu      sync.Mutex
 	sockets map[string]renewal
 	swept   time.Time
@@ -385,15 +386,11 @@ type renewal struct {
 	until  time.Time // by then no link has an older one
 }
 
-const (
-	// A link is asked for when its right is to be looked at, or somewhat later
-	// where the origin is busy.
-	renewalSlack = time.Minute
-	// maxRenewals bounds those that are kept: sockets may end, and others come.
-	maxRenewals = 100_000
-)
+// A link is asked for when its right is to be looked at, or somewhat later where
+// the origin is busy.
+const renewalSlack = time.Minute
 
-// errTooManyRenewals says that maxRenewals are kept.
+// errTooManyRenewals says that AUTH_MAX_RENEWALS are kept.
 var errTooManyRenewals = fmt.Errorf("%w: too many tokens were renewed", auth.ErrUnavailable)
 
 // add notes whose a WebSocket is, in place of who its links have, which look at
@@ -413,7 +410,7 @@ func (rs *renewals) add(c *caller, latest, now time.Time) error {
 	switch {
 	case again && old.until.After(until):
 		until = old.until
-	case !again && len(rs.sockets) >= maxRenewals:
+	case !again && len(rs.sockets) >= rs.most:
 		return errTooManyRenewals
 	}
 	rs.sockets[c.Socket] = renewal{c, until}

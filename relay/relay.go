@@ -132,6 +132,7 @@ func New(cfg Config, gateway grip.Gateway, log *slog.Logger, reg prometheus.Regi
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "spillway_auth_renewals", Help: "WebSockets whose token was renewed, as long as that has to be known.",
 		}, func() float64 { return float64(r.origin.renewals.count()) }))
+		r.origin.renewals.most = cfg.Auth.MaxRenewals
 		r.origin.auth, r.origin.recheck, r.origin.cookies = r.auth, cfg.Auth.Recheck, cfg.Auth.URL != "" || cfg.Auth.Cookie != ""
 	}
 	if props.Group() != "" {

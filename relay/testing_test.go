@@ -176,7 +176,7 @@ func testConfig(brokers string) Config {
 		CursorTimeSlack:     time.Minute,
 		EventsPath:          "/events/",
 		Auth: auth.Config{
-			Timeout: 5 * time.Second, CacheTTL: 10 * time.Second, CacheEntries: 100, CacheBytes: 1 << 20, MaxAsked: 10, Recheck: time.Minute,
+			Timeout: 5 * time.Second, CacheTTL: 10 * time.Second, CacheEntries: 100, CacheBytes: 1 << 20, MaxAsked: 10, MaxRenewals: 1000, Recheck: time.Minute,
 			TopicsHeader: "X-Spillway-Topics", ClaimsHeader: "X-Spillway-Claims", ExpiresHeader: "X-Spillway-Expires", SubjectHeader: "X-Spillway-Subject",
 			TopicsClaim: "topics", SubjectClaim: "sub",
 		},

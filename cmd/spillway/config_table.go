@@ -93,6 +93,8 @@ var configTable = []setting{
 		doc: "Bounds an answer of AUTH_URL, and of where keys come from. 100ms to 7s."},
 	{part: "Kafka and events", name: "AUTH_MAX_REQUESTS", deflt: "256", twin: false,
 		doc: "Bounds the requests to AUTH_URL at the same time. What is asked beyond it waits its turn, for AUTH_TIMEOUT at most."},
+	{part: "Kafka and events", name: "AUTH_MAX_RENEWALS", deflt: "100000", twin: false,
+		doc: "Bounds the WebSockets whose token was renewed while streams of theirs know an older one. Beyond it a renewal is answered auth-unavailable."},
 	{part: "Kafka and events", name: "AUTH_FORWARD_HEADERS", deflt: "", twin: false,
 		doc: "Further fields of the client's request that AUTH_URL is shown, comma separated."},
 	{part: "Kafka and events", name: "AUTH_TOPICS_HEADER", deflt: "X-Spillway-Topics", twin: false,

@@ -50,6 +50,10 @@ type Config struct {
 	// beyond it waits its turn, for AUTH_TIMEOUT at most.
 	MaxAsked int `envconfig:"AUTH_MAX_REQUESTS" default:"256"`
 
+	// MaxRenewals bounds the WebSockets whose token was renewed while streams of
+	// theirs know an older one. Beyond it a renewal is answered auth-unavailable.
+	MaxRenewals int `envconfig:"AUTH_MAX_RENEWALS" default:"100000"`
+
 	// ForwardHeaders are further fields of the client's request that AUTH_URL is
 	// shown, comma separated.
 	ForwardHeaders []string `envconfig:"AUTH_FORWARD_HEADERS"`
@@ -166,6 +170,7 @@ func (c *Config) Validate() error {
 		{"AUTH_CACHE_ENTRIES", int64(c.CacheEntries), 1, 1e7},
 		{"AUTH_CACHE_BYTES", int64(c.CacheBytes), 64 << 10, 1 << 40},
 		{"AUTH_MAX_REQUESTS", int64(c.MaxAsked), 1, 1e5},
+		{"AUTH_MAX_RENEWALS", int64(c.MaxRenewals), 1, 1e7},
 	} {
 		if n.got < n.min || n.got > n.max {
 			bad(n.env, n.got, fmt.Sprintf("must be between %d and %d", n.min, n.max))

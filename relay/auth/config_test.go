@@ -51,7 +51,7 @@ func TestValidate(t *testing.T) {
 			[]string{"AUTH_TIMEOUT=8s", "AUTH_CACHE_TTL=-1ns", "JWT_LEEWAY=1h0m0s", "AUTH_RECHECK=1ms"}},
 		{"answers outlive what asks for them", func(c *Config) { c.CacheTTL, c.Recheck = 2*time.Minute, time.Minute }, []string{"AUTH_CACHE_TTL=2m0s: is longer than AUTH_RECHECK, 1m0s"}},
 		{"never asked again", func(c *Config) { c.CacheTTL, c.Recheck = 2*time.Minute, 0 }, nil},
-		{"sizes", func(c *Config) { c.CacheEntries, c.CacheBytes, c.MaxAsked = 0, 1, -1 }, []string{"AUTH_CACHE_ENTRIES=0", "AUTH_CACHE_BYTES=1:", "AUTH_MAX_REQUESTS=-1"}},
+		{"sizes", func(c *Config) { c.CacheEntries, c.CacheBytes, c.MaxAsked, c.MaxRenewals = 0, 1, -1, 0 }, []string{"AUTH_CACHE_ENTRIES=0", "AUTH_CACHE_BYTES=1:", "AUTH_MAX_REQUESTS=-1", "AUTH_MAX_RENEWALS=0"}},
 		{"headers", func(c *Config) { c.TopicsHeader, c.ClaimsHeader, c.SubjectHeader = "a b", "", "x-spillway-expires" },
 			[]string{"AUTH_TOPICS_HEADER=a b: is no name", "AUTH_CLAIMS_HEADER=: is no name", "AUTH_SUBJECT_HEADER=x-spillway-expires: is what AUTH_EXPIRES_HEADER is called"}},
 		{"forwarded headers", func(c *Config) {

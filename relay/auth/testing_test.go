@@ -240,7 +240,7 @@ func (l *logged) String() string {
 // defaults is a Config as the environment makes it.
 func defaults() Config {
 	return Config{
-		CacheTTL: 10 * time.Second, CacheEntries: 10000, CacheBytes: 16 << 20, Recheck: time.Minute, Timeout: 5 * time.Second, MaxAsked: 256,
+		CacheTTL: 10 * time.Second, CacheEntries: 10000, CacheBytes: 16 << 20, Recheck: time.Minute, Timeout: 5 * time.Second, MaxAsked: 256, MaxRenewals: 1000,
 		TopicsHeader: "X-Spillway-Topics", ClaimsHeader: "X-Spillway-Claims", ExpiresHeader: "X-Spillway-Expires", SubjectHeader: "X-Spillway-Subject",
 		TopicsClaim: "topics", SubjectClaim: "sub", Leeway: 5 * time.Second,
 	}
