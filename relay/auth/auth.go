@@ -122,6 +122,7 @@ func newAuthenticator(cfg Config, log *slog.Logger, reg prometheus.Registerer, n
 		if err != nil {
 			return nil, err
 		}
+		cfg.warnOfPlainText(log)
 		if cfg.Key == "" && len(cfg.Audiences) == 0 {
 			log.Warn("JWT_AUDIENCE is not set: tokens that an issuer made for another program are taken, too")
 		}

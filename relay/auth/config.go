@@ -5,7 +5,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -278,6 +280,24 @@ func (c *Config) validateJWT() (errs []error) {
 		bad("JWT_SUBJECT_CLAIM", `""`, "need the name of a claim, such as sub")
 	}
 	return errs
+}
+
+// warnOfPlainText warns of keys that whoever is on the way can replace.
+func (c *Config) warnOfPlainText(log *slog.Logger) {
+	env, urls := "JWT_JWKS_URL", c.JWKSURLs
+	if c.Key == "" && len(urls) == 0 { // else an issuer is a name that nobody asks
+		env, urls = "JWT_ISSUER", c.Issuers
+	}
+	for _, text := range urls {
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme != "http" { // it was validated
+			continue
+		}
+		if ip, err := netip.ParseAddr(u.Hostname()); strings.EqualFold(u.Hostname(), "localhost") || err == nil && ip.IsLoopback() {
+			continue
+		}
+		log.Warn(env+" begins with http://: whoever is on the way can put keys of their own in the place of the issuer's, and with them make any token; use https", "url", u.Redacted())
+	}
 }
 
 // algorithms are those that tokens may be signed with, as far as their keys are

@@ -212,3 +212,35 @@ func TestKeyChanges(t *testing.T) {
 	})
 	f.wantOK(t, second)
 }
+
+// Keys that come unprotected are worth a warning; names of issuers are not.
+func TestKeysOnTheWay(t *testing.T) {
+	for _, tt := range []struct {
+		name, want string // the variable that is warned of; "": none
+		set        func(*Config)
+	}{
+		{"an issuer", "JWT_ISSUER", func(c *Config) { c.Issuers = []string{"https://a.example", "http://id.example"} }},
+		{"a set", "JWT_JWKS_URL", func(c *Config) { c.JWKSURLs = []string{"http://id.example/keys?a=b"} }},
+		{"a private address", "JWT_ISSUER", func(c *Config) { c.Issuers = []string{"http://10.0.0.1:8080"} }},
+		{"protected", "", func(c *Config) { c.Issuers = []string{"https://id.example"} }},
+		{"only a name, of a set", "", func(c *Config) {
+			c.Issuers, c.JWKSURLs = []string{"http://id.example"}, []string{"https://id.example/keys"}
+		}},
+		{"only a name, of a key", "", func(c *Config) {
+			c.Issuers, c.Key = []string{"http://id.example"}, "a secret of thirty-two bytes, or more"
+		}},
+		{"on this machine", "", func(c *Config) {
+			c.Issuers = []string{"http://localhost:8080", "http://LOCALHOST", "http://127.0.0.2:1", "http://[::1]:8080"}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			said := authenticator(t, tt.set).log.String()
+			if got := strings.Contains(said, "begins with http://"); got != (tt.want != "") || !strings.Contains(said, tt.want) {
+				t.Errorf("got a warning: %v, want one of %q:\n%s", got, tt.want, said)
+			}
+			if n := strings.Count(said, "begins with http://"); n > 1 || strings.Contains(said, "a.example") {
+				t.Errorf("got %d warnings, want one at most:\n%s", n, said)
+			}
+		})
+	}
+}
