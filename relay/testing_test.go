@@ -238,10 +238,17 @@ func (h *harness) get(url string, header ...string) *httptest.ResponseRecorder {
 
 func (h *harness) do(r *http.Request, header ...string) *httptest.ResponseRecorder {
 	h.t.Helper()
+	return h.doInto(new(bytes.Buffer), r, header...)
+}
+
+// doInto is do with memory for the body.
+func (h *harness) doInto(body *bytes.Buffer, r *http.Request, header ...string) *httptest.ResponseRecorder {
+	h.t.Helper()
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
 	w := httptest.NewRecorder()
+	w.Body = body
 	h.r.Origin().ServeHTTP(w, r)
 	return w
 }
@@ -250,6 +257,7 @@ func (h *harness) do(r *http.Request, header ...string) *httptest.ResponseRecord
 type stream struct {
 	h       *harness
 	out     bytes.Buffer
+	page    bytes.Buffer // memory of the newest
 	pages   int
 	ch      *memChannel
 	seq     uint64
@@ -393,7 +401,8 @@ func (s *stream) follow() {
 		grip.AppendLast(r.Header, grip.Last{Channel: s.channel, ID: s.lastID})
 	}
 	s.pages++
-	w := s.h.do(r.WithContext(grip.WithLink(r.Context())))
+	s.page.Reset()
+	w := s.h.doInto(&s.page, r.WithContext(grip.WithLink(r.Context())))
 	if w.Code == http.StatusServiceUnavailable {
 		time.Sleep(20 * time.Millisecond) // a gateway retries too
 		return
