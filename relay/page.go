@@ -36,6 +36,7 @@ type page struct {
 
 	out     []byte
 	id      []byte
+	trail   trail  // of pos
 	told    []byte // the newest id that is in out, where there is a filter
 	events  int64
 	minute  int64 // of the newest record before pos, for cursors
@@ -192,7 +193,7 @@ func (p *page) wide() bool {
 // cursors (event-semantics.md 3.6). The last event of a page does anyway.
 func (p *page) idIsDue() bool {
 	if p.length == 0 {
-		p.length = p.w.veil.sealer().Len(len(p.pos.appendVisible(nil, 0, p.minute, p.tags, p.parts())))
+		p.length = p.w.veil.sealer().Len(len(p.trail.at(p.pos, 0, p.minute, p.tags, p.parts())))
 	}
 	switch {
 	case p.length > int(p.w.maxID) && !p.link.LongPoll:
@@ -302,7 +303,7 @@ func (p *page) visibleID(phase cursor.Phase) []byte {
 // alone a poll that is cut off at its most events would never get on.
 func (p *page) appendID(dst []byte, phase cursor.Phase) (id []byte, exact bool) {
 	start, sealer := len(dst), p.w.veil.sealer()
-	dst = p.pos.appendVisible(dst, phase, p.minute, p.tags, p.parts())
+	dst = append(dst, p.trail.at(p.pos, phase, p.minute, p.tags, p.parts())...)
 	if sealer.Len(len(dst)-start) <= int(p.w.maxID) || p.link.LongPoll {
 		return sealer.Seal(dst, start), true
 	}

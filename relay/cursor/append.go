@@ -48,6 +48,23 @@ func AppendDense(dst []byte, tag Tag, offsets []int64) []byte {
 // negative.
 func AppendOffset(dst []byte, offset int64) []byte { return appendBase36(dst, uint64(offset)) }
 
+// OverwriteOffset writes offset over the one that text ends with, which stands
+// behind a "." or "_". It reports whether both have as many digits; else text is
+// of no use any more.
+func OverwriteOffset(text []byte, offset int64) bool {
+	n := uint64(offset)
+	for i := len(text) - 1; i >= 0; i-- {
+		if c := text[i]; c == '.' || c == '_' {
+			return false
+		}
+		text[i] = digits[n%36]
+		if n /= 36; n == 0 {
+			return i > 0 && (text[i-1] == '.' || text[i-1] == '_')
+		}
+	}
+	return false
+}
+
 // AppendSparse appends the block of a topic of which only some partitions are
 // in the view:
 //
