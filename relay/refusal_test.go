@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -84,6 +85,41 @@ func TestNothingTellsHiddenFromMissing(t *testing.T) {
 	w := h.do(r.WithContext(grip.WithLink(r.Context())))
 	if !strings.Contains(w.Body.String(), codeTopicDeleted) || len(gripHeaders(w.Header())) != 0 {
 		t.Errorf("a gateway's link: %d %v %s", w.Code, w.Header(), w.Body)
+	}
+}
+
+// What a caller may not read is refused by its name, before anybody looks whether
+// there is such a topic: Kafka is asked for neither, so that time does not tell
+// them apart either.
+func TestKafkaIsNotAskedForWhatIsForbidden(t *testing.T) {
+	k := kafkatest.Fake(t)
+	k.CreateTopic("forbidden-there", 1)
+	k.CreateTopic("excluded-there", 1)
+	k.CreateTopic("open-there", 1)
+	h := startRelay(t, k, byToken, func(c *Config) { c.TopicsExclude = []string{"excluded-.*"} })
+	token := bearer(signed(t, time.Hour, "open-.* excluded-.*", nil))
+	h.open("/events/open-there/", token...) // the topics are known
+	k.Fake().ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		k.Fake().KeepControl()
+		resp := req.ResponseKind().(*kmsg.MetadataResponse)
+		resp.ErrorCode = kerr.UnknownServerError.Code
+		return resp, nil, true
+	})
+	status := func(topic string) int {
+		c := h.r.catalog
+		c.mu.Lock()
+		c.asked = time.Time{} // as if Kafka had not been asked for long
+		c.mu.Unlock()
+		return h.do(httptest.NewRequest(http.MethodGet, "/events/"+topic+"/", nil), token...).Code
+	}
+	for topic, want := range map[string]int{
+		"forbidden-there": http.StatusNotFound, "forbidden-missing": http.StatusNotFound,
+		"excluded-there": http.StatusNotFound, "excluded-missing": http.StatusNotFound,
+		"open-there": http.StatusOK, "open-missing": http.StatusServiceUnavailable, // for this one alone Kafka is asked
+	} {
+		if got := status(topic); got != want {
+			t.Errorf("%s: got %d, want %d", topic, got, want)
+		}
 	}
 }
 
