@@ -471,8 +471,8 @@ func TestQuietHTTP2(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
 	writeCertificate(t, certFile, keyFile, 1)
-	f := start(t, func(c *Config) { c.TLSCertFile, c.TLSKeyFile, c.WriteTimeout = certFile, keyFile, time.Second })
-	f.list.keep = `:\n\n; format=cstring; timeout=3`
+	f := start(t, func(c *Config) { c.TLSCertFile, c.TLSKeyFile, c.WriteTimeout = certFile, keyFile, 3*time.Second })
+	f.list.keep = `:\n\n; format=cstring; timeout=5`
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer tr.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: tr, Timeout: 4 * patience}).Get("https://" + f.Addr().String() + "/events/list/")
@@ -481,7 +481,7 @@ func TestQuietHTTP2(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	c := &client{t, resp, bufioReader(resp.Body)}
-	c.want(":ok\n\n:\n\n") // the second after 3s of quiet
+	c.want(":ok\n\n:\n\n") // the second after 5s of quiet
 }
 
 // Proxies may speak HTTP/2 without TLS, where any are named.

@@ -245,14 +245,14 @@ func (h *hub) start(ctx context.Context, infos []*topicInfo) error {
 		waitFor = append(waitFor, t)
 	}
 	h.mu.Unlock()
-	for _, t := range waitFor {
+	for i, t := range waitFor {
 		select {
 		case <-t.started:
 			if t.err != nil {
 				return t.err
 			}
 		case <-ctx.Done():
-			return unavailable("start reading "+t.info.name, ctx.Err())
+			return unavailable("start reading "+infos[i].name, ctx.Err())
 		}
 	}
 	return nil

@@ -226,14 +226,15 @@ func (h *hub) newKeyMap(ctx context.Context, t *topic, f *filter.Filter) *keyMap
 	k.m = snapshot.New(cfg)
 	h.keyMaps = append(h.keyMaps, k)
 	h.snapshots.metrics.loads.Inc()
-	h.starts.Go(func() { h.loadKeyMap(context.WithoutCancel(ctx), k) })
+	name := t.info.name // t.info changes with its partitions
+	h.starts.Go(func() { h.loadKeyMap(context.WithoutCancel(ctx), k, name) })
 	return k
 }
 
 var errMapClosed = errors.New("nobody wants the map any more")
 
-// loadKeyMap reads the topic into the map, up to where the hub is.
-func (h *hub) loadKeyMap(ctx context.Context, k *keyMap) {
+// loadKeyMap reads the topic of that name into the map, up to where the hub is.
+func (h *hub) loadKeyMap(ctx context.Context, k *keyMap, name string) {
 	ctx, cancel := context.WithTimeout(ctx, mapLoadTimeout)
 	defer cancel()
 	err := h.snapshots.loads.Acquire(ctx, 1)
@@ -243,7 +244,7 @@ func (h *hub) loadKeyMap(ctx context.Context, k *keyMap) {
 		h.snapshots.loads.Release(1)
 		if err == nil {
 			s := k.m.Stats()
-			h.log.Info("snapshot was loaded", "topic", k.topic.info.name, "filtered", k.filter != nil, "keys", s.Keys, "bytes", s.Bytes, "took", time.Since(begun))
+			h.log.Info("snapshot was loaded", "topic", name, "filtered", k.filter != nil, "keys", s.Keys, "bytes", s.Bytes, "took", time.Since(begun))
 		}
 	}
 	if err == nil {

@@ -212,7 +212,9 @@ func (a *api) settle(ctx context.Context, key cacheKey, q *Question, p *question
 		fresh = min(fresh, p.id.Expires.Sub(a.now()))
 	}
 	a.mu.Lock()
-	delete(a.asked, key)
+	if a.asked[key] == p { // else all had left, and others ask the same
+		delete(a.asked, key)
+	}
 	if p.err == nil && fresh > 0 {
 		a.keep(&answer{key: key, id: p.id, until: began.Add(fresh), bytes: sizeOf(p.id)})
 	}
