@@ -2,12 +2,22 @@ package relay
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
+	"github.com/golang-jwt/jwt/v5"
+
+	"spillway/relay/auth"
 	"spillway/relay/kafkatest"
 )
 
@@ -69,6 +79,64 @@ func BenchmarkAccept(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkAcceptAuth is the same with each way to say who a client is.
+func BenchmarkAcceptAuth(b *testing.B) {
+	k := kafkatest.Fake(b)
+	k.CreateTopic("orders", 6)
+	values(k, "orders", "v")
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Spillway-Subject", "alice")
+	}))
+	b.Cleanup(api.Close)
+	claims := jwt.MapClaims{"sub": "alice", "topics": []string{"orders"}, "exp": time.Now().Add(time.Hour).Unix()}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, bm := range []struct {
+		name, token string
+		set         func(*auth.Config)
+	}{
+		{"none", "", func(*auth.Config) {}},
+		{"jwt=HS256", signedBy(b, jwt.SigningMethodHS256, []byte(aSecret), claims), func(c *auth.Config) { c.Key = aSecret }},
+		{"jwt=RS256", signedBy(b, jwt.SigningMethodRS256, rsaKey, claims), func(c *auth.Config) { c.Key = publicPEM(b, rsaKey.Public()) }},
+		{"jwt=ES256", signedBy(b, jwt.SigningMethodES256, ecKey, claims), func(c *auth.Config) { c.Key = publicPEM(b, ecKey.Public()) }},
+		{"api/cached", "opaque", func(c *auth.Config) { c.URL = api.URL }},
+		{"api/asked", "opaque", func(c *auth.Config) { c.URL, c.CacheTTL = api.URL, 0 }},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			h := startRelay(b, k, func(c *Config) { bm.set(&c.Auth) })
+			r := httptest.NewRequest(http.MethodGet, "/events/orders/", nil)
+			if bm.token != "" {
+				r.Header.Set("Authorization", "Bearer "+bm.token)
+			}
+			h.open("/events/orders/", bearer(bm.token)...)
+			b.ReportAllocs()
+			w := answer{header: make(http.Header)}
+			for b.Loop() {
+				clear(w.header)
+				h.r.Origin().ServeHTTP(&w, r)
+				if w.status != http.StatusOK {
+					b.Fatal(w.status)
+				}
+			}
+		})
+	}
+}
+
+func publicPEM(tb testing.TB, key any) string {
+	tb.Helper()
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
 // What is the same for all streams of a channel is one piece of memory, however
