@@ -22,6 +22,7 @@ type comingBody struct {
 
 	mu       sync.Mutex
 	deadline time.Time // the newest that was set; guarded by mu
+	reading  bool      // Read waits for the client; guarded by mu
 	ended    bool      // nothing more comes; guarded by mu
 	late     bool      // since nothing came in time; guarded by mu
 	broken   bool      // since what came is no body; guarded by mu
@@ -44,11 +45,11 @@ func (b *comingBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.reading = false
 	switch {
 	case b.ended:
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		b.ended, b.late = true, true
-		b.stalled.Inc()
+		b.giveUp()
 	case err != nil:
 		b.ended, b.broken = true, !errors.Is(err, io.EOF)
 		b.wait(time.Time{}) // what becomes of the connection has nothing to do with it
@@ -62,6 +63,7 @@ func (b *comingBody) Read(p []byte) (int, error) {
 func (b *comingBody) expect() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.reading = true
 	if at := time.Now().Add(b.pause); b.shared || at.Sub(b.deadline) > b.pause/16 {
 		b.deadline = at
 		b.wait(at)
@@ -75,6 +77,19 @@ func (b *comingBody) wait(until time.Time) {
 	}
 }
 
+// giveUp is called with b.mu.
+func (b *comingBody) giveUp() {
+	b.ended, b.late = true, true
+	b.stalled.Inc()
+}
+
+// isWhole reports whether all of it has come.
+func (b *comingBody) isWhole() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ended && !b.late && !b.broken
+}
+
 // isBroken reports whether the client has sent something that is no body, or left.
 func (b *comingBody) isBroken() bool {
 	b.mu.Lock()
@@ -84,9 +99,15 @@ func (b *comingBody) isBroken() bool {
 
 // leave is called when the handler returns, and reports whether it was for want of a
 // body. Where the connection stays with net/http, that reads the rest.
+//
+// net/http cancels the request's context before it returns the error of a read, so
+// that the handler may be here before Read is: the time tells.
 func (b *comingBody) leave(stays bool) (late bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.reading && !b.ended && !b.shared && !time.Now().Before(b.deadline) {
+		b.giveUp()
+	}
 	if stays && !b.ended && !b.shared {
 		b.wait(time.Now().Add(b.pause))
 	}

@@ -8,20 +8,24 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
 	"github.com/pires/go-proxyproto"
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"spillway/grip"
 )
@@ -412,8 +416,7 @@ func TestRequestLimits(t *testing.T) {
 // A body that stops coming ends its request, and no other of the connection.
 func TestStalledBody(t *testing.T) {
 	f, _ := routedWith(t, func(c *Config) { c.BodyTimeout = time.Second }, map[string]http.HandlerFunc{
-		"/":      func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "whole") },
-		"/hasty": func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "done") },
+		"/": func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "whole") },
 		"/stream": func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Grip-Hold", "stream")
 			w.Header().Set("Grip-Channel", "a")
@@ -448,6 +451,74 @@ func TestStalledBody(t *testing.T) {
 		if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != want {
 			t.Errorf("stream: got %q, %v, want %q", got, err, want)
 		}
+	}
+}
+
+// The time for a body is over when it is, also where the handler hears of that before
+// the read has returned.
+func TestLateBodyOfHastyHandler(t *testing.T) {
+	for _, late := range []bool{true, false} {
+		begun, end := make(chan struct{}), make(chan struct{})
+		body := &comingBody{
+			ReadCloser: readerFunc(func([]byte) (int, error) { close(begun); <-end; return 0, os.ErrDeadlineExceeded }),
+			control:    http.NewResponseController(httptest.NewRecorder()),
+			pause:      time.Hour,
+			stalled:    prometheus.NewCounter(prometheus.CounterOpts{Name: "stalled"}),
+		}
+		var reading sync.WaitGroup
+		reading.Go(func() { body.Read(make([]byte, 1)) })
+		<-begun
+		if late {
+			body.mu.Lock()
+			body.deadline = time.Now()
+			body.mu.Unlock()
+		}
+		if got := body.leave(true); got != late {
+			t.Errorf("got late %v, want %v", got, late)
+		}
+		close(end)
+		reading.Wait()
+		var m dto.Metric
+		if err := body.stalled.Write(&m); err != nil || m.Counter.GetValue() != 1 {
+			t.Errorf("got %v bodies that stalled and error %v, want 1", m.Counter.GetValue(), err)
+		}
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+func (f readerFunc) Close() error               { return nil }
+
+// An answer that begins before its request has ended is the last of its connection:
+// what still comes of a body is not taken for a request.
+func TestAnswerBeforeBody(t *testing.T) {
+	origin := rawOrigin(t, func(r *http.Request, c net.Conn) {
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhasty")
+		_, _ = io.Copy(io.Discard, r.Body)
+	})
+	f := start(t, func(c *Config) { c.Routes, c.BodyTimeout = "* "+origin, 100*time.Millisecond })
+	for name, length := range map[string]string{
+		"more than net/http reads": "Content-Length: 1000000", "comes too late": "Content-Length: 100000", "chunked": "Transfer-Encoding: chunked",
+		"expected": "Expect: 100-continue\r\nContent-Length: 1000000",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := f.bareTCP(t).say("POST / HTTP/1.1\r\nHost: h\r\n" + length + "\r\n\r\n1000\r\n" + strings.Repeat("b", 0x1000))
+			status, _, body := c.answer()
+			for status == http.StatusContinue {
+				status, _, body = c.answer()
+			}
+			if status != 200 || body != "hasty" {
+				t.Errorf("got %d %q", status, body)
+			}
+			eventually(t, "its end", func() bool {
+				c.say("GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n")
+				return f.sockets() == 0
+			})
+			if rest, err := io.ReadAll(c.r); len(rest) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("got %q and error %v, want the end of the connection", rest, err)
+			}
+		})
 	}
 }
 

@@ -27,6 +27,7 @@ type output struct {
 	deadlineAt   time.Time   // the newest that was set
 	begun        bool        // the head was sent
 	coming       *comingBody // nil: the request has no body
+	duplex       bool        // the answer may begin before the request has ended
 }
 
 func newOutput(w http.ResponseWriter, r *http.Request, v visit, writeTimeout time.Duration) *output {
@@ -63,6 +64,7 @@ func (o *output) Write(p []byte) (n int, err error) {
 
 func (o *output) WriteHeader(status int) {
 	o.begun = true
+	o.part()
 	h := o.Header()
 	if o.contentType = h.Get("Content-Type"); o.contentType == "" {
 		h["Content-Type"] = nil // or net/http would guess one that the origin never said
@@ -82,6 +84,15 @@ func (o *output) WriteHeader(status int) {
 		}
 	}
 	o.ResponseWriter.WriteHeader(status)
+}
+
+// part has net/http close the connection after an answer that begins before its
+// request has ended. On HTTP/1, and with full duplex, net/http would read the rest of
+// that body as the next request, where it is long or comes late (RFC 9112, 9.3).
+func (o *output) part() {
+	if o.duplex && o.request.ProtoMajor < 2 && o.coming != nil && !o.coming.isWhole() {
+		o.Header().Set("Connection", "close")
+	}
 }
 
 // hijack takes the connection over from net/http.
@@ -130,9 +141,16 @@ func (o *output) rest() {
 // writes when the handler has returned. The next request on the connection sets
 // its own deadlines.
 func (o *output) done() {
-	if o.coming != nil && o.coming.leave(o.visit.g != nil) && !o.begun {
-		o.Header().Set("Connection", "close")
-		o.text(http.StatusRequestTimeout, "The request's body takes too long.")
+	if o.coming != nil {
+		late := o.coming.leave(o.visit.g != nil)
+		if late && !o.begun {
+			o.Header().Set("Connection", "close")
+			o.text(http.StatusRequestTimeout, "The request's body takes too long.")
+		}
+		o.request.Body = o.coming.ReadCloser // net/http asks its own how much is left
+	}
+	if !o.begun {
+		o.part() // net/http writes the head
 	}
 	o.visit.leave()
 	if o.request.ProtoMajor < 2 {

@@ -67,7 +67,7 @@ func (g *Gateway) serveRoute(out *output, r *http.Request, rt *route.Route) {
 	if r.Body != nil && r.Body != http.NoBody {
 		// An origin may answer before it has the whole request. HTTP/2 needs no
 		// leave for that, and a recorder in a test has none to give.
-		_ = out.control.EnableFullDuplex()
+		out.duplex = out.control.EnableFullDuplex() == nil
 	}
 	x := &exchange{route: rt, body: keepBody(r)}
 	a, err := g.ask(r, rt)
