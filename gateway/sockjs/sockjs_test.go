@@ -376,10 +376,7 @@ func TestTimes(t *testing.T) {
 	resp.Body.Close()
 	// Alone for long enough, a session ends with what it has.
 	f.want("POST", "/000/three/xhr", "", "o\n")
-	c := f.newest()
-	if err := c.Write(t.Context(), websocket.MessageText, []byte("for nobody")); err != nil {
-		t.Fatal(err)
-	}
+	_ = f.newest().Write(t.Context(), websocket.MessageText, []byte("for nobody")) // on a slow machine it has ended already
 	f.eventually("all have ended", func() bool {
 		return value(f.metrics.sessions) == 0 && value(f.metrics.waiting) == 0
 	})
