@@ -593,6 +593,25 @@ func TestConnStalled(t *testing.T) {
 	})
 }
 
+// What was quiet for longer than WriteTimeout is not stalled when a write begins.
+func TestPortableWriteAfterQuiet(t *testing.T) {
+	r := newRig(t, Config{Portable: true})
+	r.Open("c", numbers{})
+	p := r.take(Options{WriteTimeout: time.Minute})
+	p.hold(Hold{Wants: wanted("c")})
+	p.conn.mu.Lock()
+	p.conn.progress -= time.Hour
+	p.conn.put([]byte("at last"))
+	l := &loop{engine: r.Engine, now: r.now()}
+	(&portable{}).flush(l, p.conn)
+	due := p.conn.due()
+	p.conn.mu.Unlock() // and the write begins
+	if due <= l.now {
+		t.Errorf("the connection is cut %v before its write", l.now-due)
+	}
+	p.want("at last")
+}
+
 // A client that hangs up is noticed without anything being written.
 func TestConnLeft(t *testing.T) {
 	eachFraming(t, func(t *testing.T, cfg Config, framing Framing) {

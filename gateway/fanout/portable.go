@@ -83,7 +83,7 @@ func (p *portable) flush(l *loop, c *Conn) {
 		c.said(l.now)
 		return
 	}
-	c.pumping = true
+	c.pumping, c.progress = true, l.now                // a tick may come before pump does
 	l.engine.telling.Go(func() { c.pump(private, b) }) // ends when there is nothing more to write
 }
 
