@@ -86,14 +86,20 @@ func (o *output) WriteHeader(status int) {
 	o.ResponseWriter.WriteHeader(status)
 }
 
-// part has net/http close the connection after an answer that begins before its
-// request has ended. On HTTP/1, and with full duplex, net/http would read the rest of
-// that body as the next request, where it is long or comes late (RFC 9112, 9.3).
+// part has net/http close the connection after the last answer that it is good for,
+// which is also one that begins before its request has ended. On HTTP/1, and with
+// full duplex, net/http would read the rest of that body as the next request, where
+// it is long or comes late (RFC 9112, 9.3).
 func (o *output) part() {
-	if o.duplex && o.request.ProtoMajor < 2 && o.coming != nil && !o.coming.isWhole() {
+	if cameInChunks(o.request) || o.duplex && o.request.ProtoMajor < 2 && o.coming != nil && !o.coming.isWhole() {
 		o.Header().Set("Connection", "close")
 	}
 }
+
+// cameInChunks reports whether a request is the last of its connection for what it
+// was sent as. It may have had a length, too, which net/http drops unseen: to a proxy
+// before us that goes by the length, its body has another end (RFC 9112, 6.1).
+func cameInChunks(r *http.Request) bool { return r.ProtoMajor < 2 && len(r.TransferEncoding) > 0 }
 
 // hijack takes the connection over from net/http.
 func (o *output) hijack() (net.Conn, *bufio.ReadWriter, error) {

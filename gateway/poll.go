@@ -532,7 +532,7 @@ func (x *exchange) request(r *http.Request) (*http.Request, error) {
 type replay struct{ head, old, last bool }
 
 func replayOf(r *http.Request) replay {
-	return replay{head: r.Method == http.MethodHead, old: !r.ProtoAtLeast(1, 1), last: r.Close}
+	return replay{head: r.Method == http.MethodHead, old: !r.ProtoAtLeast(1, 1), last: r.Close || cameInChunks(r)}
 }
 
 // append appends a request for it.

@@ -543,6 +543,7 @@ func TestPollMadeAgain(t *testing.T) {
 			long := strings.Repeat("x", 200_000)
 			c, a := ask(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, long) })
 			c.wantAnswer("PUT", 200, long)
+			c.wantHangUp() // it came in chunks
 			r, body := a.last(), a.bodies[1]
 			if two := r.Header["X-Two"]; r.Method != "PUT" || r.RequestURI != "/jobs?a=%20b&" || r.Host != "example.com" ||
 				len(two) != 2 || body != "the request" {

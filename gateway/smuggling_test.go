@@ -84,8 +84,8 @@ func (o *strictOrigin) serve(c net.Conn) {
 var wellFormed = regexp.MustCompile("^[A-Z]+ /[!-~]* HTTP/1\\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n)*\r\n")
 
 // Whatever a client says, its origin gets requests that can be read in one way only,
-// each of which has its answer. What has a length and is chunked is chunked (RFC 9112,
-// 6.3); what follows is the client's next request.
+// each of which has its answer. What has a length and is chunked is chunked, and nothing
+// that follows is a request, since a proxy may have taken it for the body (RFC 9112, 6.1).
 func TestSmuggling(t *testing.T) {
 	const next = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
 	post := func(headers, body string) string {
@@ -96,9 +96,9 @@ func TestSmuggling(t *testing.T) {
 		want      string // statuses; what the origin gets
 	}{
 		{"plain", post("Content-Length: 3\r\n", "abc"), "200 200 | POST /one 3, GET /last 0"},
-		{"plain, chunked", post("Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\n\r\n"), "200 200 | POST /one 3, GET /last 0"},
-		{"CL.TE", post("Content-Length: 40\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"+next), "200 200 200 | POST /one 0, GET /smuggled 0, GET /last 0"},
-		{"TE.CL", post("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", "23\r\n"+next+"\r\n0\r\n\r\n"), "200 200 | POST /one 35, GET /last 0"},
+		{"plain, chunked", post("Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\n\r\n"), "200 | POST /one 3"},
+		{"CL.TE", post("Content-Length: 40\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"+next), "200 | POST /one 0"},
+		{"TE.CL", post("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", "23\r\n"+next+"\r\n0\r\n\r\n"), "200 | POST /one 35"},
 		{"TE.TE", post("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "0\r\n\r\n"+next), "501 | "},
 		{"an unknown coding", post("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n"+next), "501 | "},
 		{"chunked not the last", post("Transfer-Encoding: chunked, identity\r\n", "0\r\n\r\n"+next), "501 | "},
@@ -109,7 +109,7 @@ func TestSmuggling(t *testing.T) {
 		{"HTTP/1.0 with a coding", "POST /one HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + next, "200 | POST /one 5"},
 		{"obs-fold", post("X-A: b\r\n Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"+next), "200 200 200 | POST /one 5, GET /smuggled 0, GET /last 0"},
 		{"obs-fold of a length", post("Content-Length:\r\n 5\r\n", "0\r\n\r\n"+next), "200 200 200 | POST /one 5, GET /smuggled 0, GET /last 0"},
-		{"bare LF between headers", post("X-A: b\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"+next), "200 200 200 | POST /one 0, GET /smuggled 0, GET /last 0"},
+		{"bare LF between headers", post("X-A: b\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"+next), "200 | POST /one 0"},
 		{"bare CR within a header", post("X-A: b\rTransfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"+next), "400 | "},
 		{"bare LF at the end", "GET /one HTTP/1.1\nHost: h\n\n" + next, "200 200 200 | GET /one 0, GET /smuggled 0, GET /last 0"},
 		{"NUL in a value", post("X-A: b\x00c\r\nContent-Length: 0\r\n", next), "400 | "},
@@ -122,7 +122,7 @@ func TestSmuggling(t *testing.T) {
 		{"a negative length", post("Content-Length: -3\r\n", "abc"), "400 | "},
 		{"a length in hexadecimal", post("Content-Length: 0x3\r\n", "abc"), "400 | "},
 		{"a length that overflows", post("Content-Length: 18446744073709551619\r\n", "abc"), "400 | "},
-		{"chunk extensions", post("Transfer-Encoding: chunked\r\n", "3;a=b;c=\"d\"\r\nabc\r\n0;e\r\n\r\n"), "200 200 | POST /one 3, GET /last 0"},
+		{"chunk extensions", post("Transfer-Encoding: chunked\r\n", "3;a=b;c=\"d\"\r\nabc\r\n0;e\r\n\r\n"), "200 | POST /one 3"},
 		{"a line break in an extension", post("Transfer-Encoding: chunked\r\n", "3;a\nabc\r\n0\r\n\r\n"+next), "400 | "},
 		{"endless extensions", post("Transfer-Encoding: chunked\r\n", strings.Repeat("1;"+strings.Repeat("x", 2000)+"\r\na\r\n", 100)+"0\r\n\r\n"), "400 | "},
 		{"a chunk size with a sign", post("Transfer-Encoding: chunked\r\n", "+3\r\nabc\r\n0\r\n\r\n"+next), "400 | "},
@@ -131,9 +131,9 @@ func TestSmuggling(t *testing.T) {
 		{"a chunk that is longer than it says", post("Transfer-Encoding: chunked\r\n", "3\r\nabcd\r\n0\r\n\r\n"+next), "400 | "},
 		{"chunks with bare LF", post("Transfer-Encoding: chunked\r\n", "3\nabc\n0\n\n"+next), "400 | "},
 		{"a trailer that is a length", post("Transfer-Encoding: chunked\r\nTrailer: Content-Length\r\n", "3\r\nabc\r\n0\r\nContent-Length: 35\r\n\r\n"), "400 | "},
-		{"a trailer that is a coding", post("Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\nTransfer-Encoding: chunked\r\nX-Evil: 1\r\n\r\n"), "200 200 | POST /one 3, GET /last 0"},
+		{"a trailer that is a coding", post("Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\nTransfer-Encoding: chunked\r\nX-Evil: 1\r\n\r\n"), "200 | POST /one 3"},
 		{"a length named in Connection", post("Connection: Content-Length\r\nContent-Length: 35\r\n", next), "200 200 | POST /one 35, GET /last 0"},
-		{"a coding named in Connection", post("Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n", "23\r\n"+next+"\r\n0\r\n\r\n"), "200 200 | POST /one 35, GET /last 0"},
+		{"a coding named in Connection", post("Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n", "23\r\n"+next+"\r\n0\r\n\r\n"), "200 | POST /one 35"},
 		{"GET with a body", "GET /one HTTP/1.1\r\nHost: h\r\nContent-Length: 35\r\n\r\n" + next, "200 200 | GET /one 35, GET /last 0"},
 		{"two hosts", "GET /one HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n", "400 | "},
 		{"a host with a blank", "GET /one HTTP/1.1\r\nHost: h i\r\n\r\n", "400 | "},
