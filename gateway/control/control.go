@@ -223,6 +223,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	to, publishes := publishTarget(r.URL)
+	if r.Method == "PURGE" { // of a URL, whose path says nothing of ours
+		to, publishes = target{}, false
+	}
 	if !h.authorized(r, to.realm) {
 		h.count(unauthorized)
 		w.Header().Set("WWW-Authenticate", "Bearer")

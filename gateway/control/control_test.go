@@ -686,6 +686,10 @@ func TestRealms(t *testing.T) {
 			}
 		})
 	}
+	srv := serve(t, Config{Keys: secret.Fixed(keys), Realms: secret.Fixed(realms)}, &memBackend{})
+	if got := raw(t, srv, "PURGE /http://example.com/realm/me/publish/ HTTP/1.1\nAuthorization: Bearer mine\n\n").StatusCode; got != 401 {
+		t.Errorf("purge of a URL that ends like a realm's: got %d, want 401", got)
+	}
 }
 
 func TestChannels(t *testing.T) {
