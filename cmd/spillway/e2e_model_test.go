@@ -67,15 +67,16 @@ type modelRun struct {
 	clients []*modelClient
 	wrong   chan error // what clients found
 
-	open    *kafkatest.Txn // nil: none
-	pending []*modelRecord // of open
-	away    *server        // nil: all are there
-	killed  bool           // away did not stop by itself
-	settled map[settledAt]bool
-	done    map[string]int // how often each card was played
+	open    *kafkatest.Txn             // nil: none
+	pending []*modelRecord             // of open
+	away    *server                    // nil: all are there
+	killed  bool                       // away did not stop by itself
+	settled map[settledAt]map[int]bool // partitions that it has answered with
+	done    map[string]int             // how often each card was played
 }
 
-// A settledAt says that a server knows a topic as it is.
+// A settledAt is what a server knows of a topic as it is. It knows a partition when
+// it has answered with a record of it: an answer that needed none proves nothing.
 type settledAt struct {
 	s *server
 	t int
@@ -126,7 +127,7 @@ var compactedSelections = []modelView{
 func newModelRun(t *testing.T, k *kafkatest.Cluster, seed uint64) *modelRun {
 	m := &modelRun{
 		t: t, k: k, seed: seed, rand: rand.New(rand.NewPCG(seed, 0)), wrong: make(chan error, 100),
-		settled: make(map[settledAt]bool), done: make(map[string]int),
+		settled: make(map[settledAt]map[int]bool), done: make(map[string]int),
 	}
 	for i := range 3 {
 		m.topics = append(m.topics, &modelTopic{name: kafkatest.UniqueTopic(t) + strconv.Itoa(i), compacted: i == 2})
@@ -578,10 +579,9 @@ func (m *modelRun) probeOf(t int, s *server) {
 	for deadline := time.Now().Add(patience); ; {
 		lost, err := m.answer(t, s, &q)
 		if err == nil {
-			m.settled[settledAt{s, t}] = true
 			return
 		}
-		if lost && m.settled[settledAt{s, t}] || time.Now().After(deadline) {
+		if lost && len(m.settled[settledAt{s, t}]) == len(mt.now()) || time.Now().After(deadline) {
 			m.wrong <- fmt.Errorf("SPILLWAY_MODEL_SEED=%d, probe of topic %d at %s: %v: %w\nwhat was done:\n  %s", m.seed, t, s.url, q.params, err, strings.Join(m.log, "\n  "))
 			return
 		}
@@ -637,7 +637,17 @@ func (m *modelRun) answer(t int, s *server, q *modelQuestion) (lost bool, err er
 	if len(events) == 0 || events[len(events)-1].name != "end" {
 		return false, errors.New("got no end")
 	}
-	return q.compare(mt, got, len(events)-1)
+	if lost, err := q.compare(mt, got, len(events)-1); err != nil {
+		return lost, err
+	}
+	at := settledAt{s, t}
+	for _, r := range got {
+		if m.settled[at] == nil {
+			m.settled[at] = make(map[int]bool)
+		}
+		m.settled[at][r.P] = true
+	}
+	return false, nil
 }
 
 // compare holds the records that came against those that had to. Of a compacted
